@@ -1,0 +1,61 @@
+//! The versioned JSON documents that cross the border as text.
+//!
+//! Unlike the layouts of [`crate::abi`] they may grow: a reader ignores keys that it does not know,
+//! and a key that an older writer leaves out takes its documented default. A `schema` key names the
+//! document and its major version; only a change that an old reader would misunderstand raises it.
+
+mod description;
+mod findings;
+mod manifest;
+mod model;
+mod plan;
+mod request;
+mod role;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use description::{Description, Encoding, FormatDescription, LevelDescription, OptionDescription};
+pub use findings::{Check, CheckStatus, Findings};
+pub use manifest::{Manifest, ManifestFormat};
+pub use model::{Hyperparameters, Model, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind};
+pub use plan::{
+    Companion, CompanionContent, Output, OutputKind, Plan, PlannedFile, PlannedUnit, Segment, SegmentContent,
+    TensorSegment, UnitOrder, UnusedTensor,
+};
+pub use request::{HostFacts, OpenRequest, Options};
+pub use role::{Part, Role, RoleKind};
+
+use crate::abi::{Failure, FailureKind};
+
+/// A document with a schema name.
+pub trait Document: Serialize + DeserializeOwned {
+    /// The `schema` that this crate writes and reads, such as `qhost.plan/1`.
+    const SCHEMA: &'static str;
+
+    /// The document's JSON text: the same text for equal documents.
+    ///
+    /// # Errors
+    /// Fails when a value cannot be written as JSON (a float that is not finite, say).
+    fn to_json(&self) -> Result<String, Failure> {
+        serde_json::to_string(self)
+            .map_err(|error| Failure::new(FailureKind::INTERNAL, format!("cannot write {}: {error}", Self::SCHEMA)))
+    }
+
+    /// Reads a document, refusing another schema or major version.
+    ///
+    /// # Errors
+    /// Fails with kind `PLUGIN` when the text is not the document: the two sides disagree.
+    fn from_json(text: &str) -> Result<Self, Failure> {
+        #[derive(serde::Deserialize)]
+        struct Head {
+            schema: String,
+        }
+        let disagree =
+            |detail: String| Failure::new(FailureKind::PLUGIN, format!("not a {} document: {detail}", Self::SCHEMA));
+        let head: Head = serde_json::from_str(text).map_err(|error| disagree(error.to_string()))?;
+        if head.schema != Self::SCHEMA {
+            return Err(disagree(format!("its schema is `{}`", head.schema)));
+        }
+        serde_json::from_str(text).map_err(|error| disagree(error.to_string()))
+    }
+}

@@ -1,0 +1,148 @@
+//! The model as the host understands it: units, tensors with roles, hyperparameters, companions.
+//!
+//! It holds no weights and no paths.
+
+use serde::{Deserialize, Serialize};
+
+use super::Role;
+
+/// A model, as handed to a plugin for planning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// A name for people and for file names, such as the folder's or the repository's.
+    pub name: String,
+    /// The family whose table gave the roles, such as `llama`.
+    pub family: String,
+    /// The checkpoint's own `config.json`.
+    pub config: serde_json::Value,
+    /// What the family table read from `config`, under the same names for every family.
+    pub hyperparameters: Hyperparameters,
+    /// The units, in the order of the data flow.
+    pub units: Vec<UnitInfo>,
+    /// The tensors; a tensor's id is its index.
+    pub tensors: Vec<SourceTensor>,
+    /// The companion files (tokenizer, chat template, generation config, …) that
+    /// [`Files`](crate::abi::Files) gives.
+    pub companions: Vec<SourceFile>,
+}
+
+impl Model {
+    /// The number of parameters: the elements of all tensors.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(SourceTensor::elements).sum()
+    }
+}
+
+/// The granule of work and of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitInfo {
+    /// Names the unit everywhere.
+    pub id: u32,
+    /// What it is.
+    pub kind: UnitKind,
+    /// The decoder layer's index, for kind `layer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<u32>,
+}
+
+/// What a unit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnitKind {
+    /// Before the first layer: embeddings.
+    Prologue,
+    /// One decoder layer.
+    Layer,
+    /// After the last layer: the final norm and the head.
+    Epilogue,
+}
+
+/// One tensor of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTensor {
+    /// The name in the checkpoint, for messages.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// The unit that it belongs to.
+    pub unit: u32,
+    /// How an element is stored: a safetensors dtype name (`BF16`, `F16`, `F32`).
+    pub dtype: String,
+    /// The shape, outermost dimension first; for a linear `[out, in]`.
+    pub shape: Vec<u64>,
+}
+
+impl SourceTensor {
+    /// The number of elements.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// Elements in a row: the last dimension.
+    #[must_use]
+    pub fn row_elements(&self) -> u64 {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// The number of rows: all dimensions but the last.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
+    }
+}
+
+/// A companion file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFile {
+    /// Its name, relative to the model.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// A family's settings under names that do not depend on the family; absent means that the family
+/// or the checkpoint does not have it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hyperparameters {
+    /// Number of decoder layers.
+    pub layers: u32,
+    /// Width of the residual stream.
+    pub hidden_size: u64,
+    /// Inner width of the feed-forward block.
+    pub ffn_size: u64,
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads.
+    pub kv_heads: u32,
+    /// Width of one head.
+    pub head_dim: u64,
+    /// Whether `config.json` states `head_dim` itself.
+    pub head_dim_explicit: bool,
+    /// Rows of the embedding.
+    pub vocab_size: u64,
+    /// Longest context the model was made for, in tokens.
+    pub context_length: u64,
+    /// Epsilon of the norms.
+    pub norm_epsilon: f64,
+    /// Rotary embedding.
+    pub rope: Rope,
+    /// Window of sliding attention in tokens, where it is in use.
+    pub sliding_window: Option<u64>,
+    /// Whether the head reuses the embedding.
+    pub tied_embeddings: bool,
+}
+
+/// Rotary position embedding.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// `default`, or the name of the scaling (`linear`, `llama3`, `yarn`, …).
+    pub kind: String,
+    /// The scaling's parameters as the checkpoint states them.
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+}

@@ -1,0 +1,151 @@
+//! `export_plugin!`: what turns a crate into a plugin library.
+//!
+//! It embeds the manifest in a section of its own, so that a host can read it by parsing the file,
+//! and exports the root module under the symbol that `abi_stable` looks for.
+
+/// Makes this crate (of type `cdylib`) a plugin.
+///
+/// ```ignore
+/// qhost_plugin_api::export_plugin! {
+///     id: "example",
+///     summary: "An example format",
+///     api: "^1.0",
+///     formats: [
+///         { id: "example", summary: "Rows of bytes", levels: ["small", "large"] },
+///     ],
+///     plugin: ExampleFormat,
+/// }
+/// ```
+///
+/// `plugin` is a type that implements [`Format`](crate::sdk::Format). Version, licence and homepage
+/// are the crate's own. The texts are JSON string contents and may hold neither `"` nor `\`; that is
+/// checked at compile time. The manifest is also available to the crate as `MANIFEST_JSON`.
+#[macro_export]
+macro_rules! export_plugin {
+    (
+        id: $id:literal,
+        summary: $summary:literal,
+        api: $api:literal,
+        formats: [ $first:tt $(, $rest:tt)* $(,)? ],
+        plugin: $format:ty $(,)?
+    ) => {
+        /// The manifest of this plugin, as in the library's manifest section.
+        pub const MANIFEST_JSON: &str = ::core::concat!(
+            "{\"schema\":\"qhost.manifest/1\",\"id\":\"", $id,
+            "\",\"version\":\"", ::core::env!("CARGO_PKG_VERSION"),
+            "\",\"abi\":\"abi_stable-0.11\",\"api\":\"", $api,
+            "\",\"summary\":\"", $summary,
+            "\",\"license\":\"", ::core::env!("CARGO_PKG_LICENSE"),
+            "\",\"homepage\":\"", ::core::env!("CARGO_PKG_HOMEPAGE"),
+            "\",\"formats\":[", $crate::__manifest_format!($first),
+            $(",", $crate::__manifest_format!($rest),)*
+            "]}",
+        );
+
+        const _: () = {
+            $crate::export::assert_plain(&[
+                $id, $summary, $api, ::core::env!("CARGO_PKG_LICENSE"), ::core::env!("CARGO_PKG_HOMEPAGE"),
+            ]);
+
+            #[used]
+            #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__qhost"))]
+            #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".qhost"))]
+            static MANIFEST_SECTION: [u8; MANIFEST_JSON.len()] = $crate::export::section(MANIFEST_JSON);
+
+            extern "C" fn manifest() -> $crate::export::RStr<'static> {
+                // Reading the section itself keeps linkers from dropping it as unreferenced.
+                match ::core::str::from_utf8(&MANIFEST_SECTION) {
+                    Ok(text) => text.into(),
+                    Err(_) => "".into(),
+                }
+            }
+
+            extern "C" fn connect(
+                host: $crate::abi::HostObject,
+                facts: $crate::export::RStr<'_>,
+            ) -> $crate::export::RResult<$crate::abi::PluginObject, $crate::abi::Failure> {
+                $crate::sdk::connect::<$format>(host, &facts)
+            }
+
+            extern "C" fn root_module() -> $crate::export::RootModuleResult {
+                $crate::export::root_module($crate::abi::PluginModule { manifest, connect })
+            }
+
+            // The name is `abi_stable::library::ROOT_MODULE_LOADER_NAME`.
+            #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
+            static ROOT: $crate::export::LibHeader = $crate::export::lib_header(root_module);
+        };
+    };
+}
+
+/// One format of a manifest; its lists are put together here.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __manifest_format {
+    ({ id: $id:literal, summary: $summary:literal, levels: [ $first:literal $(, $rest:literal)* $(,)? ] $(,)? }) => {
+        ::core::concat!(
+            "{\"id\":\"", $id, "\",\"summary\":\"", $summary,
+            "\",\"levels\":[\"", $first, "\"", $(",\"", $rest, "\"",)* "]}",
+        )
+    };
+}
+
+pub use abi_stable::{
+    library::{LibHeader, RootModuleResult},
+    std_types::{RResult, RStr},
+};
+
+use abi_stable::{
+    library::CheckTypeLayout,
+    marker_type::ErasedPrefix,
+    prefix_type::{PrefixRefTrait, PrefixTypeTrait},
+};
+
+use crate::abi::{PluginModule, PluginModuleRef};
+
+/// The bytes of a text, for a static of exactly that size.
+#[must_use]
+pub const fn section<const N: usize>(text: &str) -> [u8; N] {
+    let bytes = text.as_bytes();
+    let mut section = [0; N];
+    let mut i = 0;
+    while i < N {
+        section[i] = bytes[i];
+        i += 1;
+    }
+    section
+}
+
+/// Refuses, at compile time, texts that would not be the content of a JSON string as they are.
+pub const fn assert_plain(texts: &[&str]) {
+    let mut t = 0;
+    while t < texts.len() {
+        let bytes = texts[t].as_bytes();
+        let mut i = 0;
+        while i < bytes.len() {
+            assert!(
+                bytes[i] >= b' ' && bytes[i] != b'"' && bytes[i] != b'\\',
+                "a manifest text holds a quote, a backslash or a control character"
+            );
+            i += 1;
+        }
+        t += 1;
+    }
+}
+
+/// The static that `abi_stable` looks up in a library.
+#[must_use]
+#[expect(unsafe_code, reason = "abi_stable's constructor takes the module's type on trust")]
+pub const fn lib_header(root_module: extern "C" fn() -> RootModuleResult) -> LibHeader {
+    // SAFETY: `root_module` is generated by `export_plugin!` and returns what `root_module` below makes
+    // from a `PluginModule`, whose prefix reference is `PluginModuleRef`.
+    unsafe { LibHeader::from_constructor::<PluginModuleRef>(root_module, CheckTypeLayout::Yes) }
+}
+
+/// Makes the root module live for ever and erases its type.
+#[must_use]
+#[expect(unsafe_code, reason = "abi_stable hands root modules around under an erased type")]
+pub fn root_module(module: PluginModule) -> RootModuleResult {
+    // SAFETY: `lib_header` tells the loader that the erased module is a `PluginModuleRef`, which it is.
+    RResult::ROk(unsafe { module.leak_into_prefix().to_prefix_ref().cast::<ErasedPrefix>() })
+}

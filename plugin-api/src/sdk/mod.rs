@@ -1,0 +1,34 @@
+//! Ordinary Rust over the frozen border, compiled into each plugin and free to change.
+//!
+//! A plugin implements [`Format`] and [`FormatJob`] and names its type in
+//! [`export_plugin!`](crate::export_plugin); everything unsafe, every panic and every thread is
+//! dealt with here. The SDK knows no format and no model family.
+
+mod bridge;
+mod chunks;
+mod failure;
+mod files;
+mod float;
+mod format;
+mod forward;
+mod host;
+mod panics;
+mod rows;
+mod scratch;
+mod unit;
+
+pub use bridge::connect;
+pub use chunks::{CHUNK_WEIGHTS, Chunk, RowJob, chunks};
+pub use files::FilesHandle;
+pub use float::{first_non_finite, narrow_to_bf16, widen};
+pub use format::{Format, FormatJob};
+pub use host::{Grant, HostHandle};
+pub use rows::Rows;
+pub use scratch::{Scratch, with_scratch};
+pub use unit::UnitHandle;
+
+pub use crate::abi::{DType, Failure, FailureKind};
+pub use crate::documents;
+
+/// What fallible SDK functions return.
+pub type Result<T> = std::result::Result<T, Failure>;

@@ -1,0 +1,79 @@
+//! Rows of a source tensor, lent by the host.
+#![expect(unsafe_code, reason = "a lease crosses the border as a pointer and a length")]
+
+use super::{Failure, Result, UnitHandle, float};
+use crate::abi::{DType, Lease};
+
+/// Rows of a source tensor; given back to the host when dropped.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    unit: &'a UnitHandle,
+    lease: Lease,
+    tensor: u32,
+    first_row: u64,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn new(unit: &'a UnitHandle, lease: Lease, tensor: u32, first_row: u64) -> Self {
+        Self { unit, lease, tensor, first_row }
+    }
+
+    /// How an element is stored.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.lease.dtype
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.lease.rows
+    }
+
+    /// Elements in a row.
+    #[must_use]
+    pub fn row_elements(&self) -> u64 {
+        self.lease.row_elements
+    }
+
+    /// The bytes, as the checkpoint stores them.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        #[expect(clippy::cast_possible_truncation, reason = "the host has these bytes in its address space")]
+        let length = self.lease.bytes as usize;
+        if length == 0 {
+            return &[];
+        }
+        // SAFETY: the contract of `Unit::lease`: `bytes` readable bytes at `data`, unchanged and valid on
+        // every thread until the lease is released, which `drop` does, and `self` outlives the slice.
+        unsafe { std::slice::from_raw_parts(self.lease.data, length) }
+    }
+
+    /// Widens all rows to `f32`, refusing values that are not finite.
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT`, naming tensor, row and column, at the first NaN or infinity.
+    pub fn widen(&self, out: &mut Vec<f32>) -> Result<()> {
+        let elements = usize::try_from(self.lease.rows * self.lease.row_elements)
+            .map_err(|_| Failure::internal("more rows than fit into memory"))?;
+        out.resize(elements, 0.0);
+        float::widen(self.lease.dtype, self.bytes(), out)
+            .map_err(|failure| failure.about(self.unit.tensor_name(self.tensor)))?;
+        match float::first_non_finite(out) {
+            None => Ok(()),
+            Some(index) => {
+                let value = out[index];
+                let (row, column) = (index as u64 / self.lease.row_elements, index as u64 % self.lease.row_elements);
+                Err(Failure::corrupt(format!("holds {value} at row {}, column {column}", self.first_row + row))
+                    .about(self.unit.tensor_name(self.tensor))
+                    .hint("the checkpoint is damaged or was saved from a diverged model: fetch it again, or fix the weight"))
+            }
+        }
+    }
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        self.unit.release(self.lease.id);
+    }
+}
