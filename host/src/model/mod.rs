@@ -1,0 +1,14 @@
+//! What a checkpoint means: its family, hyperparameters, units, and the role of every tensor.
+//!
+//! It knows checkpoint names and shapes; it knows no files, no formats and no plugin.
+
+mod error;
+mod families;
+mod family;
+mod hyperparameters;
+mod inventory;
+
+pub use error::Error;
+pub use families::{FAMILIES, find};
+pub use family::{Dim, Entry, Family, Presence};
+pub use inventory::{Understood, understand};

@@ -1,0 +1,167 @@
+//! Every library on the search path, usable or not, with the reason.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use qhost_plugin_api::documents::Manifest;
+
+use super::{Error, SearchPath, Unreadable, manifest};
+
+/// What was found on the search path. Nothing of it has been loaded.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// One entry per library, in the order of precedence.
+    pub found: Vec<Found>,
+}
+
+/// One library file.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it says of itself, if that can be read.
+    pub manifest: Option<Manifest>,
+    /// Whether it can be used.
+    pub status: Status,
+    /// Why not.
+    pub reason: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Whether a library can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It can.
+    Ready,
+    /// Another file with the same id comes first.
+    Shadowed,
+    /// A plugin, but not for this host.
+    Incompatible,
+    /// Not a plugin, or a damaged one.
+    Invalid,
+}
+
+impl Status {
+    /// The word in lists and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Shadowed => "shadowed",
+            Self::Incompatible => "incompatible",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+impl Catalog {
+    /// Reads every library file in the folders of a search path.
+    ///
+    /// # Errors
+    /// Fails only for a folder that the user named and that cannot be read.
+    pub fn search(path: &SearchPath) -> Result<Self, Error> {
+        let mut files = Vec::new();
+        let mut seen = BTreeSet::new();
+        for folder in &path.given {
+            let listed = libraries(folder);
+            files.extend(listed.map_err(|source| Error::NoFolder { path: folder.clone(), source })?);
+        }
+        for folder in &path.usual {
+            // Most of the usual folders are not there.
+            files.extend(libraries(folder).unwrap_or_default());
+        }
+        // A folder may be on the path twice, under two names.
+        files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
+        let mut catalog = Self { found: files.into_iter().map(Found::read).collect() };
+        catalog.mark_shadowed();
+        Ok(catalog)
+    }
+
+    fn mark_shadowed(&mut self) {
+        let mut first: BTreeMap<String, PathBuf> = BTreeMap::new();
+        for found in self.found.iter_mut().filter(|found| found.status == Status::Ready) {
+            let Some(manifest) = &found.manifest else { continue };
+            if let Some(winner) = first.get(&manifest.id) {
+                found.status = Status::Shadowed;
+                found.reason = Some(format!("the plugin `{}` is taken from {}", manifest.id, winner.display()));
+                found.hint = Some("remove one of the two files".into());
+            } else {
+                first.insert(manifest.id.clone(), found.path.clone());
+            }
+        }
+    }
+
+    /// The libraries that can be used, with their manifests.
+    pub fn ready(&self) -> impl Iterator<Item = (&Found, &Manifest)> {
+        let ready = self.found.iter().filter(|found| found.status == Status::Ready);
+        ready.filter_map(|found| Some((found, found.manifest.as_ref()?)))
+    }
+
+    /// The plugin that brings a format.
+    ///
+    /// # Errors
+    /// Fails when none does; the error names the formats that are there.
+    pub fn bringing(&self, format: &str) -> Result<(&Found, &Manifest), Error> {
+        let brings = |manifest: &Manifest| manifest.formats.iter().any(|found| found.id == format);
+        self.ready().find(|(_, manifest)| brings(manifest)).ok_or_else(|| Error::NoPlugin {
+            format: format.to_owned(),
+            known: self
+                .ready()
+                .flat_map(|(_, manifest)| manifest.formats.iter().map(|found| found.id.clone()))
+                .collect(),
+            unusable: self.found.iter().find_map(|found| {
+                let manifest = found.manifest.as_ref().filter(|manifest| brings(manifest))?;
+                Some(format!(
+                    "{} has it, but the plugin `{}` {} cannot be used: {}",
+                    found.path.display(),
+                    manifest.id,
+                    manifest.version,
+                    found.reason.as_deref().unwrap_or("unknown reason")
+                ))
+            }),
+        })
+    }
+
+    /// The plugin with an id.
+    ///
+    /// # Errors
+    /// Fails when there is none that can be used.
+    pub fn with_id(&self, id: &str) -> Result<(&Found, &Manifest), Error> {
+        self.ready().find(|(_, manifest)| manifest.id == id).ok_or_else(|| Error::NoSuchId { id: id.to_owned() })
+    }
+}
+
+impl Found {
+    fn read(path: PathBuf) -> Self {
+        match manifest::read(&path) {
+            Ok(manifest) => Self { path, manifest: Some(manifest), status: Status::Ready, reason: None, hint: None },
+            Err(error) => {
+                let (reason, hint) = (Some(error.to_string()), Some(error.hint()));
+                match error {
+                    Unreadable::Incompatible { manifest, .. } => {
+                        Self { path, manifest: Some(*manifest), status: Status::Incompatible, reason, hint }
+                    }
+                    _ => Self { path, manifest: None, status: Status::Invalid, reason, hint },
+                }
+            }
+        }
+    }
+}
+
+/// The library files of a folder, sorted by name.
+fn libraries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_library = path.extension().is_some_and(|ending| ending == std::env::consts::DLL_EXTENSION);
+        if is_library && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,205 @@
+//! Loading a plugin library and calling it.
+//!
+//! Libraries are never unloaded: their objects, threads' destructors and static data may be in use
+//! until the process ends.
+#![expect(unsafe_code, reason = "loading a library runs its code, and a symbol's type is taken on trust")]
+
+use std::{
+    fs,
+    mem::ManuallyDrop,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use abi_stable::library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
+use qhost_plugin_api::{
+    abi::{API_VERSION, Failure, JobObject, PluginModuleRef, PluginObject},
+    documents::{Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
+};
+use rayon::ThreadPool;
+use sha2::{Digest, Sha256};
+
+use super::{
+    Error, FileSource, Found, UnitServices,
+    services::{self, ProcessServices},
+};
+use crate::{cancel::CancelFlag, stream::Ledger};
+
+/// What a plugin is connected to.
+#[derive(Debug, Clone)]
+pub struct ConnectSettings {
+    /// The threads that parallel loops run on.
+    pub pool: Arc<ThreadPool>,
+    /// Grants working memory.
+    pub ledger: Arc<Ledger>,
+    /// Says when to stop.
+    pub cancel: CancelFlag,
+    /// Messages above this [`LogLevel`](qhost_plugin_api::abi::LogLevel) are not wanted.
+    pub log_level: u32,
+}
+
+/// A plugin that is loaded and connected.
+pub struct LoadedPlugin {
+    /// Where it came from.
+    pub path: PathBuf,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// SHA-256 of the library file, in hexadecimal.
+    pub sha256: String,
+    object: PluginObject,
+}
+
+impl LoadedPlugin {
+    /// Loads a library whose manifest has been read, and connects it.
+    ///
+    /// # Errors
+    /// Fails when the library cannot be loaded or refuses to start.
+    pub fn load(found: &Found, manifest: &Manifest, settings: &ConnectSettings) -> Result<Self, Error> {
+        let path = &found.path;
+        let cannot = |reason: String| Error::CannotLoad { path: path.clone(), reason };
+        let bytes = fs::read(path).map_err(|error| cannot(error.to_string()))?;
+        let sha256 = crate::text::hex(&Sha256::digest(&bytes));
+        drop(bytes);
+        let module = load_module(path)?;
+        let loaded = Manifest::from_json(&(module.manifest())());
+        if loaded.as_ref() != Ok(manifest) {
+            return Err(cannot(
+                "the loaded code has another manifest than the file had: was it replaced just now?".into(),
+            ));
+        }
+        let host = services::host_object(ProcessServices {
+            plugin: manifest.id.clone(),
+            pool: Arc::clone(&settings.pool),
+            ledger: Arc::clone(&settings.ledger),
+            cancel: settings.cancel.clone(),
+        });
+        let failed = |failure: Failure| Error::Failed { plugin: manifest.id.clone(), failure: Box::new(failure) };
+        let facts = HostFacts {
+            schema: HostFacts::SCHEMA.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            api: API_VERSION.into(),
+            log_level: settings.log_level,
+        };
+        let facts = facts.to_json().map_err(failed)?;
+        let object = (module.connect())(host, facts.as_str().into()).into_result().map_err(failed)?;
+        Ok(Self { path: path.clone(), manifest: manifest.clone(), sha256, object })
+    }
+
+    /// What the plugin's formats can do.
+    ///
+    /// # Errors
+    /// Fails when the plugin does.
+    pub fn describe(&self) -> Result<Description, Error> {
+        let answer = self.object.describe().into_result().and_then(|text| Description::from_json(&text));
+        answer.map_err(|failure| self.failed(failure))
+    }
+
+    /// Has a job planned.
+    ///
+    /// # Errors
+    /// Fails when the plugin refuses the request, or fails.
+    pub fn open(&self, request: &OpenRequest, companions: Arc<dyn FileSource>) -> Result<LoadedJob, Error> {
+        let open = || {
+            let request = request.to_json()?;
+            let object = self.object.open(request.as_str().into(), services::files_object(companions)).into_result()?;
+            let plan = Plan::from_json(&object.plan().into_result()?)?;
+            Ok((object, plan))
+        };
+        let (object, plan) = open().map_err(|failure| self.failed(failure))?;
+        Ok(LoadedJob { plugin: self.manifest.id.clone(), plan, object })
+    }
+
+    fn failed(&self, failure: Failure) -> Error {
+        Error::Failed { plugin: self.manifest.id.clone(), failure: Box::new(failure) }
+    }
+}
+
+/// A job that a plugin has planned.
+pub struct LoadedJob {
+    plugin: String,
+    /// What it will write.
+    pub plan: Plan,
+    object: JobObject,
+}
+
+impl LoadedJob {
+    /// The bytes of a constant segment.
+    ///
+    /// # Errors
+    /// Fails when the plugin does.
+    pub fn constant(&self, segment: u32) -> Result<Vec<u8>, Error> {
+        self.object.constant(segment).into_result().map(Into::into).map_err(|failure| self.failed(failure))
+    }
+
+    /// Makes the segments of a unit.
+    ///
+    /// # Errors
+    /// Fails when the plugin does, the source is damaged, or the user interrupts.
+    pub fn run_unit(&self, unit: u32, services: Arc<dyn UnitServices>) -> Result<(), Error> {
+        let outcome = self.object.run_unit(unit, services::unit_object(services));
+        outcome.into_result().map_err(|failure| self.failed(failure))
+    }
+
+    /// Has the finished files re-read.
+    ///
+    /// # Errors
+    /// Fails when the plugin does; what is wrong with the files is in the findings.
+    pub fn check(&self, files: Arc<dyn FileSource>) -> Result<Findings, Error> {
+        let answer = self.object.check(services::files_object(files)).into_result();
+        answer.and_then(|text| Findings::from_json(&text)).map_err(|failure| self.failed(failure))
+    }
+
+    fn failed(&self, failure: Failure) -> Error {
+        Error::Failed { plugin: self.plugin.clone(), failure: Box::new(failure) }
+    }
+}
+
+fn load_module(path: &Path) -> Result<PluginModuleRef, Error> {
+    let cannot = |reason: String| Error::CannotLoad { path: path.to_owned(), reason };
+    // SAFETY: opening a library runs its initialisers. The user has put it on the plugin path, its
+    // manifest says that it is a plugin for this host, and its file is whole.
+    let library = unsafe { open(path) }.map_err(|error| cannot(error.to_string()))?;
+    // Never unloaded, from here on.
+    let library = ManuallyDrop::new(library);
+    // SAFETY: the symbol is a `LibHeader`, which starts with an `AbiHeader`; `AbiHeaderRef` is a pointer
+    // to that. `upgrade` compares the magic bytes and abi_stable's version before anything else is read.
+    let header = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL) };
+    let header = *header.map_err(|_| cannot("it exports no root module".into()))?;
+    let header = header.upgrade().map_err(|error| cannot(short(&error)))?;
+    // Not `RootModule::load_from`: that keeps one module per type for the whole process, so that a second
+    // plugin would silently be the first.
+    header.init_root_module::<PluginModuleRef>().map_err(|error| cannot(short(&error)))
+}
+
+/// Opens a library with all its symbols bound now, so that a missing one is an error here and not a
+/// crash later, and without lending its symbols to other libraries.
+#[cfg(unix)]
+unsafe fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    // SAFETY: the caller's.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map(Into::into)
+}
+
+#[cfg(not(unix))]
+unsafe fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    // SAFETY: the caller's.
+    unsafe { libloading::Library::new(path) }
+}
+
+/// The layout checker's report runs over a thousand lines; what matters is at its end.
+fn short(error: &LibraryError) -> String {
+    let report = error.to_string();
+    tracing::debug!("{report}");
+    match error {
+        LibraryError::InvalidAbiHeader(_) => "it was built with another major version of abi_stable".into(),
+        LibraryError::IncompatibleVersionNumber { expected_version, actual_version, .. } => {
+            format!("it was built for the ABI {actual_version}, this qhost has {expected_version}")
+        }
+        LibraryError::AbiInstability(_) => {
+            let lines: Vec<_> = report.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let end = lines[lines.len().saturating_sub(5)..].join(" ");
+            format!("its layouts differ from this host's: {end}")
+        }
+        _ => report.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
+    }
+}

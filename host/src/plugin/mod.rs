@@ -1,0 +1,18 @@
+//! Plugins: where they are, what they say of themselves, loading them, and calling them.
+//!
+//! The only room that names `abi_stable` or `libloading`. It knows no model and no format; it moves
+//! documents and bytes between the border's objects and plain Rust.
+
+mod catalog;
+mod error;
+mod library;
+mod manifest;
+mod search;
+mod services;
+
+pub use catalog::{Catalog, Found, Status};
+pub use error::Error;
+pub use library::{ConnectSettings, LoadedJob, LoadedPlugin};
+pub use manifest::{Unreadable, read as read_manifest};
+pub use search::{SearchPath, SearchSettings};
+pub use services::{Borrowed, FileSource, UnitServices};

@@ -1,0 +1,209 @@
+//! The host's side of the border: plain Rust traits put behind the frozen objects.
+#![expect(unsafe_code, reason = "a plugin's loop body is a raw pointer that is handed to the host's threads")]
+
+use std::sync::Arc;
+
+use abi_stable::{
+    sabi_trait::TD_Opaque,
+    std_types::{RArc, ROption, RResult, RSlice, RSliceMut, RStr, RString, RVec},
+};
+use qhost_plugin_api::{
+    abi::{
+        DType, Failure, FailureKind, Files, Files_TO, FilesObject, Host, Host_TO, HostObject, Lease, LogLevel,
+        ServiceObject, Task, Unit, Unit_TO, UnitObject,
+    },
+    documents::SourceFile,
+};
+use rayon::{
+    ThreadPool,
+    iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator},
+};
+
+use crate::{cancel::CancelFlag, stream::Ledger};
+
+/// A set of named byte sources that a plugin may read.
+pub trait FileSource: Send + Sync + 'static {
+    /// The files.
+    fn list(&self) -> Vec<SourceFile>;
+
+    /// Fills `out` from `offset` of a file; gives the bytes read, fewer only at the end of the file.
+    fn read(&self, name: &str, offset: u64, out: &mut [u8]) -> Result<u64, Failure>;
+}
+
+/// What one unit of work offers to a plugin.
+pub trait UnitServices: Send + Sync + 'static {
+    /// Lends rows of a source tensor.
+    fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Borrowed, Failure>;
+
+    /// Takes rows back.
+    fn take_back(&self, id: u64);
+
+    /// Writes into a segment of this unit.
+    fn write(&self, segment: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure>;
+
+    /// Notes a figure about a segment.
+    fn metric(&self, segment: u32, key: &str, value: f64);
+
+    /// Notes that more weights are done.
+    fn progress(&self, weights: u64);
+
+    /// Keeps bytes under a key, durable together with this unit.
+    fn save(&self, key: &str, bytes: &[u8]) -> Result<(), Failure>;
+
+    /// The bytes last kept under a key.
+    fn load(&self, key: &str) -> Result<Option<Vec<u8>>, Failure>;
+}
+
+/// Rows lent out; the memory stays valid until they are taken back.
+#[derive(Debug, Clone, Copy)]
+pub struct Borrowed {
+    /// Names the loan.
+    pub id: u64,
+    /// How an element is stored.
+    pub dtype: DType,
+    /// Rows lent.
+    pub rows: u64,
+    /// Elements in a row.
+    pub row_elements: u64,
+    /// The first byte.
+    pub data: *const u8,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// Services of the process for one plugin.
+pub(super) struct ProcessServices {
+    pub(super) plugin: String,
+    pub(super) pool: Arc<ThreadPool>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) cancel: CancelFlag,
+}
+
+pub(super) fn host_object(services: ProcessServices) -> HostObject {
+    Host_TO::from_ptr(RArc::new(services), TD_Opaque)
+}
+
+impl Host for ProcessServices {
+    fn log(&self, level: LogLevel, target: RStr<'_>, message: RStr<'_>) {
+        let (plugin, target, message) = (self.plugin.as_str(), target.as_str(), message.as_str());
+        match level {
+            LogLevel::ERROR => tracing::error!(target: "plugin", plugin, module = target, "{message}"),
+            LogLevel::WARN => tracing::warn!(target: "plugin", plugin, module = target, "{message}"),
+            LogLevel::INFO => tracing::info!(target: "plugin", plugin, module = target, "{message}"),
+            LogLevel::DEBUG => tracing::debug!(target: "plugin", plugin, module = target, "{message}"),
+            _ => tracing::trace!(target: "plugin", plugin, module = target, "{message}"),
+        }
+    }
+
+    fn parallel_for(&self, count: u64, task: Task) {
+        let task = SharedTask(task);
+        let Ok(count) = usize::try_from(count) else {
+            tracing::error!(target: "plugin", plugin = self.plugin, "asked for {count} loop iterations");
+            return;
+        };
+        // One iteration is the smallest piece of work: iterations are few and may differ in cost.
+        self.pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(|index| task.run(index as u64)));
+    }
+
+    fn grant(&self, bytes: u64, purpose: RStr<'_>) -> RResult<u64, Failure> {
+        self.ledger
+            .grant(bytes, &purpose)
+            .map_err(|refused| {
+                Failure::new(FailureKind::RESOURCES, refused.to_string())
+                    .hint("raise --max-memory, or use fewer --threads")
+            })
+            .into()
+    }
+
+    fn release_grant(&self, id: u64) {
+        self.ledger.release(id);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    fn query_interface(&self, _name: RStr<'_>) -> ROption<ServiceObject> {
+        ROption::RNone
+    }
+}
+
+/// A loop body on its way to the threads of the pool.
+struct SharedTask(Task);
+
+// SAFETY: the contract of `Task` obliges the plugin to pass a context that may be used from several
+// threads at once.
+unsafe impl Send for SharedTask {}
+// SAFETY: as above.
+unsafe impl Sync for SharedTask {}
+
+impl SharedTask {
+    fn run(&self, index: u64) {
+        (self.0.run)(self.0.context, index);
+    }
+}
+
+pub(super) fn files_object(files: Arc<dyn FileSource>) -> FilesObject {
+    Files_TO::from_ptr(RArc::new(FilesBridge(files)), TD_Opaque)
+}
+
+struct FilesBridge(Arc<dyn FileSource>);
+
+impl Files for FilesBridge {
+    fn list(&self) -> RString {
+        // A list of names and numbers is always JSON.
+        serde_json::to_string(&self.0.list()).unwrap_or_else(|_| "[]".to_owned()).into()
+    }
+
+    fn read(&self, name: RStr<'_>, offset: u64, mut out: RSliceMut<'_, u8>) -> RResult<u64, Failure> {
+        self.0.read(&name, offset, out.as_mut_slice()).into()
+    }
+}
+
+pub(super) fn unit_object(unit: Arc<dyn UnitServices>) -> UnitObject {
+    Unit_TO::from_ptr(RArc::new(UnitBridge(unit)), TD_Opaque)
+}
+
+struct UnitBridge(Arc<dyn UnitServices>);
+
+impl Unit for UnitBridge {
+    fn lease(&self, tensor: u32, first_row: u64, rows: u64) -> RResult<Lease, Failure> {
+        let lease = self.0.lend(tensor, first_row, rows).map(|borrowed| Lease {
+            id: borrowed.id,
+            dtype: borrowed.dtype,
+            rows: borrowed.rows,
+            row_elements: borrowed.row_elements,
+            data: borrowed.data,
+            bytes: borrowed.bytes,
+        });
+        lease.into()
+    }
+
+    fn release(&self, lease: u64) {
+        self.0.take_back(lease);
+    }
+
+    fn write(&self, segment: u32, offset: u64, bytes: RSlice<'_, u8>) -> RResult<(), Failure> {
+        self.0.write(segment, offset, bytes.as_slice()).into()
+    }
+
+    fn metric(&self, segment: u32, key: RStr<'_>, value: f64) {
+        self.0.metric(segment, &key, value);
+    }
+
+    fn progress(&self, weights: u64) {
+        self.0.progress(weights);
+    }
+
+    fn save(&self, key: RStr<'_>, bytes: RSlice<'_, u8>) -> RResult<(), Failure> {
+        self.0.save(&key, bytes.as_slice()).into()
+    }
+
+    fn load(&self, key: RStr<'_>) -> RResult<ROption<RVec<u8>>, Failure> {
+        self.0.load(&key).map(|found| found.map(RVec::from).into()).into()
+    }
+
+    fn query_interface(&self, _name: RStr<'_>) -> ROption<ServiceObject> {
+        ROption::RNone
+    }
+}

@@ -1,0 +1,42 @@
+//! The small files that belong to a model: tokenizer, chat template, generation config.
+//!
+//! Which of them a format needs, and what is in them, is for the plugins.
+
+use std::{fs, io, path::Path};
+
+use super::CompanionFile;
+
+/// Files that are taken along, by name or by ending. Weights, and code that would run, are not.
+const ENDINGS: [&str; 5] = [".json", ".jinja", ".model", ".txt", ".tiktoken"];
+
+/// A folder of further chat templates.
+const TEMPLATE_FOLDER: &str = "additional_chat_templates";
+
+/// Larger files are not companions: no tokenizer comes near it.
+const LARGEST: u64 = 256 << 20;
+
+/// Lists the companions in `root`, sorted by name.
+pub(super) fn list(root: &Path) -> io::Result<Vec<CompanionFile>> {
+    let mut files = Vec::new();
+    collect(root, "", &mut files)?;
+    let templates = root.join(TEMPLATE_FOLDER);
+    if templates.is_dir() {
+        collect(&templates, &format!("{TEMPLATE_FOLDER}/"), &mut files)?;
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}
+
+fn collect(folder: &Path, prefix: &str, files: &mut Vec<CompanionFile>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        // Follows links: a hub cache is made of them.
+        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        let wanted = ENDINGS.iter().any(|ending| name.ends_with(ending)) && !name.ends_with(".safetensors.index.json");
+        if metadata.is_file() && wanted && metadata.len() <= LARGEST {
+            files.push(CompanionFile { name: format!("{prefix}{name}"), path: entry.path(), bytes: metadata.len() });
+        }
+    }
+    Ok(())
+}

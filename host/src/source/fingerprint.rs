@@ -1,0 +1,40 @@
+//! Telling whether a source is still the one that a checkpoint of our work was made from.
+//!
+//! Weights are not read for it: length, modification time and header stand for them, as they do
+//! for build tools.
+
+use std::{fs, io, time::UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+
+use super::Checkpoint;
+
+/// A digest of everything that the output depends on in the source, in hexadecimal.
+///
+/// # Errors
+/// Fails when a file has gone or cannot be read.
+pub fn fingerprint(checkpoint: &Checkpoint) -> io::Result<String> {
+    let mut digest = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        digest.update((bytes.len() as u64).to_le_bytes());
+        digest.update(bytes);
+    };
+    add(checkpoint.config.to_string().as_bytes());
+    for shard in &checkpoint.shards {
+        let path = checkpoint.root.join(&shard.file_name);
+        let metadata = fs::metadata(&path)?;
+        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        add(shard.file_name.as_bytes());
+        add(&metadata.len().to_le_bytes());
+        add(&modified.as_nanos().to_le_bytes());
+    }
+    for tensor in &checkpoint.tensors {
+        add(format!("{} {} {:?} {} {}", tensor.name, tensor.dtype, tensor.shape, tensor.shard, tensor.offset)
+            .as_bytes());
+    }
+    for companion in &checkpoint.companions {
+        add(companion.name.as_bytes());
+        add(&fs::read(&companion.path)?);
+    }
+    Ok(crate::text::hex(&digest.finalize()))
+}

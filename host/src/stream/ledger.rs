@@ -1,0 +1,105 @@
+//! The one place that grants working memory, so that a ceiling is kept in one place.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Counts the working memory that was granted and not yet given back.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Bytes that may be out at once; none means no ceiling.
+    limit: Option<u64>,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    next: u64,
+    out: u64,
+    peak: u64,
+    grants: HashMap<u64, u64>,
+}
+
+/// A grant that would pass the ceiling.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{purpose} needs {asked} bytes of working memory, and {out} of the ceiling of {limit} bytes are in use")]
+pub struct Refused {
+    /// What it was for.
+    pub purpose: String,
+    /// Bytes asked for.
+    pub asked: u64,
+    /// Bytes granted already.
+    pub out: u64,
+    /// The ceiling.
+    pub limit: u64,
+}
+
+impl Ledger {
+    /// A ledger with a ceiling in bytes, or without one.
+    #[must_use]
+    pub fn new(limit: Option<u64>) -> Self {
+        Self { limit, books: Mutex::default() }
+    }
+
+    /// Grants `bytes`; the answer names the grant.
+    ///
+    /// # Errors
+    /// Fails when the ceiling would be passed.
+    pub fn grant(&self, bytes: u64, purpose: &str) -> Result<u64, Refused> {
+        let mut books = self.books();
+        let out = books.out.saturating_add(bytes);
+        if let Some(limit) = self.limit.filter(|&limit| out > limit) {
+            return Err(Refused { purpose: purpose.to_owned(), asked: bytes, out: books.out, limit });
+        }
+        books.out = out;
+        books.peak = books.peak.max(out);
+        books.next += 1;
+        let id = books.next;
+        books.grants.insert(id, bytes);
+        Ok(id)
+    }
+
+    /// Takes a grant back; an unknown one is ignored.
+    pub fn release(&self, id: u64) {
+        let mut books = self.books();
+        if let Some(bytes) = books.grants.remove(&id) {
+            books.out -= bytes;
+        }
+    }
+
+    /// The most that was granted at once.
+    #[must_use]
+    pub fn peak(&self) -> u64 {
+        self.books().peak
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_over_the_ceiling_is_refused_and_room_comes_back() {
+        let ledger = Ledger::new(Some(100));
+        let first = ledger.grant(60, "first").unwrap();
+        let refused = ledger.grant(41, "second").unwrap_err();
+        assert_eq!(refused, Refused { purpose: "second".into(), asked: 41, out: 60, limit: 100 });
+        ledger.release(first);
+        ledger.release(first);
+        let second = ledger.grant(100, "second").unwrap();
+        assert_ne!(first, second);
+        assert_eq!(ledger.peak(), 100);
+    }
+
+    #[test]
+    fn sums_that_would_overflow_are_refused() {
+        let ledger = Ledger::new(Some(u64::MAX - 1));
+        ledger.grant(u64::MAX / 2, "half").unwrap();
+        assert!(ledger.grant(u64::MAX, "all").is_err());
+    }
+}
