@@ -3,9 +3,15 @@
 //! `ARCHITECTURE.md` beside this folder tells which room knows what.
 
 pub mod cancel;
+pub mod cli;
 pub mod exit_code;
+pub mod memory;
 pub mod model;
+pub mod plan;
 pub mod plugin;
+pub mod report;
+pub mod run;
 pub mod source;
 pub mod stream;
 pub mod text;
+pub mod write;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `qhost` executable.
+
+fn main() -> std::process::ExitCode {
+    qhost::cli::main().into()
+}

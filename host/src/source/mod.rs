@@ -8,7 +8,7 @@ mod fingerprint;
 mod folder;
 mod shard;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 pub use error::Error;
 pub use fingerprint::fingerprint;
@@ -47,7 +47,7 @@ pub struct Shard {
     /// The file's name in the folder.
     pub file_name: String,
     /// Its bytes.
-    pub mapping: MappedFile,
+    pub mapping: Arc<MappedFile>,
 }
 
 /// One tensor in a weight file.

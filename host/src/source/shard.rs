@@ -1,6 +1,6 @@
 //! Reading the header of one safetensors file.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use safetensors::{SafeTensorError, SafeTensors};
 
@@ -14,7 +14,7 @@ const LENGTH_BYTES: u64 = 8;
 pub(super) fn open(path: &Path, file_name: &str, index: usize) -> Result<(Shard, Vec<StoredTensor>), Error> {
     let mapping = MappedFile::open(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     let tensors = read_header(path, mapping.bytes(), index)?;
-    Ok((Shard { file_name: file_name.to_owned(), mapping }, tensors))
+    Ok((Shard { file_name: file_name.to_owned(), mapping: Arc::new(mapping) }, tensors))
 }
 
 fn read_header(path: &Path, bytes: &[u8], shard: usize) -> Result<Vec<StoredTensor>, Error> {

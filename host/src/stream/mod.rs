@@ -1,9 +1,13 @@
-//! Bytes under a budget: mapped source files, and the ledger that grants working memory.
+//! Bytes under a budget: mapped source files, rows lent from them, and the ledger that grants working
+//! memory.
 //!
 //! It knows neither tensors nor plans.
 
 mod ledger;
+mod lender;
 mod mapping;
+pub mod positioned;
 
 pub use ledger::{Ledger, Refused};
+pub use lender::{Lender, Loan, NoSuchRows, Placement};
 pub use mapping::MappedFile;

@@ -1,0 +1,218 @@
+//! The arguments as the user writes them, and the help that goes with them.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::report::Verbosity;
+
+/// Quantises Hugging Face language models to any format that a plugin brings.
+///
+/// Formats are plugins: `qhost plugins list` shows what is installed. One step leads from the original
+/// checkpoint to the finished output; a run that was interrupted goes on where it stopped when the same
+/// command is given again.
+#[derive(Debug, Parser)]
+#[command(name = "qhost", version, propagate_version = true, after_long_help = EXIT_CODES)]
+pub(super) struct CommandLine {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  internal error
+    2  usage
+    3  model not found or not reachable
+    4  unsupported architecture, shape, level or option
+    5  corrupt or incomplete input
+    6  out of disk or memory, planned or met; output that cannot be written
+    7  plugin missing, incompatible or failed
+    8  verification failed
+    9  confirmation needed
+  130  interrupted; the checkpoint is kept";
+
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Say what is being done; twice for everything.
+    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "verbosity", help_heading = "Output")]
+    verbose: u8,
+    /// Say nothing but errors.
+    #[arg(short, long, global = true, conflicts_with_all = ["verbose", "verbosity"], help_heading = "Output")]
+    quiet: bool,
+    /// The same as -vv.
+    #[arg(long, global = true, conflicts_with_all = ["quiet", "verbosity"], help_heading = "Output")]
+    debug: bool,
+    /// How much to say beside the result.
+    #[arg(long, value_name = "LEVEL", global = true, help_heading = "Output")]
+    verbosity: Option<VerbosityName>,
+    /// Write everything down to debug messages into this file, too.
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Output")]
+    pub(super) log_file: Option<PathBuf>,
+    /// How the result and errors are printed, on standard output; with json, progress is JSON lines on
+    /// standard error.
+    #[arg(long, value_name = "FORMAT", default_value = "human", global = true, help_heading = "Output")]
+    pub(super) output_format: OutputFormat,
+    /// The same as --output-format json.
+    #[arg(long, global = true, help_heading = "Output")]
+    pub(super) json: bool,
+    /// Look for plugins in this folder first; may be given several times.
+    ///
+    /// After these come the folders in the environment variable `QHOST_PLUGIN_PATH`, `plugins` beside the
+    /// executable, `lib/qhost/plugins` of the installation, and `qhost/plugins` in the user's data folder.
+    #[arg(long = "plugin-dir", value_name = "DIR", global = true, help_heading = "Plugins")]
+    pub(super) plugin_dirs: Vec<PathBuf>,
+}
+
+impl Global {
+    pub(super) fn verbosity(&self) -> Verbosity {
+        match (self.verbosity, self.quiet, self.debug, self.verbose) {
+            (Some(VerbosityName::Quiet), ..) | (None, true, ..) => Verbosity::Quiet,
+            (Some(VerbosityName::Debug), ..) | (None, _, true, _) | (None, _, _, 2..) => Verbosity::Debug,
+            (Some(VerbosityName::Verbose), ..) | (None, _, _, 1) => Verbosity::Verbose,
+            (Some(VerbosityName::Normal), ..) | (None, false, false, 0) => Verbosity::Normal,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum VerbosityName {
+    Quiet,
+    Normal,
+    Verbose,
+    Debug,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputFormat {
+    /// Words and small tables.
+    Human,
+    /// One JSON document.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Quantise a checkpoint.
+    ///
+    /// Reads a Hugging Face checkpoint, quantises it to the format of a plugin, checks the result by
+    /// reading it back, and puts it in place in one step. Until then the work is in a folder NAME.partial
+    /// beside the output; if the run is interrupted, the same command goes on from there.
+    #[command(after_long_help = QUANTIZE_EXAMPLES)]
+    Quantize(QuantizeArguments),
+    /// Show what quantize would do, without writing anything.
+    Plan(QuantizeArguments),
+    /// Show the installed plugins.
+    Plugins(PluginsArguments),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArguments),
+}
+
+impl Command {
+    /// The output format that the command's own `--format` names, where that is not a target format.
+    pub(super) fn output_format(&self) -> Option<OutputFormat> {
+        match self {
+            Self::Plugins(PluginsArguments {
+                command: PluginsCommand::List { format } | PluginsCommand::Info { format, .. },
+            }) => *format,
+            _ => None,
+        }
+    }
+}
+
+/// The examples are for reading; nothing in the host depends on a format's name.
+const QUANTIZE_EXAMPLES: &str = include_str!("quantize_examples.txt");
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the command's flags")]
+pub(super) struct QuantizeArguments {
+    /// The checkpoint: a folder with config.json and *.safetensors.
+    pub(super) model: PathBuf,
+    /// The target format; see `qhost plugins list`.
+    #[arg(long, value_name = "ID", required = true, value_delimiter = ',')]
+    pub(super) format: Vec<String>,
+    /// The folder for the output.
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(super) output: PathBuf,
+    /// The format's named level; see `qhost plugins info ID`.
+    #[arg(long, value_name = "LEVEL", help_heading = "Quantisation")]
+    pub(super) level: Option<String>,
+    /// Bits per weight, for formats without named levels.
+    #[arg(long, value_name = "N", help_heading = "Quantisation")]
+    pub(super) bits: Option<u32>,
+    /// Weights that share a scale; −1 is the whole row.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Quantisation")]
+    pub(super) group_size: Option<i64>,
+    /// Symmetric quantisation.
+    #[arg(long, overrides_with = "asym", help_heading = "Quantisation")]
+    pub(super) sym: bool,
+    /// Asymmetric quantisation.
+    #[arg(long, overrides_with = "sym", help_heading = "Quantisation")]
+    pub(super) asym: bool,
+    /// Order columns by their activations.
+    #[arg(long, overrides_with = "no_desc_act", help_heading = "Quantisation")]
+    pub(super) desc_act: bool,
+    /// Keep columns in their order.
+    #[arg(long, overrides_with = "desc_act", help_heading = "Quantisation")]
+    pub(super) no_desc_act: bool,
+    /// An option of the plugin's own; may be given several times.
+    #[arg(long = "plugin-option", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Quantisation")]
+    pub(super) plugin_options: Vec<(String, String)>,
+    /// Threads to work with; all cores if not given. The output does not depend on it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Resources")]
+    pub(super) threads: Option<u16>,
+    /// Ceiling of working memory, such as 8GiB; refused in the plan if it cannot be kept.
+    #[arg(long, value_name = "SIZE", help_heading = "Resources")]
+    pub(super) max_memory: Option<bytesize::ByteSize>,
+    /// Show the plan and stop.
+    #[arg(long, help_heading = "What to do")]
+    pub(super) dry_run: bool,
+    /// Replace an output that exists.
+    #[arg(long, help_heading = "What to do")]
+    pub(super) force: bool,
+    /// Begin anew, even if an interrupted run left finished work.
+    #[arg(long, help_heading = "What to do")]
+    pub(super) fresh: bool,
+    /// Do not write qhost-report.json beside the output.
+    #[arg(long, help_heading = "What to do")]
+    pub(super) no_report: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("it has to be KEY=VALUE".into()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PluginsArguments {
+    #[command(subcommand)]
+    pub(super) command: PluginsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PluginsCommand {
+    /// List every library on the search path, usable or not; none is loaded.
+    List {
+        /// How the list is printed.
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<OutputFormat>,
+    },
+    /// Load a plugin and show what its formats can do.
+    Info {
+        /// The plugin's id.
+        id: String,
+        /// How it is printed.
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<OutputFormat>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArguments {
+    /// The shell.
+    pub(super) shell: clap_complete::Shell,
+}

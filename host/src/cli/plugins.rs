@@ -1,0 +1,51 @@
+//! `qhost plugins`.
+
+use super::{
+    CommandResult, Session,
+    arguments::{PluginsArguments, PluginsCommand},
+    quantize::all_cores,
+};
+use crate::{
+    cancel::CancelFlag,
+    plugin::LoadedPlugin,
+    report::{self, PluginRow},
+    run::{self, Resources},
+};
+
+pub(super) fn run(session: &Session, arguments: &PluginsArguments) -> CommandResult {
+    match &arguments.command {
+        PluginsCommand::List { .. } => list(session),
+        PluginsCommand::Info { id, .. } => info(session, id),
+    }
+}
+
+fn list(session: &Session) -> CommandResult {
+    let catalog = session.catalog()?;
+    if session.json {
+        let rows: Vec<_> = catalog.found.iter().map(|found| PluginRow { found, description: None }).collect();
+        report::print_json(&report::plugins_document(&rows));
+    } else {
+        report::print_text(&report::show_plugins(&catalog));
+    }
+    Ok(())
+}
+
+fn info(session: &Session, id: &str) -> CommandResult {
+    let catalog = session.catalog()?;
+    let (found, manifest) = catalog.with_id(id)?;
+    let resources = Resources {
+        threads: all_cores(),
+        max_memory: None,
+        log_level: session.log_level,
+        cancel: CancelFlag::default(),
+    };
+    let plugin = LoadedPlugin::load(found, manifest, &run::connect(&resources)?)?;
+    let description = plugin.describe()?;
+    let row = PluginRow { found, description: Some(&description) };
+    if session.json {
+        report::print_json(&report::plugins_document(&[row]));
+    } else {
+        report::print_text(&report::show_plugin(&row));
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! `qhost quantize` and `qhost plan`.
+
+use std::{num::NonZero, thread};
+
+use qhost_plugin_api::documents::Options;
+
+use super::{CommandResult, Session, arguments::QuantizeArguments};
+use crate::{
+    cancel::CancelFlag,
+    exit_code::ExitCode,
+    report::{self, Problem, Progress, ProgressStyle, Verbosity},
+    run::{self, Prepared, Request, Resources},
+    write,
+};
+
+/// The report's name beside the output.
+const REPORT: &str = "qhost-report.json";
+
+pub(super) fn plan(session: &Session, arguments: QuantizeArguments) -> CommandResult {
+    let (prepared, _) = prepare(session, arguments)?;
+    show_plan(session, &prepared);
+    Ok(())
+}
+
+pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> CommandResult {
+    let (dry_run, no_report) = (arguments.dry_run, arguments.no_report);
+    let (prepared, cancel) = prepare(session, arguments)?;
+    if dry_run {
+        show_plan(session, &prepared);
+        return Ok(());
+    }
+    stop_on_signal(cancel);
+    let options = prepared.options.clone();
+    let progress = Progress::start(match (session.json, session.verbosity) {
+        (_, Verbosity::Quiet) => ProgressStyle::Silent,
+        (true, _) => ProgressStyle::Json,
+        (false, _) => ProgressStyle::Human,
+    });
+    let finished = prepared.prepared.execute(&progress.events())?;
+    let usage = progress.finish();
+    if !no_report {
+        let document = report::report_document(&finished.outcome, usage, &options);
+        let path = report_path(&finished.outcome.path);
+        write::write_atomically(&path, format!("{document:#}\n").as_bytes())?;
+    }
+    let outcome = finished.tidy_up()?;
+    if session.json {
+        report::print_json(&report::result_document(&outcome, usage));
+    } else if session.verbosity > Verbosity::Quiet {
+        report::print_text(&report::show_result(&outcome, usage));
+    }
+    Ok(())
+}
+
+/// In the output folder, or beside the output file.
+fn report_path(output: &std::path::Path) -> std::path::PathBuf {
+    if output.is_dir() { output.join(REPORT) } else { output.with_file_name(REPORT) }
+}
+
+struct PreparedCommand {
+    prepared: Prepared,
+    options: Options,
+}
+
+fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedCommand, CancelFlag), Problem> {
+    let [format] = <[String; 1]>::try_from(arguments.format).map_err(|formats| Problem {
+        code: ExitCode::Usage,
+        message: format!("{} formats in one run cannot be made yet", formats.len()),
+        hint: Some("run the command once for each format".into()),
+    })?;
+    let flag = |yes: bool, no: bool| if yes { Some(true) } else { no.then_some(false) };
+    let options = Options {
+        level: arguments.level,
+        bits: arguments.bits,
+        group_size: arguments.group_size,
+        symmetric: flag(arguments.sym, arguments.asym),
+        act_order: flag(arguments.desc_act, arguments.no_desc_act),
+        plugin: arguments.plugin_options.into_iter().collect(),
+    };
+    let request = Request {
+        model: arguments.model,
+        format,
+        options: options.clone(),
+        output: arguments.output,
+        force: arguments.force,
+        fresh: arguments.fresh,
+    };
+    let cancel = CancelFlag::default();
+    let resources = Resources {
+        threads: arguments.threads.map_or_else(all_cores, usize::from),
+        max_memory: arguments.max_memory.map(|size| size.as_u64()),
+        log_level: session.log_level,
+        cancel: cancel.clone(),
+    };
+    let prepared = run::prepare(&request, &session.catalog()?, &resources)?;
+    Ok((PreparedCommand { prepared, options }, cancel))
+}
+
+fn show_plan(session: &Session, command: &PreparedCommand) {
+    if session.json {
+        report::print_json(&report::plan_document(&command.prepared));
+    } else {
+        report::print_text(&report::show_plan(&command.prepared));
+    }
+}
+
+pub(super) fn all_cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// The first signal asks the run to stop after what it is at; a second one ends the process at once,
+/// which is safe too, and costs no more than the unit at work.
+fn stop_on_signal(cancel: CancelFlag) {
+    let handler = move || {
+        if cancel.is_cancelled() {
+            #[expect(clippy::exit, reason = "the user insists")]
+            std::process::exit(ExitCode::Interrupted as i32);
+        }
+        cancel.cancel();
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        tracing::debug!("signals end the process at once: {error}");
+    }
+}

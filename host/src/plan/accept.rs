@@ -1,0 +1,245 @@
+//! Checking that a plugin's plan is whole and contradicts neither itself nor the model.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Component, Path},
+};
+
+use qhost_plugin_api::documents::{CompanionContent, Model, OutputKind, Plan, SegmentContent};
+
+use super::{Error, RunPlan};
+
+/// Accepts a plan, or says what is wrong with it.
+///
+/// # Errors
+/// Fails with [`Error::Inconsistent`].
+pub fn accept(plan: Plan, model: &Model) -> Result<RunPlan, Error> {
+    let check = Checker { plan: &plan, model };
+    let result = check.files().and_then(|()| check.segments()).and_then(|()| check.units());
+    result
+        .and_then(|()| check.sources())
+        .and_then(|()| check.companions())
+        .map_err(|reason| Error::Inconsistent { reason })?;
+    let file_bytes = plan.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
+    let unit_weights = plan.units.iter().map(|unit| (unit.unit, check.weights_of(unit.unit))).collect();
+    Ok(RunPlan { file_bytes, parameters: model.parameters(), unit_weights, plan })
+}
+
+struct Checker<'a> {
+    plan: &'a Plan,
+    model: &'a Model,
+}
+
+impl Checker<'_> {
+    fn weights_of(&self, unit: u32) -> u64 {
+        let tensors = self.plan.segments.iter().filter_map(|segment| match &segment.content {
+            SegmentContent::Tensor(tensor) if tensor.unit == unit => Some(tensor.elements),
+            _ => None,
+        });
+        tensors.fold(0, u64::saturating_add)
+    }
+
+    fn files(&self) -> Result<(), String> {
+        let suffix = &self.plan.output.suffix;
+        if suffix.is_empty() || !is_plain_name(&format!("x{suffix}")) {
+            return Err(format!("the output's suffix is `{}`", suffix.escape_debug()));
+        }
+        let names: Vec<_> = self.plan.files.iter().map(|file| file.name.as_str()).collect();
+        match self.plan.output.kind {
+            OutputKind::File if names == [""] => Ok(()),
+            OutputKind::File => Err(format!("a single-file output with the files {names:?}")),
+            OutputKind::Folder => {
+                if let Some(bad) = names.iter().find(|name| !is_plain_name(name)) {
+                    return Err(format!("a file named `{}`", bad.escape_debug()));
+                }
+                let distinct: BTreeSet<_> = names.iter().collect();
+                if names.is_empty() || distinct.len() != names.len() {
+                    return Err(format!("a folder output with the files {names:?}"));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn segments(&self) -> Result<(), String> {
+        let mut ends: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut order: Vec<_> = (0..self.plan.segments.len()).collect();
+        order.sort_by_key(|&index| (self.plan.segments[index].file, self.plan.segments[index].offset));
+        for index in order {
+            let segment = &self.plan.segments[index];
+            let Some(file) = self.plan.files.get(segment.file as usize) else {
+                return Err(format!("segment {index} is in file {}, which is not planned", segment.file));
+            };
+            let end = segment.offset.checked_add(segment.bytes).filter(|&end| end <= file.bytes);
+            let Some(end) = end else {
+                return Err(format!("segment {index} goes past the end of its file"));
+            };
+            let taken = ends.entry(segment.file).or_default();
+            if segment.offset < *taken {
+                return Err(format!("segment {index} overlaps another"));
+            }
+            *taken = end;
+        }
+        Ok(())
+    }
+
+    fn units(&self) -> Result<(), String> {
+        let known: BTreeSet<_> = self.model.units.iter().map(|unit| unit.id).collect();
+        let mut planned = BTreeSet::new();
+        for unit in &self.plan.units {
+            if !known.contains(&unit.unit) {
+                return Err(format!("unit {} is not in the model", unit.unit));
+            }
+            if !planned.insert(unit.unit) {
+                return Err(format!("unit {} is planned twice", unit.unit));
+            }
+        }
+        for segment in &self.plan.segments {
+            match &segment.content {
+                SegmentContent::Tensor(tensor) if !planned.contains(&tensor.unit) => {
+                    return Err(format!("{} belongs to unit {}, which is not planned", tensor.name, tensor.unit));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every tensor of the model is used or said to be unused: weights are never dropped silently.
+    fn sources(&self) -> Result<(), String> {
+        let mut accounted = vec![false; self.model.tensors.len()];
+        let used = self.plan.segments.iter().filter_map(|segment| match &segment.content {
+            SegmentContent::Tensor(tensor) => Some(tensor.sources.as_slice()),
+            SegmentContent::Constant { .. } => None,
+        });
+        let unused = self.plan.unused.iter().map(|unused| &unused.tensor);
+        for &tensor in used.flatten().chain(unused) {
+            match accounted.get_mut(tensor as usize) {
+                Some(seen) => *seen = true,
+                None => return Err(format!("tensor {tensor} is not in the model")),
+            }
+        }
+        match accounted.iter().position(|seen| !seen) {
+            Some(dropped) => Err(format!("it drops {}", self.model.tensors[dropped].name)),
+            None => Ok(()),
+        }
+    }
+
+    fn companions(&self) -> Result<(), String> {
+        let mut names: BTreeSet<_> = self.plan.files.iter().map(|file| file.name.as_str()).collect();
+        for companion in &self.plan.companions {
+            if !is_plain_name(&companion.name) || !names.insert(&companion.name) {
+                return Err(format!("a companion named `{}`", companion.name.escape_debug()));
+            }
+            match &companion.content {
+                CompanionContent::Copy(source) if !self.model.companions.iter().any(|file| file.name == *source) => {
+                    return Err(format!("{} copies {source}, which the model does not have", companion.name));
+                }
+                _ => {}
+            }
+        }
+        if self.plan.output.kind == OutputKind::File && !self.plan.companions.is_empty() {
+            return Err("a single-file output with companions".into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether a name stays where it is put: one component, neither hidden nor special.
+fn is_plain_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+    plain && !name.starts_with('.') && !name.contains(['/', '\\', '\0', ':'])
+}
+
+#[cfg(test)]
+mod tests {
+    use qhost_plugin_api::documents::{
+        Document, Hyperparameters, Output, PlannedFile, PlannedUnit, Role, RoleKind, Segment, SourceTensor,
+        TensorSegment, UnitInfo, UnitKind, UnitOrder,
+    };
+
+    use super::*;
+
+    fn model() -> Model {
+        let tensor = |name: &str| SourceTensor {
+            name: name.into(),
+            role: Role::weight(RoleKind::FfnUp),
+            unit: 1,
+            dtype: "F32".into(),
+            shape: vec![2, 4],
+        };
+        Model {
+            name: "m".into(),
+            family: "f".into(),
+            config: serde_json::Value::Null,
+            hyperparameters: Hyperparameters::default(),
+            units: vec![UnitInfo { id: 1, kind: UnitKind::Layer, layer: Some(0) }],
+            tensors: vec![tensor("a"), tensor("b")],
+            companions: Vec::new(),
+        }
+    }
+
+    fn segment(offset: u64, bytes: u64, source: u32) -> Segment {
+        let tensor = TensorSegment {
+            name: format!("t{source}"),
+            unit: 1,
+            sources: vec![source],
+            encoding: "E".into(),
+            elements: 8,
+            fallback: None,
+        };
+        Segment { file: 0, offset, bytes, content: SegmentContent::Tensor(tensor) }
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            schema: Plan::SCHEMA.into(),
+            format: "x".into(),
+            level: "l".into(),
+            output: Output { kind: OutputKind::File, suffix: "-l.x".into() },
+            files: vec![PlannedFile { name: String::new(), bytes: 40 }],
+            segments: vec![segment(24, 16, 1), segment(8, 16, 0)],
+            units: vec![PlannedUnit { unit: 1, memory: 5 }],
+            order: UnitOrder::Independent,
+            companions: Vec::new(),
+            unused: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_sound_plan_is_accepted_and_summed() {
+        let accepted = accept(plan(), &model()).unwrap();
+        assert_eq!((accepted.file_bytes, accepted.parameters, accepted.working_memory()), (40, 16, 5));
+        assert_eq!(accepted.unit_weights, [(1, 16)]);
+    }
+
+    #[test]
+    fn each_contradiction_is_refused() {
+        type Spoil = fn(&mut Plan);
+        let spoils: [(&str, Spoil); 12] = [
+            ("overlaps", |plan| plan.segments[0].offset = 23),
+            ("past the end", |plan| plan.segments[0].bytes = 17),
+            ("past the end", |plan| plan.segments[0].bytes = u64::MAX),
+            ("not planned", |plan| plan.segments[0].file = 1),
+            ("not planned", |plan| plan.units.clear()),
+            ("twice", |plan| plan.units.push(plan.units[0].clone())),
+            ("not in the model", |plan| plan.units[0].unit = 7),
+            ("drops b", |plan| drop(plan.segments.remove(0))),
+            ("tensor 9", |plan| plan.segments[0] = segment(24, 16, 9)),
+            ("suffix", |plan| plan.output.suffix = "/../../x".into()),
+            ("single-file", |plan| plan.files[0].name = "a".into()),
+            ("a file named", |plan| {
+                plan.output.kind = OutputKind::Folder;
+                plan.files[0].name = "../a".into();
+            }),
+        ];
+        for (word, spoil) in spoils {
+            let mut plan = plan();
+            spoil(&mut plan);
+            let error = accept(plan, &model()).unwrap_err().to_string();
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+}

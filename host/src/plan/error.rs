@@ -1,0 +1,68 @@
+//! Why a plan is not carried out.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+
+use crate::exit_code::{ExitCode, Fault};
+
+/// A plan that is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The plugin's plan contradicts itself or the model.
+    #[error("the plugin's plan cannot be carried out: {reason}")]
+    Inconsistent {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The output is there already.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output would lie in the source's folder.
+    #[error("the output {} would lie inside the model's own folder", path.display())]
+    InsideSource {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The disk has not enough room.
+    #[error("{} needs {}, and {} are free there", path.display(), ByteSize(*needed), ByteSize(*free))]
+    DiskTooSmall {
+        /// The output.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// The memory ceiling is too low.
+    #[error("the work needs {} of working memory, the ceiling is {}", ByteSize(*needed), ByteSize(*limit))]
+    MemoryTooSmall {
+        /// Bytes needed.
+        needed: u64,
+        /// The ceiling.
+        limit: u64,
+    },
+}
+
+impl Fault for Error {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Inconsistent { .. } => ExitCode::Plugin,
+            Self::Exists { .. } | Self::InsideSource { .. } => ExitCode::Usage,
+            Self::DiskTooSmall { .. } | Self::MemoryTooSmall { .. } => ExitCode::Resources,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Inconsistent { .. } => "this is a defect of the plugin: report it to its authors".into(),
+            Self::Exists { .. } => "replace it with --force, or choose another folder with -o".into(),
+            Self::InsideSource { .. } => "choose a folder outside the model with -o".into(),
+            Self::DiskTooSmall { .. } => "free some space, choose another disk with -o, or a smaller level".into(),
+            Self::MemoryTooSmall { .. } => "raise --max-memory, or use fewer --threads".into(),
+        })
+    }
+}

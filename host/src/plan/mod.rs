@@ -1,0 +1,72 @@
+//! What will be done: a plugin's plan, checked against the model and against the machine.
+//!
+//! Pure data and pure functions: facts about disk and memory come in as values, and whatever can be
+//! refused is refused here, before the first weight is read.
+
+mod accept;
+mod error;
+mod feasibility;
+
+use qhost_plugin_api::documents::{Document, Plan, SegmentContent, TensorSegment};
+use sha2::{Digest, Sha256};
+
+pub use accept::accept;
+pub use error::Error;
+pub use feasibility::{Facts, refuse_impossible};
+
+/// A plan that the host will carry out.
+#[derive(Debug, Clone)]
+pub struct RunPlan {
+    /// The plugin's plan, found consistent.
+    pub plan: Plan,
+    /// Length of all planned files together.
+    pub file_bytes: u64,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// For every planned unit, in order: its id, and the weights in its segments.
+    pub unit_weights: Vec<(u32, u64)>,
+}
+
+impl RunPlan {
+    /// Bits of file per parameter of the model.
+    #[must_use]
+    pub fn bits_per_weight(&self) -> f64 {
+        bits_per_weight(self.file_bytes, self.parameters)
+    }
+
+    /// The tensors of the output, with their segment ids, in the order of the file.
+    pub fn tensors(&self) -> impl Iterator<Item = (u32, u64, &TensorSegment)> {
+        (0..).zip(&self.plan.segments).filter_map(|(id, segment)| match &segment.content {
+            SegmentContent::Tensor(tensor) => Some((id, segment.bytes, tensor)),
+            SegmentContent::Constant { .. } => None,
+        })
+    }
+
+    /// The most working memory that a unit asks for.
+    #[must_use]
+    pub fn working_memory(&self) -> u64 {
+        self.plan.units.iter().map(|unit| unit.memory).max().unwrap_or(0)
+    }
+
+    /// Names this work: the same plan from the same source with the same plugin has the same key, and
+    /// nothing else has.
+    ///
+    /// # Errors
+    /// Fails when the plan cannot be written as JSON.
+    pub fn key(&self, source_fingerprint: &str, plugin_sha256: &str) -> Result<String, Error> {
+        let plan = self.plan.to_json().map_err(|failure| Error::Inconsistent { reason: failure.message.into() })?;
+        let mut digest = Sha256::new();
+        for part in [plan.as_str(), source_fingerprint, plugin_sha256] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        Ok(crate::text::hex(&digest.finalize()))
+    }
+}
+
+/// Bits per weight, 0 for a model without weights.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+pub fn bits_per_weight(bytes: u64, weights: u64) -> f64 {
+    if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 }
+}

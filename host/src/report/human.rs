@@ -1,0 +1,141 @@
+//! Results in words and small tables.
+
+use std::fmt::Write;
+
+use bytesize::ByteSize;
+use indicatif::{HumanCount, HumanDuration};
+
+use super::{
+    PluginRow, Usage,
+    screen::{HINT, STRONG, WARNING},
+};
+use crate::{
+    plan::bits_per_weight,
+    plugin::{Catalog, Status},
+    run::{Outcome, Prepared},
+};
+
+/// The result of `quantize`.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+pub fn show_result(outcome: &Outcome, usage: Usage) -> String {
+    let mut text = format!("{STRONG}{}{STRONG:#}\n", outcome.path.display());
+    let bits = bits_per_weight(outcome.file_bytes, outcome.parameters);
+    let mut row = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {name:<10} {value}");
+    };
+    row("format", format!("{} {}", outcome.format, outcome.level));
+    row("model", format!("{}, {} parameters", outcome.architecture, HumanCount(outcome.parameters)));
+    row(
+        "size",
+        format!(
+            "{} of {} ({bits:.2} bits per weight, {:.2}× smaller)",
+            ByteSize(outcome.file_bytes),
+            ByteSize(outcome.source_bytes),
+            outcome.source_bytes as f64 / (outcome.file_bytes.max(1)) as f64,
+        ),
+    );
+    let checks: Vec<_> = outcome.findings.checks.iter().map(|check| check.name.as_str()).collect();
+    row("checked", crate::text::list(&checks));
+    row(
+        "took",
+        format!(
+            "{}, {} of memory{}",
+            HumanDuration(outcome.duration),
+            ByteSize(usage.peak_anonymous),
+            if outcome.resumed.is_some() { ", resumed" } else { "" },
+        ),
+    );
+    text
+}
+
+/// A plan.
+#[must_use]
+pub fn show_plan(prepared: &Prepared) -> String {
+    let plan = &prepared.plan;
+    let mut text = format!("{STRONG}{}{STRONG:#} would be written\n", prepared.output().display());
+    let (id, version) = prepared.plugin();
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<10} {value}");
+    };
+    row("format", format!("{} {} (plugin {id} {version})", plan.plan.format, plan.plan.level));
+    row("model", format!("{}, {} parameters", prepared.architecture(), HumanCount(plan.parameters)));
+    row(
+        "size",
+        format!(
+            "{} of {} ({:.2} bits per weight)",
+            ByteSize(plan.file_bytes),
+            ByteSize(prepared.source_bytes()),
+            plan.bits_per_weight()
+        ),
+    );
+    row("memory", format!("{} of working memory", ByteSize(plan.working_memory())));
+    text.push('\n');
+    let width = plan.tensors().map(|(_, _, tensor)| tensor.name.len()).max().unwrap_or(0);
+    for (_, bytes, tensor) in plan.tensors() {
+        let fallback = tensor.fallback.as_ref().map_or_else(String::new, |why| format!("  {WARNING}{why}{WARNING:#}"));
+        let size = ByteSize(bytes).to_string();
+        let _ = writeln!(text, "  {:<width$}  {:<6} {size:>10}{fallback}", tensor.name, tensor.encoding);
+    }
+    for warning in &prepared.warnings {
+        let _ = writeln!(text, "{WARNING}warning:{WARNING:#} {warning}");
+    }
+    text
+}
+
+/// The list of plugins.
+#[must_use]
+pub fn show_plugins(catalog: &Catalog) -> String {
+    if catalog.found.is_empty() {
+        return format!(
+            "no plugin was found\n{HINT}hint:{HINT:#} keep the `plugins` folder beside the executable, or name one with --plugin-dir\n"
+        );
+    }
+    let mut text = String::new();
+    for found in &catalog.found {
+        let title = found.manifest.as_ref().map_or_else(
+            || found.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            |manifest| format!("{} {}", manifest.id, manifest.version),
+        );
+        let style = if found.status == Status::Ready { STRONG } else { WARNING };
+        let _ = writeln!(text, "{STRONG}{title}{STRONG:#}  {style}{}{style:#}", found.status.name());
+        let mut row = |name: &str, value: &str| {
+            let _ = writeln!(text, "  {name:<8} {value}");
+        };
+        if let Some(manifest) = &found.manifest {
+            row("summary", &manifest.summary);
+            for format in &manifest.formats {
+                row("format", &format!("{}: {}", format.id, format.levels.join(" ")));
+            }
+            row("api", &manifest.api);
+        }
+        row("path", &found.path.display().to_string());
+        if let Some(reason) = &found.reason {
+            row("reason", reason);
+        }
+        if let Some(hint) = &found.hint {
+            row("hint", hint);
+        }
+    }
+    text
+}
+
+/// One plugin in detail.
+#[must_use]
+pub fn show_plugin(row: &PluginRow<'_>) -> String {
+    let mut text = show_plugins(&Catalog { found: vec![row.found.clone()] });
+    for format in row.description.iter().flat_map(|description| &description.formats) {
+        let _ = writeln!(text, "\n{STRONG}{}{STRONG:#}", format.id);
+        let width = format.levels.iter().map(|level| level.id.len()).max().unwrap_or(0);
+        for level in &format.levels {
+            let mark = if format.default_level.as_ref() == Some(&level.id) { "*" } else { " " };
+            let _ =
+                writeln!(text, " {mark}{:<width$}  {:>5.2} bits  {}", level.id, level.bits_per_weight, level.summary);
+        }
+        for option in &format.options {
+            let _ = writeln!(text, "  --plugin-option {}=…  {}", option.key, option.summary);
+        }
+    }
+    text
+}

@@ -1,0 +1,31 @@
+//! Telling people and programs what happens: progress, results, errors.
+//!
+//! Together with [`crate::cli`] the only room that prints. Standard output is data; everything else
+//! goes to standard error.
+
+mod document;
+mod failure;
+mod human;
+mod logging;
+mod progress;
+mod screen;
+
+pub use document::{PluginRow, plan_document, plugins_document, report_document, result_document};
+pub use failure::{Problem, show_problem};
+pub use human::{show_plan, show_plugin, show_plugins, show_result};
+pub use logging::{LogSettings, start_logging};
+pub use progress::{Progress, ProgressStyle, Usage};
+pub use screen::{print_json, print_text};
+
+/// How much is said beside the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Errors only.
+    Quiet,
+    /// Progress and warnings.
+    Normal,
+    /// What is being done, too.
+    Verbose,
+    /// Everything that may help to find a cause.
+    Debug,
+}

@@ -1,0 +1,266 @@
+//! Progress while a run goes on: a bar at a terminal, a line now and then in a log, JSON lines for
+//! programs; and the memory that the process takes.
+
+use std::{
+    io::{self, IsTerminal},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use bytesize::ByteSize;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle as BarStyle};
+use serde_json::{Value, json};
+
+use super::screen::{self, HINT, WARNING};
+use crate::{
+    memory::Memory,
+    run::{Event, Events},
+};
+
+/// How often memory is looked at, and the bar is drawn.
+const TICK: Duration = Duration::from_millis(100);
+/// How often a line is written where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// How often a JSON line is written.
+const JSON_EVERY: Duration = Duration::from_secs(1);
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgressStyle {
+    /// Not at all.
+    Silent,
+    /// For people: a bar at a terminal, lines elsewhere.
+    Human,
+    /// JSON lines.
+    Json,
+}
+
+/// The memory that a run took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The most that was resident, mapped files included.
+    pub peak_resident: u64,
+    /// The most memory of its own that was seen, looking ten times a second.
+    pub peak_anonymous: u64,
+}
+
+/// Shows what [`Events`] tell, until dropped.
+pub struct Progress {
+    state: Arc<State>,
+    ticker: Option<JoinHandle<()>>,
+}
+
+struct State {
+    style: ProgressStyle,
+    began: Instant,
+    stop: AtomicBool,
+    weights: AtomicU64,
+    done: AtomicU64,
+    /// Of `done`, what an earlier run did: it says nothing about this run's speed.
+    inherited: AtomicU64,
+    units: AtomicU64,
+    committed: AtomicU64,
+    peak_anonymous: AtomicU64,
+    step: Mutex<String>,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Starts showing progress.
+    #[must_use]
+    pub fn start(style: ProgressStyle) -> Self {
+        let bar = (style == ProgressStyle::Human && io::stderr().is_terminal()).then(new_bar);
+        let state = Arc::new(State {
+            style,
+            began: Instant::now(),
+            stop: AtomicBool::new(false),
+            weights: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            inherited: AtomicU64::new(0),
+            units: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
+            peak_anonymous: AtomicU64::new(0),
+            step: Mutex::new("starting".into()),
+            bar,
+        });
+        let ticker = thread::Builder::new().name("progress".into()).spawn({
+            let state = Arc::clone(&state);
+            move || state.tick_until_stopped()
+        });
+        // Without the thread there is no progress to see, and the work goes on.
+        Self { state, ticker: ticker.ok() }
+    }
+
+    /// Where a run tells what happens.
+    #[must_use]
+    pub fn events(&self) -> Arc<dyn Events> {
+        Arc::<State>::clone(&self.state) as _
+    }
+
+    /// Stops showing progress, and tells the memory that was used.
+    #[must_use]
+    pub fn finish(mut self) -> Usage {
+        self.stop();
+        let memory = Memory::now();
+        let peak_anonymous = self.state.peak_anonymous.load(Ordering::Relaxed).max(memory.anonymous);
+        Usage { peak_resident: memory.peak_resident, peak_anonymous }
+    }
+
+    fn stop(&mut self) {
+        self.state.stop.store(true, Ordering::Relaxed);
+        if let Some(ticker) = self.ticker.take() {
+            ticker.thread().unpark();
+            let _ = ticker.join();
+        }
+        if let Some(bar) = &self.state.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = screen::BARS.add(ProgressBar::new(1));
+    // The template is a constant; were it wrong, the default one would do.
+    if let Ok(style) = BarStyle::with_template("{bar:24} {percent:>3}%  {msg}") {
+        bar.set_style(style.progress_chars("━╸─"));
+    }
+    bar
+}
+
+impl Events for State {
+    fn emit(&self, event: Event<'_>) {
+        match event {
+            Event::Progress { weights } => {
+                self.done.fetch_add(weights, Ordering::Relaxed);
+            }
+            Event::Started { weights, units } => {
+                self.weights.store(weights, Ordering::Relaxed);
+                self.units.store(units as u64, Ordering::Relaxed);
+            }
+            Event::Resuming { done, of, weights, next } => {
+                self.done.store(weights, Ordering::Relaxed);
+                self.inherited.store(weights, Ordering::Relaxed);
+                self.committed.store(done as u64, Ordering::Relaxed);
+                let next = next.unwrap_or("the last check");
+                let text = format!("resuming: {done} of {of} units are done, going on with {next}");
+                self.say(
+                    HINT,
+                    "note",
+                    &text,
+                    &json!({"event": "resuming", "units_done": done, "units": of, "next": next}),
+                );
+            }
+            Event::Discarding { reason } => {
+                let text = format!("an earlier run's unfinished work is thrown away: {reason}");
+                self.say(WARNING, "warning", &text, &json!({"event": "discarding", "reason": reason}));
+            }
+            Event::Warning(text) => self.say(WARNING, "warning", text, &json!({"event": "warning", "message": text})),
+            Event::UnitStarted { name } => name.clone_into(&mut self.step()),
+            Event::UnitCommitted { .. } => {
+                self.committed.fetch_add(1, Ordering::Relaxed);
+            }
+            Event::Checking => "checking".clone_into(&mut self.step()),
+            Event::Published => "done".clone_into(&mut self.step()),
+        }
+    }
+}
+
+impl State {
+    fn say(&self, style: anstyle::Style, label: &str, text: &str, document: &Value) {
+        match self.style {
+            ProgressStyle::Silent => {}
+            ProgressStyle::Human => screen::eprint_labelled(style, label, text),
+            ProgressStyle::Json => screen::eprint_line(&document.to_string()),
+        }
+    }
+
+    fn step(&self) -> MutexGuard<'_, String> {
+        self.step.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tick_until_stopped(&self) {
+        let every = if self.style == ProgressStyle::Json { JSON_EVERY } else { LINE_EVERY };
+        let mut last_line = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            let memory = Memory::now();
+            self.peak_anonymous.fetch_max(memory.anonymous, Ordering::Relaxed);
+            if let Some(bar) = &self.bar {
+                bar.set_length(self.weights.load(Ordering::Relaxed).max(1));
+                bar.set_position(self.done.load(Ordering::Relaxed));
+                bar.set_message(self.human(memory));
+            } else if last_line.elapsed() >= every {
+                last_line = Instant::now();
+                match self.style {
+                    ProgressStyle::Silent => {}
+                    ProgressStyle::Human => {
+                        screen::eprint_line(&format!("{:3.0}%  {}", self.percent(), self.human(memory)));
+                    }
+                    ProgressStyle::Json => screen::eprint_line(&self.json(memory).to_string()),
+                }
+            }
+            thread::park_timeout(TICK);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    fn percent(&self) -> f64 {
+        let weights = self.weights.load(Ordering::Relaxed);
+        let done = self.done.load(Ordering::Relaxed).min(weights);
+        if weights == 0 { 0.0 } else { done as f64 * 100.0 / weights as f64 }
+    }
+
+    /// Weights per second of this run, and what is left at that speed.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    fn speed(&self) -> (f64, Option<Duration>) {
+        let done = self.done.load(Ordering::Relaxed);
+        let here = done.saturating_sub(self.inherited.load(Ordering::Relaxed)) as f64;
+        let speed = here / self.began.elapsed().as_secs_f64().max(1e-3);
+        let left = self.weights.load(Ordering::Relaxed).saturating_sub(done) as f64;
+        let eta = (speed > 0.0).then(|| Duration::try_from_secs_f64(left / speed).ok()).flatten();
+        (speed, eta)
+    }
+
+    fn human(&self, memory: Memory) -> String {
+        let (speed, eta) = self.speed();
+        let eta = eta.map_or_else(String::new, |eta| format!(", {} left", HumanDuration(eta)));
+        format!(
+            "{}, {:.1} M weights/s{eta}, memory {} (peak {})",
+            self.step(),
+            speed / 1e6,
+            ByteSize(memory.anonymous),
+            ByteSize(self.peak_anonymous.load(Ordering::Relaxed)),
+        )
+    }
+
+    fn json(&self, memory: Memory) -> Value {
+        let (speed, eta) = self.speed();
+        json!({
+            "event": "progress",
+            "step": *self.step(),
+            "units_done": self.committed.load(Ordering::Relaxed),
+            "units": self.units.load(Ordering::Relaxed),
+            "weights_done": self.done.load(Ordering::Relaxed),
+            "weights": self.weights.load(Ordering::Relaxed),
+            "percent": self.percent(),
+            "weights_per_second": speed,
+            "eta_seconds": eta.map(|eta| eta.as_secs_f64()),
+            "elapsed_seconds": self.began.elapsed().as_secs_f64(),
+            "memory": {
+                "resident": memory.resident,
+                "anonymous": memory.anonymous,
+                "peak_resident": memory.peak_resident,
+                "peak_anonymous": self.peak_anonymous.load(Ordering::Relaxed),
+            },
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a run ended without an output.
+
+use std::io;
+
+use crate::{
+    exit_code::{ExitCode, Fault},
+    model, plan, plugin, source, write,
+};
+
+/// A run that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The checkpoint cannot be opened.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// The checkpoint cannot be understood.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// The plugin is missing or failed.
+    #[error(transparent)]
+    Plugin(#[from] plugin::Error),
+    /// The plan is refused.
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    /// The output cannot be written.
+    #[error(transparent)]
+    Write(#[from] write::Error),
+    /// The journal cannot be written.
+    #[error("cannot write the journal {path}: {source}")]
+    Journal {
+        /// The file.
+        path: String,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// A file of the model has gone or changed while it was used.
+    #[error("the model's files have changed while they were read")]
+    SourceChanged,
+    /// A file of the model cannot be read.
+    #[error("cannot read the model: {source}")]
+    SourceUnreadable {
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The plugin did not write what it planned.
+    #[error("the plugin `{plugin}` did not write all of {tensor}")]
+    Incomplete {
+        /// The plugin.
+        plugin: String,
+        /// The tensor of the output.
+        tensor: String,
+    },
+    /// The plugin's bytes for a constant segment do not fit the plan.
+    #[error("the plugin `{plugin}` gives {actual} bytes for {label}, and planned {planned}")]
+    WrongConstant {
+        /// The plugin.
+        plugin: String,
+        /// The segment.
+        label: String,
+        /// Bytes given.
+        actual: u64,
+        /// Bytes planned.
+        planned: u64,
+    },
+    /// A check of the finished files failed.
+    #[error("the finished output failed its check: {detail}")]
+    CheckFailed {
+        /// What was found.
+        detail: String,
+    },
+    /// The user interrupted the run.
+    #[error("interrupted; finished work is kept in {checkpoint}")]
+    Interrupted {
+        /// The work folder.
+        checkpoint: String,
+    },
+    /// The threads could not be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// The number asked for.
+        threads: usize,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Fault for Error {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Source(error) => error.exit_code(),
+            Self::Model(error) => error.exit_code(),
+            Self::Plugin(error) => error.exit_code(),
+            Self::Plan(error) => error.exit_code(),
+            Self::Write(error) => error.exit_code(),
+            Self::Journal { .. } | Self::Threads { .. } => ExitCode::Resources,
+            Self::SourceChanged => ExitCode::Corrupt,
+            Self::SourceUnreadable { .. } => ExitCode::NotFound,
+            Self::Incomplete { .. } | Self::WrongConstant { .. } => ExitCode::Plugin,
+            Self::CheckFailed { .. } => ExitCode::Verification,
+            Self::Interrupted { .. } => ExitCode::Interrupted,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => error.hint(),
+            Self::Model(error) => error.hint(),
+            Self::Plugin(error) => error.hint(),
+            Self::Plan(error) => error.hint(),
+            Self::Write(error) => error.hint(),
+            Self::Journal { .. } => Some("free some space or choose another disk with -o".into()),
+            Self::SourceChanged => Some("let the download finish, then run the same command again".into()),
+            Self::SourceUnreadable { .. } => Some("check that the model's folder is still there".into()),
+            Self::Incomplete { .. } | Self::WrongConstant { .. } => {
+                Some("this is a defect of the plugin: report it to its authors; finished work is kept".into())
+            }
+            Self::CheckFailed { .. } => {
+                Some("nothing was put in place; run again with --fresh, and if it happens again, suspect the disk or the plugin".into())
+            }
+            Self::Interrupted { .. } => Some("run the same command again to go on from there".into()),
+            Self::Threads { .. } => Some("use fewer --threads".into()),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What happens during a run, as data; how it is shown is for [`crate::report`].
+
+/// One thing that happened.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Event<'a> {
+    /// The user should know this.
+    Warning(&'a str),
+    /// Work begins: so many weights in so many units.
+    Started {
+        /// Weights to be written in all.
+        weights: u64,
+        /// Units in all.
+        units: usize,
+    },
+    /// Work of an earlier run is continued.
+    Resuming {
+        /// Units finished.
+        done: usize,
+        /// Units in all.
+        of: usize,
+        /// Weights in the finished units.
+        weights: u64,
+        /// The unit to go on with, or nothing if only the end is missing.
+        next: Option<&'a str>,
+    },
+    /// Work of an earlier run is thrown away.
+    Discarding {
+        /// Why.
+        reason: &'a str,
+    },
+    /// A unit is begun.
+    UnitStarted {
+        /// Its name.
+        name: &'a str,
+    },
+    /// So many more weights are done.
+    Progress {
+        /// The number.
+        weights: u64,
+    },
+    /// A unit is on the disk and in the journal.
+    UnitCommitted {
+        /// Its name.
+        name: &'a str,
+    },
+    /// The finished files are being re-read.
+    Checking,
+    /// The output is in its place.
+    Published,
+}
+
+/// Whoever wants to know. Called from several threads, and often: it has to be quick.
+pub trait Events: Send + Sync {
+    /// Takes an event.
+    fn emit(&self, event: Event<'_>);
+}

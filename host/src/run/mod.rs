@@ -1,0 +1,21 @@
+//! The driver: from a request to a finished output.
+//!
+//! [`prepare`] does everything that needs no weights and refuses whatever can be refused;
+//! [`Prepared::execute`] runs the plan unit by unit, keeps the journal, and finishes. Nothing here prints: it tells
+//! [`Events`] what happens. Only this room knows the order of the others.
+
+mod commit;
+mod error;
+mod event;
+mod execute;
+mod files;
+mod journal;
+mod outcome;
+mod prepare;
+mod unit;
+
+pub use error::Error;
+pub use event::{Event, Events};
+pub use execute::Finished;
+pub use outcome::{Outcome, Resumed, TensorOutcome};
+pub use prepare::{Prepared, Request, Resources, connect, prepare};

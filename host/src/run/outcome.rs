@@ -1,0 +1,68 @@
+//! What a finished run made.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use qhost_plugin_api::documents::Findings;
+
+/// A finished output.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Where it is: the file, or the folder.
+    pub path: PathBuf,
+    /// The format.
+    pub format: String,
+    /// The level.
+    pub level: String,
+    /// Where the model came from.
+    pub source: PathBuf,
+    /// The model's family.
+    pub architecture: String,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// Bytes of the source's weights.
+    pub source_bytes: u64,
+    /// Bytes of the planned files.
+    pub file_bytes: u64,
+    /// The tensors, in the order of the file.
+    pub tensors: Vec<TensorOutcome>,
+    /// What re-reading found.
+    pub findings: Findings,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// What was taken over from an earlier run.
+    pub resumed: Option<Resumed>,
+    /// Time that this run took.
+    pub duration: Duration,
+    /// The plugin: id, version, digest.
+    pub plugin: (String, String, String),
+    /// The most working memory that was granted at once.
+    pub peak_granted: u64,
+}
+
+/// One tensor of the output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorOutcome {
+    /// Its name in the output.
+    pub name: String,
+    /// How it is stored.
+    pub encoding: String,
+    /// Weights.
+    pub elements: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Why it is not stored as the level says.
+    pub fallback: Option<String>,
+    /// What the plugin measured, such as its relative error.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// Work taken over from an earlier run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumed {
+    /// Units finished before.
+    pub done: usize,
+    /// Units in all.
+    pub of: usize,
+    /// The unit that this run went on with, or nothing if only the end was missing.
+    pub from: Option<String>,
+}

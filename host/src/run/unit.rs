@@ -1,0 +1,225 @@
+//! What one unit of work offers to a plugin while it runs, and what it leaves behind.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use qhost_plugin_api::{
+    abi::{DType, Failure, FailureKind},
+    documents::{Model, Plan, SegmentContent},
+};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{
+    Event, Events,
+    journal::{Metric, SavedBlob},
+};
+use crate::{
+    exit_code::Fault,
+    plugin::{Borrowed, UnitServices},
+    stream::Lender,
+    write::{Error as WriteError, ReservedFiles},
+};
+
+/// What all units of a run share.
+pub(super) struct Shared {
+    pub(super) model: Arc<Model>,
+    pub(super) plan: Plan,
+    pub(super) lender: Lender,
+    pub(super) files: Arc<ReservedFiles>,
+    pub(super) blob_folder: PathBuf,
+    pub(super) events: Arc<dyn Events>,
+}
+
+/// The services of one unit.
+pub(super) struct UnitWork {
+    shared: Arc<Shared>,
+    unit: u32,
+    closed: AtomicBool,
+    written: Mutex<BTreeMap<u32, Vec<(u64, u64)>>>,
+    metrics: Mutex<Vec<Metric>>,
+    saved: Mutex<Vec<SavedBlob>>,
+    /// What earlier units saved, by key.
+    loadable: BTreeMap<String, SavedBlob>,
+}
+
+/// What a unit leaves behind.
+#[derive(Debug)]
+pub(super) struct Remains {
+    pub(super) metrics: Vec<Metric>,
+    pub(super) saved: Vec<SavedBlob>,
+}
+
+impl UnitWork {
+    pub(super) fn new(shared: Arc<Shared>, unit: u32, loadable: BTreeMap<String, SavedBlob>) -> Self {
+        Self {
+            shared,
+            unit,
+            closed: AtomicBool::new(false),
+            written: Mutex::default(),
+            metrics: Mutex::default(),
+            saved: Mutex::default(),
+            loadable,
+        }
+    }
+
+    /// Ends the unit: later calls by the plugin fail.
+    ///
+    /// # Errors
+    /// Gives the name of a segment that was not written whole, or not exactly once.
+    pub(super) fn close(&self) -> Result<Remains, String> {
+        self.closed.store(true, Ordering::SeqCst);
+        let mut written = lock(&self.written);
+        for (id, segment) in (0..).zip(&self.shared.plan.segments) {
+            let SegmentContent::Tensor(tensor) = &segment.content else { continue };
+            if tensor.unit == self.unit && !covers(written.get_mut(&id), segment.bytes) {
+                return Err(tensor.name.clone());
+            }
+        }
+        let mut metrics = std::mem::take(&mut *lock(&self.metrics));
+        // Threads tell their figures in any order; the record has one order.
+        metrics.sort_by(|a, b| (a.segment, &a.key).cmp(&(b.segment, &b.key)));
+        let saved = std::mem::take(&mut *lock(&self.saved));
+        Ok(Remains { metrics, saved })
+    }
+
+    fn check_open(&self) -> Result<(), Failure> {
+        if self.closed.load(Ordering::SeqCst) { Err(broken("it used a unit after that unit's end")) } else { Ok(()) }
+    }
+}
+
+impl UnitServices for UnitWork {
+    fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Borrowed, Failure> {
+        self.check_open()?;
+        let loan = self.shared.lender.lend(tensor, first_row, rows).map_err(|error| broken(&error.to_string()))?;
+        let source = &self.shared.model.tensors[tensor as usize];
+        Ok(Borrowed {
+            id: loan.id,
+            dtype: dtype_number(&source.dtype),
+            rows,
+            row_elements: source.row_elements(),
+            data: loan.bytes.as_ptr(),
+            bytes: loan.bytes.len() as u64,
+        })
+    }
+
+    fn take_back(&self, id: u64) {
+        self.shared.lender.take_back(id);
+    }
+
+    fn write(&self, segment: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
+        self.check_open()?;
+        let planned = self.shared.plan.segments.get(segment as usize);
+        let (planned, tensor) = match planned.map(|planned| (planned, &planned.content)) {
+            Some((planned, SegmentContent::Tensor(tensor))) if tensor.unit == self.unit => (planned, tensor),
+            _ => return Err(broken(&format!("it wrote into segment {segment}, which is not of this unit"))),
+        };
+        let length = bytes.len() as u64;
+        if offset.checked_add(length).is_none_or(|end| end > planned.bytes) {
+            return Err(broken(&format!("it wrote past the end of {}", tensor.name)));
+        }
+        self.shared.files.write_at(planned.file, planned.offset + offset, bytes).map_err(|error| as_failure(&error))?;
+        lock(&self.written).entry(segment).or_default().push((offset, length));
+        Ok(())
+    }
+
+    fn metric(&self, segment: u32, key: &str, value: f64) {
+        // A figure that is not a number cannot be written down; it is as good as no figure.
+        if value.is_finite() {
+            lock(&self.metrics).push(Metric { segment, key: key.to_owned(), value });
+        }
+    }
+
+    fn progress(&self, weights: u64) {
+        self.shared.events.emit(Event::Progress { weights });
+    }
+
+    fn save(&self, key: &str, bytes: &[u8]) -> Result<(), Failure> {
+        self.check_open()?;
+        let mut saved = lock(&self.saved);
+        let file = format!("{}-{}", self.unit, saved.len());
+        let path = self.shared.blob_folder.join(&file);
+        let write = fs::create_dir_all(&self.shared.blob_folder).and_then(|()| {
+            fs::write(&path, bytes)?;
+            fs::File::open(&path)?.sync_all()
+        });
+        write.map_err(|source| as_failure(&WriteError::Io { action: "write", path, source }))?;
+        saved.push(SavedBlob { key: key.to_owned(), file, xxh3: format!("{:032x}", xxh3_128(bytes)) });
+        Ok(())
+    }
+
+    fn load(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(blob) = self.loadable.get(key) else { return Ok(None) };
+        let path = self.shared.blob_folder.join(&blob.file);
+        let bytes = fs::read(&path)
+            .map_err(|source| as_failure(&WriteError::Io { action: "read", path: path.clone(), source }))?;
+        if format!("{:032x}", xxh3_128(&bytes)) == blob.xxh3 {
+            Ok(Some(bytes))
+        } else {
+            Err(Failure::corrupt("the checkpoint is damaged")
+                .about(path.display().to_string())
+                .hint("run again with --fresh"))
+        }
+    }
+}
+
+/// Whether ranges cover `0..length` exactly once.
+fn covers(ranges: Option<&mut Vec<(u64, u64)>>, length: u64) -> bool {
+    let mut next = 0;
+    if let Some(ranges) = ranges {
+        ranges.sort_unstable();
+        for &(offset, bytes) in ranges.iter() {
+            if offset != next {
+                return false;
+            }
+            next += bytes;
+        }
+    }
+    next == length
+}
+
+/// A breach of the contract by the plugin.
+fn broken(what: &str) -> Failure {
+    Failure::new(FailureKind::PLUGIN, format!("the plugin broke its contract: {what}"))
+}
+
+/// A disk error on its way through the plugin back to the host.
+pub(super) fn as_failure(error: &WriteError) -> Failure {
+    let kind = FailureKind(error.exit_code() as u32);
+    Failure::new(kind, error.to_string()).hint(error.hint().unwrap_or_default())
+}
+
+/// The border's number for a dtype that [`crate::model`] lets through.
+fn dtype_number(name: &str) -> DType {
+    match name {
+        "F32" => DType::F32,
+        "F16" => DType::F16,
+        "BF16" => DType::BF16,
+        _ => DType(0),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn only_a_gapless_cover_without_overlap_counts() {
+        assert!(covers(None, 0));
+        assert!(!covers(None, 1));
+        assert!(covers(Some(&mut vec![(4, 4), (0, 4)]), 8));
+        for mut bad in [vec![(0, 4)], vec![(0, 4), (0, 4)], vec![(0, 4), (5, 3)], vec![(0, 4), (3, 5)], vec![(1, 8)]] {
+            assert!(!covers(Some(&mut bad), 8), "{bad:?}");
+        }
+    }
+}
