@@ -1,6 +1,6 @@
 //! The two traits that a plugin author implements.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, convert::Infallible};
 
 use super::{FilesHandle, HostHandle, Result, UnitHandle};
 use crate::{
@@ -60,5 +60,27 @@ pub trait FormatJob: Send + Sync + 'static {
     /// Finds a service of the job by its versioned name.
     fn query_interface(&self, _name: &str) -> Option<ServiceObject> {
         None
+    }
+}
+
+/// The job of a format that refuses every request: there is none.
+#[derive(Debug, Clone, Copy)]
+pub struct NoJob(Infallible);
+
+impl FormatJob for NoJob {
+    fn plan(&self) -> &Plan {
+        match self.0 {}
+    }
+
+    fn constant(&self, _: u32) -> Result<Cow<'_, [u8]>> {
+        match self.0 {}
+    }
+
+    fn run_unit(&self, _: u32, _: &UnitHandle) -> Result<()> {
+        match self.0 {}
+    }
+
+    fn check(&self, _: &FilesHandle) -> Result<Findings> {
+        match self.0 {}
     }
 }

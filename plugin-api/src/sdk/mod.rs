@@ -21,7 +21,7 @@ pub use bridge::connect;
 pub use chunks::{CHUNK_WEIGHTS, Chunk, RowJob, chunks};
 pub use files::FilesHandle;
 pub use float::{first_non_finite, narrow_to_bf16, widen};
-pub use format::{Format, FormatJob};
+pub use format::{Format, FormatJob, NoJob};
 pub use host::{Grant, HostHandle};
 pub use rows::Rows;
 pub use scratch::{Scratch, with_scratch};

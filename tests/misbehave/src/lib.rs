@@ -1,0 +1,198 @@
+//! A plugin that breaks the contract in whatever way a test asks for, and otherwise writes the
+//! weights as they are, widened to `f32`.
+//!
+//! `--plugin-option behave=WAY` chooses the way; `--plugin-option unit=N` the unit in which it
+//! happens, by default the third. The plan does not depend on either, so that a run that failed
+//! goes on where it stopped with another behaviour.
+#![expect(clippy::panic, reason = "panicking is what it is for")]
+
+use std::borrow::Cow;
+
+use qhost_plugin_api::{
+    documents::{
+        Check, CheckStatus, Description, Document, Findings, FormatDescription, LevelDescription, Model, OpenRequest,
+        Output, OutputKind, Plan, PlannedFile, PlannedUnit, Segment, SegmentContent, TensorSegment, UnitOrder,
+    },
+    sdk::{Failure, FilesHandle, Format, FormatJob, HostHandle, Result, RowJob, UnitHandle, chunks, with_scratch},
+};
+
+const HEADER: &[u8; 8] = b"ROWS-F32";
+
+/// The plugin.
+pub struct Misbehave;
+
+impl Format for Misbehave {
+    type Job = Rows;
+
+    fn connect(_: HostHandle) -> Result<Self> {
+        Ok(Self)
+    }
+
+    fn describe(&self) -> Description {
+        let level = LevelDescription { id: "f32".into(), summary: "as they are".into(), bits_per_weight: 32.0 };
+        let format = FormatDescription {
+            id: "rows".into(),
+            levels: vec![level],
+            default_level: None,
+            options: Vec::new(),
+            takes: Vec::new(),
+            gives: Vec::new(),
+        };
+        Description { schema: Description::SCHEMA.into(), formats: vec![format] }
+    }
+
+    fn open(&self, request: OpenRequest, _: FilesHandle) -> Result<Rows> {
+        let option = |key: &str| request.options.plugin.get(key).map_or("", String::as_str).to_owned();
+        let behave = option("behave");
+        match behave.as_str() {
+            "panic-open" => panic!("told to panic while planning"),
+            "refuse" => return Err(Failure::unsupported("told to refuse").hint("ask for something else")),
+            _ => {}
+        }
+        let mut plan = plan(&request.model);
+        match behave.as_str() {
+            "plan-overlap" => plan.segments[1].offset -= 1,
+            "plan-drop" => drop(plan.segments.pop()),
+            "plan-escape" => plan.output.suffix = "/../../escaped".into(),
+            "plan-huge" => plan.files[0].bytes = 1 << 60,
+            "plan-memory" => plan.units.iter_mut().for_each(|unit| unit.memory = 1 << 40),
+            _ => {}
+        }
+        Ok(Rows { unit: option("unit").parse().unwrap_or(2), behave, plan, model: request.model })
+    }
+}
+
+fn plan(model: &Model) -> Plan {
+    let header = SegmentContent::Constant { label: "header".into() };
+    let mut segments = vec![Segment { file: 0, offset: 0, bytes: HEADER.len() as u64, content: header }];
+    let mut offset = HEADER.len() as u64;
+    for (id, tensor) in (0..).zip(&model.tensors) {
+        let content = SegmentContent::Tensor(TensorSegment {
+            name: tensor.name.clone(),
+            unit: tensor.unit,
+            sources: vec![id],
+            encoding: "F32".into(),
+            elements: tensor.elements(),
+            fallback: None,
+        });
+        let bytes = tensor.elements() * 4;
+        segments.push(Segment { file: 0, offset, bytes, content });
+        offset += bytes;
+    }
+    Plan {
+        schema: Plan::SCHEMA.into(),
+        format: "rows".into(),
+        level: "f32".into(),
+        output: Output { kind: OutputKind::File, suffix: ".rows".into() },
+        files: vec![PlannedFile { name: String::new(), bytes: offset }],
+        segments,
+        units: model.units.iter().map(|unit| PlannedUnit { unit: unit.id, memory: 1 << 20 }).collect(),
+        order: UnitOrder::Independent,
+        companions: Vec::new(),
+        unused: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+/// A planned job.
+pub struct Rows {
+    behave: String,
+    unit: u32,
+    plan: Plan,
+    model: Model,
+}
+
+impl Rows {
+    fn write_unit(&self, unit: u32, io: &UnitHandle, spoil: &str) -> Result<()> {
+        let tensors = (0_u32..).zip(&self.model.tensors).filter(|(_, tensor)| tensor.unit == unit);
+        let jobs: Vec<_> = tensors
+            .map(|(id, tensor)| RowJob {
+                item: id,
+                rows: tensor.rows(),
+                row_elements: tensor.row_elements(),
+                granule: 1,
+            })
+            .collect();
+        let chunks = chunks(&jobs);
+        io.host().parallel(chunks.len() as u64, |index| {
+            let chunk = &chunks[usize::try_from(index).unwrap_or(0)];
+            let tensor = *chunk.item;
+            assert_ne!(spoil, "panic-loop", "told to panic in a loop");
+            let rows = io.rows(tensor, chunk.rows.start, chunk.rows.end - chunk.rows.start)?;
+            with_scratch(|scratch| {
+                rows.widen(&mut scratch.floats)?;
+                scratch.bytes.clear();
+                scratch.bytes.extend(scratch.floats.iter().flat_map(|value| value.to_le_bytes()));
+                let offset = chunk.rows.start * rows.row_elements() * 4;
+                // Segment 0 is the header.
+                io.write(tensor + 1, offset, &scratch.bytes)?;
+                io.progress(scratch.floats.len() as u64);
+                Ok(())
+            })
+        })
+    }
+}
+
+impl FormatJob for Rows {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn constant(&self, _: u32) -> Result<Cow<'_, [u8]>> {
+        match self.behave.as_str() {
+            "constant-short" => Ok(Cow::Borrowed(&HEADER[..3])),
+            "panic-constant" => panic!("told to panic over the header"),
+            _ => Ok(Cow::Borrowed(HEADER)),
+        }
+    }
+
+    fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
+        let spoil = if unit == self.unit { self.behave.as_str() } else { "" };
+        tracing::info!(unit, "misbehave speaks through tracing");
+        let segments: Vec<u32> =
+            (1..).zip(&self.model.tensors).filter(|(_, t)| t.unit == unit).map(|(id, _)| id).collect();
+        match spoil {
+            "panic-unit" => panic!("told to panic in a unit"),
+            "fail" => return Err(Failure::corrupt("told to fail").about("some.tensor")),
+            "short" => return Ok(()),
+            "past-end" => io.write(segments[0], u64::MAX - 1, &[0; 4])?,
+            "other-unit" => io.write(0, 0, &[0; 4])?,
+            "no-such-rows" => drop(io.rows(9999, 0, 1)?),
+            "no-such-segment" => io.write(9999, 0, &[0; 4])?,
+            "greedy" => drop(io.host().grant(1 << 60, "everything")?),
+            "abort" => std::process::abort(),
+            "hang" => loop {
+                if io.host().cancelled() {
+                    return Err(Failure::cancelled());
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            },
+            _ => {}
+        }
+        self.write_unit(unit, io, spoil)?;
+        if spoil == "twice" {
+            io.write(segments[0], 0, &[0; 4])?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, files: &FilesHandle) -> Result<Findings> {
+        if self.behave == "panic-check" {
+            panic!("told to panic in the check");
+        }
+        let mut header = [0; 8];
+        files.read_exact("", 0, &mut header)?;
+        let passed = &header == HEADER && self.behave != "check-fails";
+        let status = if passed { CheckStatus::Passed } else { CheckStatus::Failed };
+        let check = Check { name: "header".into(), status, detail: "the first bytes".into() };
+        Ok(Findings { schema: Findings::SCHEMA.into(), checks: vec![check] })
+    }
+}
+
+qhost_plugin_api::export_plugin! {
+    id: "misbehave",
+    summary: "Breaks the contract on request",
+    api: "^1.0",
+    formats: [{ id: "rows", summary: "Rows of f32", levels: ["f32"] }],
+    plugin: Misbehave,
+}

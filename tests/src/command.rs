@@ -1,0 +1,187 @@
+//! Running the executable in an environment of its own.
+#![expect(clippy::panic, clippy::missing_panics_doc, reason = "a test that cannot run its command has failed")]
+
+use std::{
+    env,
+    ffi::OsStr,
+    fmt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::repository;
+
+/// The folder with the executable and its plugins, and the folder with the plugins for tests.
+struct Staged {
+    dist: PathBuf,
+    test_plugins: PathBuf,
+}
+
+/// `cargo xtask test` stages everything once and tells where; a test that is run by itself has it done.
+fn staged() -> &'static Staged {
+    static STAGED: OnceLock<Staged> = OnceLock::new();
+    STAGED.get_or_init(|| {
+        if let (Some(dist), Some(test_plugins)) = (env::var_os("QHOST_TEST_DIST"), env::var_os("QHOST_TEST_PLUGINS")) {
+            return Staged { dist: dist.into(), test_plugins: test_plugins.into() };
+        }
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(cargo).args(["xtask", "stage"]).current_dir(repository()).output();
+        let output = output.unwrap_or_else(|error| panic!("cargo cannot be run: {error}"));
+        assert!(output.status.success(), "cargo xtask stage: {}", String::from_utf8_lossy(&output.stderr));
+        let paths = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut paths = paths.lines().map(PathBuf::from);
+        match (paths.next(), paths.next()) {
+            (Some(dist), Some(test_plugins)) => Staged { dist, test_plugins },
+            _ => panic!("cargo xtask stage did not tell the folders"),
+        }
+    })
+}
+
+/// The folder that `cargo xtask dist` makes.
+#[must_use]
+pub fn dist() -> &'static Path {
+    &staged().dist
+}
+
+/// A plugin library for tests, such as `misbehave`.
+#[must_use]
+pub fn test_plugin(name: &str) -> PathBuf {
+    staged().test_plugins.join(library_name(name))
+}
+
+/// A plugin library of the distribution, such as `gguf`.
+#[must_use]
+pub fn plugin(name: &str) -> PathBuf {
+    dist().join("plugins").join(library_name(name))
+}
+
+/// The file name of a plugin library.
+#[must_use]
+pub fn library_name(name: &str) -> String {
+    format!("{}qhost_{name}{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX)
+}
+
+/// A command line for the executable.
+#[derive(Debug)]
+pub struct Qhost {
+    command: Command,
+    /// The user's data folder of this command alone.
+    home: TempDir,
+}
+
+/// How a command ended.
+#[derive(Clone)]
+pub struct Ended {
+    /// The exit code, or none if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl fmt::Debug for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exit code {:?}\n--- stdout\n{}\n--- stderr\n{}", self.code, self.stdout, self.stderr)
+    }
+}
+
+impl Qhost {
+    /// The executable with these arguments, and none of the tester's own settings.
+    #[must_use]
+    pub fn new<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        let home = tempfile::tempdir().unwrap_or_else(|error| panic!("no folder for the test: {error}"));
+        let executable = dist().join(format!("qhost{}", env::consts::EXE_SUFFIX));
+        let mut command = Command::new(executable);
+        command.args(arguments).stdin(Stdio::null());
+        for (name, _) in env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("QHOST_") || name.starts_with("HF_")) {
+                command.env_remove(name);
+            }
+        }
+        command.env("XDG_DATA_HOME", home.path()).env("NO_COLOR", "1");
+        Self { command, home }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs it in a folder.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
+    /// Runs it to its end.
+    #[must_use]
+    pub fn run(mut self) -> Ended {
+        let output = self.command.output();
+        ended(&output.unwrap_or_else(|error| panic!("{:?} cannot be run: {error}", self.command)))
+    }
+
+    /// Runs it to its end, and fails the test if it fails.
+    #[must_use]
+    pub fn succeed(self) -> Ended {
+        let ended = self.run();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended
+    }
+
+    /// Runs it to its end with `--json`, and gives the document of its success.
+    #[must_use]
+    pub fn json(self) -> Value {
+        self.arg("--json").succeed().document()
+    }
+
+    /// Runs it to its end with `--json`, and gives the document of its failure with that exit code.
+    #[must_use]
+    pub fn fail_with(self, code: i32) -> Value {
+        let ended = self.arg("--json").run();
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        let document = ended.document();
+        assert_eq!(document["status"], "error", "{ended:?}");
+        assert_eq!(document["code"], code, "{ended:?}");
+        assert!(document["message"].as_str().is_some_and(|message| !message.is_empty()), "{ended:?}");
+        document
+    }
+
+    /// Starts it and lets it run; what it says is thrown away.
+    #[must_use]
+    pub fn start(mut self) -> (Child, TempDir) {
+        self.command.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = self.command.spawn();
+        (child.unwrap_or_else(|error| panic!("{:?} cannot be run: {error}", self.command)), self.home)
+    }
+}
+
+fn ended(output: &Output) -> Ended {
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+impl Ended {
+    /// Standard output as one JSON document.
+    #[must_use]
+    pub fn document(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("not a JSON document ({error}): {self:?}"))
+    }
+}
