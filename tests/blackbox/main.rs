@@ -1,1 +1,11 @@
-//! Black-box tests.
+//! The executable and its plugins, used from outside.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod bad_plugin;
+mod help;
+mod loading;
+mod memory;
+mod plugins;
+mod quantize;
+mod resume;

@@ -49,6 +49,8 @@ enum Command {
         #[arg(long, default_value_t = 2.0)]
         gib: f64,
     },
+    /// Print the environment for building llama.cpp by hand: eval "$(cargo xtask tools)".
+    Tools,
     /// Build what the black-box tests run, and print the two folders.
     #[command(hide = true)]
     Stage,
@@ -66,6 +68,7 @@ fn main() -> Result<()> {
         Command::Tidy { freeze_abi } => tidy::run(freeze_abi),
         Command::Bench(settings) => bench::run(&settings),
         Command::Synthetic { folder, gib } => synthetic::make(&folder, gib),
+        Command::Tools => provision::print(&cargo::Workspace::read()?.target),
         Command::Stage => {
             println!("{}\n{}", stage::dist()?.display(), stage::test_plugins()?.display());
             Ok(())

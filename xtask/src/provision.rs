@@ -64,6 +64,14 @@ pub(crate) fn provision(target: &Path) -> Result<Environment> {
     Ok(Environment { variables })
 }
 
+/// Prints the environment as commands for a shell.
+pub(crate) fn print(target: &Path) -> Result<()> {
+    for (name, value) in provision(target)?.variables {
+        println!("export {name}='{}'", value.to_string_lossy().replace('\'', "'\\''"));
+    }
+    Ok(())
+}
+
 fn runs(program: &str, argument: &str) -> bool {
     let status = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())

@@ -9,7 +9,7 @@ mod quantize;
 
 use std::{ffi::OsString, io::Write, path::PathBuf};
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{Parser, error::ErrorKind};
 
 use self::arguments::{Command, CommandLine, Global, OutputFormat};
 use crate::{
@@ -120,22 +120,4 @@ fn show_usage(error: &clap::Error, as_json: bool) -> ExitCode {
             ExitCode::Usage
         }
     }
-}
-
-/// The whole help, every command after the other, as it is kept in the tests.
-#[must_use]
-pub fn help_tree() -> String {
-    fn add(text: &mut String, command: &mut clap::Command, path: &str) {
-        let path = format!("{path}{}", command.get_name());
-        let help = command.clone().term_width(100).render_long_help();
-        text.extend(["## ", &path, "\n\n", &help.to_string(), "\n"]);
-        for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
-            add(text, sub, &format!("{path} "));
-        }
-    }
-    let mut command = CommandLine::command();
-    command.build();
-    let mut text = String::new();
-    add(&mut text, &mut command, "");
-    text
 }

@@ -1,0 +1,148 @@
+//! Plugins that break the contract: the host lives, says who did what, and keeps finished work.
+
+use std::{fs, path::Path};
+
+use qhost_tests::{
+    command::{Ended, Qhost, test_plugin},
+    fixture,
+};
+use serde_json::Value;
+
+fn rows(output: &Path, behave: &str) -> Qhost {
+    let plugins = test_plugin("misbehave").parent().unwrap().to_owned();
+    Qhost::new(["quantize", "--format", "rows", "--threads", "2", "--plugin-dir"])
+        .arg(plugins)
+        .arg("-o")
+        .arg(output)
+        .arg(format!("--plugin-option=behave={behave}"))
+        .arg(fixture("stories260K"))
+}
+
+/// What the well-behaved plugin writes.
+fn expected() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let result = rows(folder.path(), "well").json();
+    assert_eq!(result["resumed"], Value::Null);
+    fs::read(result["output_path"].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn a_well_behaved_third_party_plugin_makes_its_format() {
+    let bytes = expected();
+    assert_eq!(&bytes[..8], b"ROWS-F32");
+    let source = fs::read(fixture("stories260K").join("model.safetensors")).unwrap();
+    let header = usize::try_from(u64::from_le_bytes(source[..8].try_into().unwrap())).unwrap();
+    assert_eq!(bytes.len() - 8, source.len() - 8 - header, "an f32 checkpoint keeps its size");
+}
+
+#[test]
+fn a_failure_in_the_midst_keeps_what_was_done_and_the_next_run_goes_on() {
+    let expected = expected();
+    for (behave, code, words) in [
+        ("panic-unit", 7, "told to panic in a unit"),
+        ("panic-loop", 7, "told to panic in a loop"),
+        ("fail", 5, "some.tensor: told to fail"),
+        ("short", 7, "did not write all of"),
+        ("twice", 7, "did not write all of"),
+        ("past-end", 7, "past the end"),
+        ("other-unit", 7, "not of this unit"),
+        ("no-such-rows", 7, "not in the source"),
+        ("no-such-segment", 7, "not of this unit"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let error = rows(folder.path(), behave).fail_with(code);
+        assert!(error["message"].as_str().unwrap().contains(words), "{behave}: {error}");
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["stories260K.rows.partial"], "{behave}");
+        let result = rows(folder.path(), "well").json();
+        // Units 0 and 1 were done; the third failed.
+        assert_eq!(result["resumed"]["units_done"], 2, "{behave}: {result}");
+        assert_eq!(result["resumed"]["from"], "layer 2 of 5", "{behave}: {result}");
+        assert_eq!(fs::read(result["output_path"].as_str().unwrap()).unwrap(), expected, "{behave}");
+    }
+}
+
+#[test]
+fn panics_outside_of_units_are_contained_too() {
+    for (behave, words) in [
+        ("panic-open", "told to panic while planning"),
+        ("panic-constant", "told to panic over the header"),
+        ("panic-check", "told to panic in the check"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let error = rows(folder.path(), behave).fail_with(7);
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(words) && message.contains("lib.rs:"), "{behave}: {error}");
+        assert!(error["hint"].as_str().unwrap().contains("misbehave"), "{behave}: {error}");
+        assert!(!folder.path().join("stories260K.rows").exists());
+    }
+}
+
+#[test]
+fn a_refusal_by_the_plugin_is_told_in_its_own_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = rows(folder.path(), "refuse").fail_with(4);
+    assert_eq!(error["message"], "told to refuse");
+    assert_eq!(error["hint"], "ask for something else");
+}
+
+#[test]
+fn plans_that_cannot_be_carried_out_are_refused_before_anything_is_written() {
+    for (behave, code, words) in [
+        ("plan-overlap", 7, "overlaps"),
+        ("plan-drop", 7, "drops model.norm.weight"),
+        ("plan-escape", 7, "suffix"),
+        ("plan-huge", 6, "free"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let error = rows(folder.path(), behave).fail_with(code);
+        assert!(error["message"].as_str().unwrap().contains(words), "{behave}: {error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{behave}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let error = rows(folder.path(), "plan-memory").arg("--max-memory=1GiB").fail_with(6);
+    assert!(error["hint"].as_str().unwrap().contains("--max-memory"), "{error}");
+}
+
+#[test]
+fn memory_beyond_the_ceiling_is_not_granted() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = rows(folder.path(), "greedy").arg("--max-memory=100MiB").fail_with(6);
+    assert!(error["message"].as_str().unwrap().contains("everything needs"), "{error}");
+}
+
+#[test]
+fn headers_of_another_length_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = rows(folder.path(), "constant-short").fail_with(7);
+    assert!(error["message"].as_str().unwrap().contains("3 bytes for header"), "{error}");
+}
+
+#[test]
+fn an_output_that_fails_its_check_is_not_put_in_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = rows(folder.path(), "check-fails").fail_with(8);
+    assert!(error["message"].as_str().unwrap().contains("header"), "{error}");
+    assert!(!folder.path().join("stories260K.rows").exists());
+}
+
+#[test]
+fn an_abort_ends_the_process_and_loses_no_finished_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let Ended { code, .. } = rows(folder.path(), "abort").run();
+    assert_ne!(code, Some(0));
+    assert!(!folder.path().join("stories260K.rows").exists());
+    let result = rows(folder.path(), "well").json();
+    // The second unit may or may not have become durable before the end.
+    assert!(result["resumed"]["units_done"].as_u64().is_some_and(|done| (1..=2).contains(&done)), "{result}");
+    assert_eq!(fs::read(result["output_path"].as_str().unwrap()).unwrap(), expected());
+}
+
+#[test]
+fn what_a_plugin_logs_reaches_the_user_who_asks_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = rows(folder.path(), "well").arg("-v").succeed();
+    assert!(ended.stderr.contains("misbehave speaks through tracing"), "{ended:?}");
+    let ended = rows(folder.path(), "well").arg("--force").succeed();
+    assert!(!ended.stderr.contains("misbehave speaks"), "{ended:?}");
+}
