@@ -125,7 +125,19 @@ impl Tools {
         }
         eprintln!("fetching {package} from PyPI …");
         let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"]).arg(&folder).arg(package);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--root-user-action=ignore",
+            "--upgrade",
+            "--target",
+        ])
+        .arg(&folder)
+        .arg(package);
         let advice = "install cmake, ninja and libclang (Debian: apt-get install cmake ninja-build libclang-dev), or Python with pip";
         let status =
             pip.stdout(std::io::stderr()).status().with_context(|| format!("python3 cannot be run: {advice}"))?;
