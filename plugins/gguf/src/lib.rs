@@ -2,3 +2,9 @@
 //!
 //! It knows the format's types, mixture rules, tensor names and metadata; it knows no files, no
 //! threads and no checkpoint names.
+
+mod dequantize;
+mod float;
+pub mod format;
+mod layout;
+pub mod quantize;

@@ -1,0 +1,247 @@
+//! What GGUF can store: the block types with their sizes, and the levels that users choose from.
+//!
+//! Numbers and names are the format's own (`enum ggml_type` and `enum llama_ftype`). It knows no
+//! mixture rules: which tensor of a model gets which type at a level is decided elsewhere.
+
+use crate::layout;
+
+/// How a run of weights is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BlockType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of binary32.
+    BF16,
+    /// 4 bits, a scale for 32 weights.
+    Q4_0,
+    /// 4 bits, a scale and a minimum for 32 weights.
+    Q4_1,
+    /// 5 bits, a scale for 32 weights.
+    Q5_0,
+    /// 5 bits, a scale and a minimum for 32 weights.
+    Q5_1,
+    /// 8 bits, a scale for 32 weights.
+    Q8_0,
+    /// 2 bits in super-blocks of 256; 4-bit scales and minima for 16 weights.
+    Q2K,
+    /// 3 bits in super-blocks of 256; 6-bit scales for 16 weights.
+    Q3K,
+    /// 4 bits in super-blocks of 256; 6-bit scales and minima for 32 weights.
+    Q4K,
+    /// 5 bits in super-blocks of 256; 6-bit scales and minima for 32 weights.
+    Q5K,
+    /// 6 bits in super-blocks of 256; 8-bit scales for 16 weights.
+    Q6K,
+}
+
+impl BlockType {
+    /// Every type.
+    pub const ALL: [Self; 13] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
+    /// The number that stands for it in a tensor's description.
+    #[must_use]
+    pub const fn ggml_type(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q2K => 10,
+            Self::Q3K => 11,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
+            Self::BF16 => 30,
+        }
+    }
+
+    /// The type of a number in a tensor's description; `None` for a type that is not handled here.
+    #[must_use]
+    pub fn from_ggml_type(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|block_type| block_type.ggml_type() == number)
+    }
+
+    /// The name that llama.cpp's users know it by.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::BF16 => "BF16",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q8_0 => "Q8_0",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+        }
+    }
+
+    /// The weights that are stored together: a row holds a whole number of these.
+    #[must_use]
+    pub const fn block_elements(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => layout::BLOCK,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => layout::SUPER_BLOCK,
+        }
+    }
+
+    /// The bytes of one block.
+    #[must_use]
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q4_0 => layout::q4_0::BYTES,
+            Self::Q4_1 => layout::q4_1::BYTES,
+            Self::Q5_0 => layout::q5_0::BYTES,
+            Self::Q5_1 => layout::q5_1::BYTES,
+            Self::Q8_0 => layout::q8_0::BYTES,
+            Self::Q2K => layout::q2_k::BYTES,
+            Self::Q3K => layout::q3_k::BYTES,
+            Self::Q4K => layout::q4_k::BYTES,
+            Self::Q5K => layout::q5_k::BYTES,
+            Self::Q6K => layout::q6_k::BYTES,
+        }
+    }
+
+    /// The bytes of a row; `None` if it is no whole number of blocks, or too long to count.
+    #[must_use]
+    pub const fn row_bytes(self, row_elements: u64) -> Option<u64> {
+        let elements = self.block_elements() as u64;
+        if !row_elements.is_multiple_of(elements) {
+            return None;
+        }
+        (row_elements / elements).checked_mul(self.block_bytes() as u64)
+    }
+}
+
+/// What a user asks for: a mixture of block types under one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level {
+    /// The name, as llama.cpp spells it.
+    pub name: &'static str,
+    /// The number for `general.file_type`.
+    pub file_type: u32,
+    /// The type of most tensors; the mixture rules raise some above it.
+    pub base: BlockType,
+    /// One line for a list of levels.
+    pub summary: &'static str,
+}
+
+/// Every level, from small to exact.
+pub const LEVELS: [Level; 17] = [
+    level("Q2_K", 10, BlockType::Q2K, "2 bits with 3 and 4 for attention values: smallest, clear loss"),
+    level("Q3_K_S", 11, BlockType::Q3K, "3 bits nearly everywhere: small, noticeable loss"),
+    level("Q3_K_M", 12, BlockType::Q3K, "3 bits, more for attention values and ffn_down: small, moderate loss"),
+    level("Q3_K_L", 13, BlockType::Q3K, "3 bits, 5 for attention values and ffn_down: the best of the 3-bit levels"),
+    level("Q4_0", 2, BlockType::Q4_0, "4 bits, one scale per 32 weights: the plain old format, fastest to make"),
+    level("Q4_1", 3, BlockType::Q4_1, "4 bits, scale and minimum per 32 weights: old format"),
+    level("Q4_K_S", 14, BlockType::Q4K, "4 bits in super-blocks: a little smaller than Q4_K_M"),
+    level("Q4_K_M", 15, BlockType::Q4K, "4 bits in super-blocks, 6 for sensitive tensors: the usual choice"),
+    level("Q5_0", 8, BlockType::Q5_0, "5 bits, one scale per 32 weights: old format"),
+    level("Q5_1", 9, BlockType::Q5_1, "5 bits, scale and minimum per 32 weights: old format"),
+    level("Q5_K_S", 16, BlockType::Q5K, "5 bits in super-blocks: low loss"),
+    level("Q5_K_M", 17, BlockType::Q5K, "5 bits in super-blocks, 6 for sensitive tensors: low loss"),
+    level("Q6_K", 18, BlockType::Q6K, "6 bits in super-blocks: very low loss"),
+    level("Q8_0", 7, BlockType::Q8_0, "8 bits, one scale per 32 weights: loss close to nothing"),
+    level("F16", 1, BlockType::F16, "16-bit floats"),
+    level("BF16", 32, BlockType::BF16, "16-bit brain floats: lossless for models that were published in them"),
+    level("F32", 0, BlockType::F32, "32-bit floats: lossless, twice the size of the usual checkpoint"),
+];
+
+impl Level {
+    /// The level of a name, in any case.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        LEVELS.iter().find(|level| level.name.eq_ignore_ascii_case(name))
+    }
+}
+
+const fn level(name: &'static str, file_type: u32, base: BlockType, summary: &'static str) -> Level {
+    Level { name, file_type, base, summary }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_sizes_are_those_of_the_format() {
+        let sizes = BlockType::ALL.map(|block_type| {
+            (block_type.name(), block_type.ggml_type(), block_type.block_elements(), block_type.block_bytes())
+        });
+        assert_eq!(
+            sizes,
+            [
+                ("F32", 0, 1, 4),
+                ("F16", 1, 1, 2),
+                ("BF16", 30, 1, 2),
+                ("Q4_0", 2, 32, 18),
+                ("Q4_1", 3, 32, 20),
+                ("Q5_0", 6, 32, 22),
+                ("Q5_1", 7, 32, 24),
+                ("Q8_0", 8, 32, 34),
+                ("Q2_K", 10, 256, 84),
+                ("Q3_K", 11, 256, 110),
+                ("Q4_K", 12, 256, 144),
+                ("Q5_K", 13, 256, 176),
+                ("Q6_K", 14, 256, 210),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_row_must_be_whole_blocks() {
+        assert_eq!(BlockType::Q4K.row_bytes(4096), Some(16 * 144));
+        assert_eq!(BlockType::Q4K.row_bytes(4096 - 32), None);
+        assert_eq!(BlockType::Q8_0.row_bytes(4096 - 32), Some(127 * 34));
+        assert_eq!(BlockType::F16.row_bytes(3), Some(6));
+        assert_eq!(BlockType::F16.row_bytes(0), Some(0));
+        assert_eq!(BlockType::F32.row_bytes(u64::MAX), None);
+    }
+
+    #[test]
+    fn numbers_lead_back_to_types() {
+        for block_type in BlockType::ALL {
+            assert_eq!(BlockType::from_ggml_type(block_type.ggml_type()), Some(block_type));
+        }
+        assert_eq!(BlockType::from_ggml_type(4), None, "Q4_2 left the format long ago");
+    }
+
+    #[test]
+    fn levels_are_found_in_any_case_and_named_once() {
+        assert_eq!(Level::named("q4_k_m").map(|level| level.file_type), Some(15));
+        assert_eq!(Level::named("bf16").map(|level| level.base), Some(BlockType::BF16));
+        assert_eq!(Level::named("Q4_K"), None);
+        for (index, level) in LEVELS.iter().enumerate() {
+            for other in &LEVELS[index + 1..] {
+                assert!(level.name != other.name && level.file_type != other.file_type);
+            }
+        }
+    }
+}

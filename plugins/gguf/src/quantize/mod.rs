@@ -1,0 +1,63 @@
+//! From weights to blocks, byte for byte as ggml's reference quantiser.
+//!
+//! One function per block type, over whole blocks, that depends on nothing but its input. The
+//! reference is `ggml_quantize_chunk` without an importance matrix, compiled for plain x86-64: no
+//! fused multiply-add, so nothing here may use `mul_add`, and all sums are in `f32` and in order.
+//! The words of the format are kept: a *level* is the stored integer of a weight, a *scale* and a
+//! *minimum* turn levels into weights. It knows no tensors and no threads.
+
+mod blocks;
+mod float;
+mod legacy;
+mod q2_k;
+mod q3_k;
+mod q4_k;
+mod q5_k;
+mod q6_k;
+mod round;
+mod search;
+
+pub use self::float::{bf16, f16, f32};
+pub use legacy::{q4_0, q4_1, q5_0, q5_1, q8_0};
+pub use q2_k::q2_k;
+pub use q3_k::q3_k;
+pub use q4_k::q4_k;
+pub use q5_k::q5_k;
+pub use q6_k::q6_k;
+
+use crate::format::BlockType;
+
+impl BlockType {
+    /// Quantises weights into blocks.
+    ///
+    /// Every input gives some bytes. Weights that are not finite, or too large for the type's f16
+    /// scales, give blocks that [`first_invalid_block`](Self::first_invalid_block) finds, or garbage.
+    ///
+    /// # Panics
+    /// If `x` is no whole number of blocks or `out` is not exactly their bytes: a defect in the caller.
+    pub fn quantize(self, x: &[f32], out: &mut [u8]) {
+        assert_eq!(x.len() % self.block_elements(), 0, "{} weights are no whole {} blocks", x.len(), self.name());
+        assert_eq!(
+            out.len(),
+            x.len() / self.block_elements() * self.block_bytes(),
+            "a wrong number of bytes for {} weights as {}",
+            x.len(),
+            self.name()
+        );
+        match self {
+            Self::F32 => f32(x, out),
+            Self::F16 => f16(x, out),
+            Self::BF16 => bf16(x, out),
+            Self::Q4_0 => q4_0(x, out),
+            Self::Q4_1 => q4_1(x, out),
+            Self::Q5_0 => q5_0(x, out),
+            Self::Q5_1 => q5_1(x, out),
+            Self::Q8_0 => q8_0(x, out),
+            Self::Q2K => q2_k(x, out),
+            Self::Q3K => q3_k(x, out),
+            Self::Q4K => q4_k(x, out),
+            Self::Q5K => q5_k(x, out),
+            Self::Q6K => q6_k(x, out),
+        }
+    }
+}

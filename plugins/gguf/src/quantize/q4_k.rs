@@ -1,0 +1,34 @@
+//! Q4_K: 4 bits and a minimum for 32 weights, 6-bit scales and minima.
+
+use super::blocks::{levels_above_min, put_scales_and_mins, rms_plus_absolute};
+use super::search::{Error, Offsets, scale_and_min};
+use crate::layout::{SUPER_BLOCK, q4_k};
+
+/// Quantises whole super-blocks as ggml's `quantize_row_q4_K_ref`.
+pub fn q4_k(x: &[f32], out: &mut [u8]) {
+    for (x, out) in x.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<{ q4_k::BYTES }>().0) {
+        super_block(x, out);
+    }
+}
+
+fn super_block(x: &[f32; SUPER_BLOCK], out: &mut [u8; q4_k::BYTES]) {
+    let x = x.as_chunks::<32>().0;
+    let mut levels = [0; SUPER_BLOCK];
+    let (mut scales, mut mins) = ([0.0; 8], [0.0; 8]);
+    for (j, (x, levels)) in x.iter().zip(levels.as_chunks_mut().0).enumerate() {
+        let offsets = Offsets { first: -1.0, count: 21 };
+        (scales[j], mins[j]) = scale_and_min(15.0, x, &rms_plus_absolute(x), levels, offsets, Error::Squared);
+    }
+
+    let head = &mut out[..q4_k::QS];
+    let stored = put_scales_and_mins(head, &scales, &mins);
+    for ((x, levels), (scale, min)) in x.iter().zip(levels.as_chunks_mut().0).zip(stored) {
+        levels_above_min(15.0, x, scale, min, levels);
+    }
+
+    for (packed, levels) in out[q4_k::QS..].as_chunks_mut::<32>().0.iter_mut().zip(levels.as_chunks::<64>().0) {
+        for (l, packed) in packed.iter_mut().enumerate() {
+            *packed = levels[l] | levels[l + 32] << 4;
+        }
+    }
+}
