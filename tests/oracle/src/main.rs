@@ -1,0 +1,112 @@
+//! Figures from llama.cpp by hand: quantises a file, lists it, tokenises, computes perplexity.
+#![expect(clippy::print_stderr, reason = "a program for people")]
+
+use std::error::Error;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use qhost_oracle::{Gguf, Model, Recipe, Scored, Value, quantize_file, type_info};
+
+const USAGE: &str = "usage:
+  qhost-oracle quantize IN.gguf OUT.gguf LEVEL [--pure]
+  qhost-oracle list FILE.gguf
+  qhost-oracle tokenize FILE.gguf --text FILE [--no-special]
+  qhost-oracle perplexity FILE.gguf --text FILE [--ctx N] [--all] [--threads N]
+
+LEVEL is a name such as Q4_K_M or a number of llama.cpp's file types. Perplexity scores the second
+half of each window of N tokens (512), with --all every token but the first.";
+
+/// Names of llama.cpp's file types; written here again, so that the judge has no word from the judged.
+const LEVELS: [(&str, u32); 17] = [
+    ("F32", 0),
+    ("F16", 1),
+    ("Q4_0", 2),
+    ("Q4_1", 3),
+    ("Q8_0", 7),
+    ("Q5_0", 8),
+    ("Q5_1", 9),
+    ("Q2_K", 10),
+    ("Q3_K_S", 11),
+    ("Q3_K_M", 12),
+    ("Q3_K_L", 13),
+    ("Q4_K_S", 14),
+    ("Q4_K_M", 15),
+    ("Q5_K_S", 16),
+    ("Q5_K_M", 17),
+    ("Q6_K", 18),
+    ("BF16", 32),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments, &mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String], out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["quantize", input, output, level, ref rest @ ..] => {
+            let named = LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(level)).map(|found| found.1);
+            let file_type =
+                named.map_or_else(|| level.parse(), Ok).map_err(|_| format!("no level is called {level}"))?;
+            let mut recipe = Recipe::new(file_type);
+            recipe.pure = rest.contains(&"--pure");
+            quantize_file(Path::new(input), Path::new(output), &recipe)?;
+        }
+        ["list", file] => list(&Gguf::open(Path::new(file))?, out)?,
+        ["tokenize", file, ref rest @ ..] => {
+            let text = std::fs::read_to_string(option(rest, "--text").ok_or(USAGE)?)?;
+            let model = Model::load_vocabulary(Path::new(file))?;
+            for token in model.tokenize(&text, !rest.contains(&"--no-special"), false)? {
+                writeln!(out, "{token}\t{:?}", String::from_utf8_lossy(&model.piece(token, true)?))?;
+            }
+        }
+        ["perplexity", file, ref rest @ ..] => {
+            let text = std::fs::read_to_string(option(rest, "--text").ok_or(USAGE)?)?;
+            let window = option(rest, "--ctx").map_or(Ok(512), str::parse)?;
+            let scored = if rest.contains(&"--all") { Scored::All } else { Scored::SecondHalf };
+            let threads = option(rest, "--threads").map_or(Ok(1), str::parse)?;
+            let model = Model::load(Path::new(file))?.with_threads(threads);
+            let perplexity = model.perplexity(&text, window, scored)?;
+            writeln!(
+                out,
+                "perplexity {:.6}, mean nll {:.6} over {} tokens",
+                perplexity.value(),
+                perplexity.mean_nll,
+                perplexity.scored
+            )?;
+        }
+        _ => return Err(USAGE.into()),
+    }
+    Ok(())
+}
+
+/// The word after an option.
+fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
+    words.iter().skip_while(|word| **word != name).nth(1).copied()
+}
+
+fn list(gguf: &Gguf, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "version {}, alignment {}, data at {}", gguf.version, gguf.alignment, gguf.data_offset)?;
+    for (key, value) in &gguf.metadata {
+        match value {
+            Value::Array(values) => {
+                let head: Vec<&Value> = values.iter().take(4).collect();
+                writeln!(out, "{key} = {} values {head:?}", values.len())?;
+            }
+            value => writeln!(out, "{key} = {value:?}")?,
+        }
+    }
+    for tensor in &gguf.tensors {
+        let name = type_info(tensor.ggml_type).map_or_else(|_| tensor.ggml_type.to_string(), |info| info.name);
+        writeln!(out, "{} {name} {:?} at {}, {} bytes", tensor.name, tensor.dims, tensor.offset, tensor.bytes)?;
+    }
+    Ok(())
+}
