@@ -1,0 +1,24 @@
+//! The golden file's format: one line per block type and distribution.
+
+use crate::inputs::{Make, Random};
+
+/// The weights of a line: 256 super-blocks, always the same ones.
+pub(crate) fn weights(make: Make) -> Vec<f32> {
+    make(&mut Random::new(2026), 1 << 16)
+}
+
+/// A line: type, distribution, a hash over all bytes (64-bit FNV-1a), and the first block in
+/// hexadecimal, for eyes.
+pub(crate) fn line(block_type: &str, distribution: &str, bytes: &[u8], block_bytes: usize) -> String {
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let digits = |byte: &u8| [byte >> 4, byte & 0xf].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]));
+    let first: String = bytes[..block_bytes].iter().flat_map(digits).collect();
+    format!("{block_type} {distribution} {hash:016x} {first}")
+}
+
+/// The lines of a file, without its comments.
+pub(crate) fn parse(file: &str) -> Vec<&str> {
+    file.lines().filter(|line| !line.starts_with('#')).collect()
+}

@@ -1,0 +1,181 @@
+//! The kernels without llama.cpp at hand: the reference's bytes from a file, and what must hold for
+//! every input.
+
+#[path = "golden/inputs.rs"]
+mod inputs;
+#[path = "golden/vectors.rs"]
+mod vectors;
+
+use inputs::{DISTRIBUTIONS, Random};
+use qhost_gguf::format::BlockType;
+
+const HOSTILE: [f32; 8] =
+    [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, -0.0];
+
+fn quantize(block_type: BlockType, x: &[f32], fill: u8) -> Vec<u8> {
+    let mut out = vec![fill; x.len() / block_type.block_elements() * block_type.block_bytes()];
+    block_type.quantize(x, &mut out);
+    out
+}
+
+fn dequantize(block_type: BlockType, bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; bytes.len() / block_type.block_bytes() * block_type.block_elements()];
+    block_type.dequantize(bytes, &mut out);
+    out
+}
+
+#[test]
+fn bytes_are_those_of_the_golden_file() {
+    let golden = vectors::parse(include_str!("golden/kernels.txt"));
+    assert_eq!(golden.len(), BlockType::ALL.len() * DISTRIBUTIONS.len());
+    for block_type in BlockType::ALL {
+        for (name, make) in DISTRIBUTIONS {
+            let bytes = quantize(block_type, &vectors::weights(make), 0);
+            let line = vectors::line(block_type.name(), name, &bytes, block_type.block_bytes());
+            assert!(golden.contains(&&*line), "no longer the reference's bytes: {line}");
+        }
+    }
+}
+
+#[test]
+fn what_was_in_the_output_before_does_not_matter() {
+    for block_type in BlockType::ALL {
+        for (name, make) in DISTRIBUTIONS {
+            let x = make(&mut Random::new(3), 1024);
+            assert_eq!(quantize(block_type, &x, 0), quantize(block_type, &x, 0xff), "{} {name}", block_type.name());
+        }
+    }
+}
+
+#[test]
+fn blocks_do_not_depend_on_their_neighbours() {
+    for block_type in BlockType::ALL {
+        for (name, make) in DISTRIBUTIONS {
+            let x = make(&mut Random::new(5), 1024);
+            let alone = x.chunks(block_type.block_elements()).flat_map(|x| quantize(block_type, x, 0));
+            assert!(alone.eq(quantize(block_type, &x, 0)), "{} {name}", block_type.name());
+        }
+    }
+}
+
+#[test]
+fn zeros_stay_zeros() {
+    for block_type in BlockType::ALL {
+        for zero in [0.0, -0.0] {
+            let bytes = quantize(block_type, &[zero; 512], 0xff);
+            assert_eq!(block_type.first_invalid_block(&bytes), None);
+            assert!(dequantize(block_type, &bytes).iter().all(|&value| value == 0.0), "{}", block_type.name());
+        }
+    }
+}
+
+#[test]
+fn more_bits_mean_less_error_and_each_type_keeps_its_bound() {
+    let x = Random::new(11).each(64 * 256, |random| 0.02 * random.gauss());
+    // Relative root mean square errors, a little above what is measured.
+    let bounds = [
+        (BlockType::F32, 0.0),
+        (BlockType::F16, 2.2e-4),
+        (BlockType::BF16, 1.8e-3),
+        (BlockType::Q8_0, 6.0e-3),
+        (BlockType::Q6K, 1.9e-2),
+        (BlockType::Q5K, 3.8e-2),
+        (BlockType::Q5_1, 4.2e-2),
+        (BlockType::Q5_0, 4.5e-2),
+        (BlockType::Q4K, 7.5e-2),
+        (BlockType::Q4_1, 8.7e-2),
+        (BlockType::Q4_0, 9.5e-2),
+        (BlockType::Q3K, 0.16),
+        (BlockType::Q2K, 0.32),
+    ];
+    let mut last = -1.0;
+    for (block_type, bound) in bounds {
+        let back = dequantize(block_type, &quantize(block_type, &x, 0));
+        let power = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+        let error = power(&mut x.iter().zip(&back).map(|(x, back)| f64::from(x - back)));
+        let error = (error / power(&mut x.iter().map(|&x| f64::from(x)))).sqrt();
+        assert!(error <= bound && error > last, "{}: {error:e}, bound {bound:e}", block_type.name());
+        last = error;
+    }
+}
+
+#[test]
+fn hostile_weights_give_some_bytes_and_no_panic() {
+    for block_type in BlockType::ALL {
+        for seed in 0..50 {
+            let mut random = Random::new(seed);
+            let mut x = random.each(512, Random::gauss);
+            for _ in 0..=random.below(40) {
+                let at = random.below(512);
+                x[at] = HOSTILE[random.below(HOSTILE.len())];
+            }
+            let bytes = quantize(block_type, &x, 0);
+            dequantize(block_type, &bytes);
+        }
+        for value in HOSTILE {
+            dequantize(block_type, &quantize(block_type, &[value; 512], 0));
+        }
+        let any = Random::new(1).each(4096, |random| f32::from_bits(random.bits(32)));
+        dequantize(block_type, &quantize(block_type, &any, 0));
+    }
+}
+
+#[test]
+fn any_bytes_can_be_read() {
+    let mut random = Random::new(17);
+    for block_type in BlockType::ALL {
+        let bytes: Vec<u8> = (0..block_type.block_bytes() * 64).map(|_| random.bits(8).to_le_bytes()[0]).collect();
+        dequantize(block_type, &bytes);
+        let _ = block_type.first_invalid_block(&bytes);
+    }
+}
+
+#[test]
+fn scales_beyond_f16_are_found() {
+    for block_type in BlockType::ALL {
+        if matches!(block_type, BlockType::F32 | BlockType::BF16) {
+            continue;
+        }
+        let mut x = [0.5; 1024];
+        x[512 + 3] = 1e10;
+        let bytes = quantize(block_type, &x, 0);
+        let expected = (512 + 3) / block_type.block_elements();
+        assert_eq!(block_type.first_invalid_block(&bytes), Some(expected), "{}", block_type.name());
+    }
+}
+
+#[test]
+fn the_first_invalid_block_is_found_wherever_it_is() {
+    for block_type in BlockType::ALL {
+        let good = quantize(block_type, &Random::new(2).each(2048, Random::gauss), 0);
+        assert_eq!(block_type.first_invalid_block(&good), None);
+        let (size, blocks) = (block_type.block_bytes(), good.len() / block_type.block_bytes());
+        for at in [0, blocks / 2, blocks - 1] {
+            let mut bad = good.clone();
+            bad[at * size..].fill(0xff);
+            assert_eq!(block_type.first_invalid_block(&bad), Some(at), "{}", block_type.name());
+        }
+        if size > 1 {
+            assert_eq!(block_type.first_invalid_block(&good[..good.len() - 1]), Some(blocks - 1));
+        }
+        assert_eq!(block_type.first_invalid_block(&[]), None);
+    }
+}
+
+#[test]
+#[should_panic(expected = "no whole")]
+fn weights_that_are_no_whole_block_are_refused() {
+    BlockType::Q4K.quantize(&[0.0; 32], &mut [0; 18]);
+}
+
+#[test]
+#[should_panic(expected = "wrong number of bytes")]
+fn an_output_of_another_size_is_refused() {
+    BlockType::Q4_0.quantize(&[0.0; 32], &mut [0; 36]);
+}
+
+#[test]
+#[should_panic(expected = "wrong number of weights")]
+fn an_output_of_another_size_is_refused_when_reading() {
+    BlockType::Q4_0.dequantize(&[0; 18], &mut [0.0; 64]);
+}

@@ -1,0 +1,47 @@
+//! The golden file that the plugin's own tests read, against llama.cpp; and how it is made.
+
+#[path = "../../../plugins/gguf/tests/golden/inputs.rs"]
+mod inputs;
+#[path = "../../../plugins/gguf/tests/golden/vectors.rs"]
+mod vectors;
+
+use inputs::DISTRIBUTIONS;
+use qhost_gguf::format::BlockType;
+
+/// What the file starts with.
+const HEAD: &str = "\
+# Bytes of ggml's reference quantiser: type, distribution, FNV-1a of the bytes of 65536 weights, first block.
+# Made with llama-cpp-sys-2 0.1.161 (llama.cpp 0.6.0-dev, ggml 0.26.0), built by gcc for plain
+# x86-64, from the weights of inputs.rs. To make it again:
+#     cargo test -p qhost-interop --test golden -- --ignored
+";
+
+#[expect(clippy::unwrap_used, reason = "part of the tests below")]
+fn from_the_reference() -> String {
+    let mut file = HEAD.to_owned();
+    for block_type in BlockType::ALL {
+        for (name, make) in DISTRIBUTIONS {
+            let bytes = qhost_oracle::quantize_chunk(block_type.ggml_type(), &vectors::weights(make), 1 << 16).unwrap();
+            file += &vectors::line(block_type.name(), name, &bytes, block_type.block_bytes());
+            file.push('\n');
+        }
+    }
+    file
+}
+
+#[test]
+fn the_golden_file_is_the_references() {
+    let file = include_str!("../../../plugins/gguf/tests/golden/kernels.txt");
+    let reference = from_the_reference();
+    for (line, expected) in vectors::parse(file).iter().zip(vectors::parse(&reference)) {
+        assert_eq!(*line, expected);
+    }
+    assert_eq!(file, reference);
+}
+
+#[test]
+#[ignore = "writes the golden file"]
+fn make_the_golden_file() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/gguf/tests/golden/kernels.txt");
+    std::fs::write(path, from_the_reference()).unwrap();
+}
