@@ -4,8 +4,10 @@
 //! ggml converts floats to bytes, which is undefined for what does not fit. It happens in Q4_0,
 //! Q4_1, Q5_0, Q5_1 and Q8_0 when a block is so small that one over its scale is infinite, or so
 //! large that its range is. The reference, as gcc builds it for x86-64, then stores zeros, and the
-//! distributions "denormal", "tiny", "largest" and "any-finite" hold the kernels to that. With NaN
-//! nothing is compared; the plugin's own tests show that it does no harm.
+//! distributions "denormal", "tiny", "largest" and "any-finite" hold the kernels to that. Likewise the
+//! K-quants round numbers beyond the reach of their trick, where a ggml with assertions would abort;
+//! the reference is built without. With infinities and NaN nothing is compared; the plugin's own
+//! tests show that they do no harm.
 
 #[path = "../../../plugins/gguf/tests/golden/inputs.rs"]
 mod inputs;

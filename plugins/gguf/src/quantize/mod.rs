@@ -30,8 +30,11 @@ use crate::format::BlockType;
 impl BlockType {
     /// Quantises weights into blocks.
     ///
-    /// Every input gives some bytes. Weights that are not finite, or too large for the type's f16
-    /// scales, give blocks that [`first_invalid_block`](Self::first_invalid_block) finds, or garbage.
+    /// Every input gives some bytes, and finite weights give the reference's. What the f16 scales of
+    /// a type cannot hold becomes a block that [`first_invalid_block`](Self::first_invalid_block)
+    /// finds. But from about 1e12 on the sums of the K-quants overflow, and as in the reference a
+    /// valid block may then hold nonsense; so it is with infinities and NaN, which the caller must
+    /// keep away.
     ///
     /// # Panics
     /// If `x` is no whole number of blocks or `out` is not exactly their bytes: a defect in the caller.
