@@ -32,12 +32,16 @@ fn assert_unusable(row: &Value, status: &str, reason: &str) {
     assert!(row["hint"].as_str().is_some_and(|text| !text.is_empty()), "{row}");
 }
 
-/// Replaces bytes of a library; the file stays as long as it was.
+/// Replaces a text everywhere in a library; the file stays as long as it was.
 fn patched(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
-    let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+    let places = (0..bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from.as_bytes()));
+    let places: Vec<_> = places.collect();
+    assert!(!places.is_empty(), "{from}");
     let mut patched = bytes.to_vec();
-    patched[at..at + to.len()].copy_from_slice(to.as_bytes());
+    for at in places {
+        patched[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
     patched
 }
 

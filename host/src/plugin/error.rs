@@ -78,13 +78,21 @@ impl Fault for Error {
             Self::NoPlugin { known, .. } => Some(format!("installed formats: {}", crate::text::list(known))),
             Self::NoSuchId { .. } => Some("`qhost plugins list` shows what is installed".into()),
             Self::CannotLoad { .. } => Some("install the plugin again, in the version for this qhost".into()),
-            Self::Failed { plugin, failure } if failure.hint.is_empty() => match ExitCode::of_failure(failure.kind) {
-                ExitCode::Plugin | ExitCode::Internal => {
-                    Some(format!("this is a defect of the plugin `{plugin}`: report it to its authors; finished work is kept"))
-                }
-                _ => None,
-            },
+            Self::Failed { plugin, failure } if failure.hint.is_empty() => usual_hint(plugin, failure.kind),
             Self::Failed { failure, .. } => Some(failure.hint.to_string()),
         }
     }
+}
+
+/// What can be said where the plugin itself gives no hint.
+fn usual_hint(plugin: &str, kind: FailureKind) -> Option<String> {
+    Some(match ExitCode::of_failure(kind) {
+        ExitCode::Plugin | ExitCode::Internal => {
+            format!("this is a defect of the plugin `{plugin}`: report it to its authors; finished work is kept")
+        }
+        ExitCode::Corrupt => "the model's files are damaged or do not belong together: fetch them again".into(),
+        ExitCode::Unsupported => "choose another level or format; `qhost plugins list` shows what is installed".into(),
+        ExitCode::Usage => format!("`qhost plugins info {plugin}` shows its options"),
+        _ => return None,
+    })
 }

@@ -54,8 +54,7 @@ impl FilesHandle {
         if read == wanted {
             Ok(())
         } else {
-            Err(Failure::corrupt(format!("ends at byte {}, expected at least {}", offset + read, offset + wanted))
-                .about(name))
+            Err(damaged(name, format!("ends at byte {}, expected at least {}", offset + read, offset + wanted)))
         }
     }
 
@@ -78,7 +77,7 @@ impl FilesHandle {
     /// Fails when the file cannot be read or is not UTF-8.
     pub fn read_text(&self, name: &str) -> Result<Option<String>> {
         self.read(name)?
-            .map(|bytes| String::from_utf8(bytes).map_err(|_| Failure::corrupt("not valid UTF-8").about(name)))
+            .map(|bytes| String::from_utf8(bytes).map_err(|_| damaged(name, "not valid UTF-8".into())))
             .transpose()
     }
 
@@ -89,9 +88,12 @@ impl FilesHandle {
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         self.read(name)?
             .map(|bytes| {
-                serde_json::from_slice(&bytes)
-                    .map_err(|error| Failure::corrupt(format!("not the JSON expected: {error}")).about(name))
+                serde_json::from_slice(&bytes).map_err(|error| damaged(name, format!("not the JSON expected: {error}")))
             })
             .transpose()
     }
+}
+
+fn damaged(name: &str, what: String) -> Failure {
+    Failure::corrupt(what).about(name).hint("the download is probably incomplete: fetch the file again")
 }
