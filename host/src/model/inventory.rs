@@ -31,10 +31,10 @@ pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
     let family = find_family(config)?;
     refuse_quantised(config)?;
     let hyperparameters = hyperparameters::read(config, family)?;
-    let units = units(&hyperparameters);
+    let units = units(family, &hyperparameters);
     let mut inventory = Inventory::new(&checkpoint.tensors, family, &hyperparameters);
-    for unit in &units {
-        inventory.take_unit(unit)?;
+    for (unit, entries, prefix) in &units {
+        entries.iter().try_for_each(|entry| inventory.take(entry, prefix, unit.id))?;
     }
     let warnings = inventory.rest()?;
     let (tensors, stored) = inventory.taken.into_iter().unzip();
@@ -45,7 +45,7 @@ pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
         family: family.id.to_owned(),
         config: config.clone(),
         hyperparameters,
-        units,
+        units: units.into_iter().map(|(unit, ..)| unit).collect(),
         tensors,
         companions,
     };
@@ -73,10 +73,17 @@ fn refuse_quantised(config: &Value) -> Result<(), Error> {
     }
 }
 
-fn units(model: &Hyperparameters) -> Vec<UnitInfo> {
-    let prologue = UnitInfo { id: 0, kind: UnitKind::Prologue, layer: None };
-    let layers = (0..model.layers).map(|layer| UnitInfo { id: layer + 1, kind: UnitKind::Layer, layer: Some(layer) });
-    let epilogue = UnitInfo { id: model.layers + 1, kind: UnitKind::Epilogue, layer: None };
+/// A unit with its table: the entries, and what comes before their names.
+type UnitTable = (UnitInfo, &'static [Entry], String);
+
+fn units(family: &'static Family, model: &Hyperparameters) -> Vec<UnitTable> {
+    let unit = |id, kind, layer| UnitInfo { id, kind, layer };
+    let prologue = (unit(0, UnitKind::Prologue, None), family.prologue, String::new());
+    let layers = (0..model.layers).map(|layer| {
+        let prefix = family.layer_prefix.replace("{}", &layer.to_string());
+        (unit(layer + 1, UnitKind::Layer, Some(layer)), family.layer, prefix)
+    });
+    let epilogue = (unit(model.layers + 1, UnitKind::Epilogue, None), family.epilogue, String::new());
     std::iter::once(prologue).chain(layers).chain(std::iter::once(epilogue)).collect()
 }
 
@@ -93,18 +100,6 @@ impl<'a> Inventory<'a> {
     fn new(tensors: &'a [StoredTensor], family: &'static Family, hyperparameters: &'a Hyperparameters) -> Self {
         let left = tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.as_str(), (index, tensor))).collect();
         Self { family, hyperparameters, left, taken: Vec::new(), warnings: Vec::new() }
-    }
-
-    fn take_unit(&mut self, unit: &UnitInfo) -> Result<(), Error> {
-        let (entries, prefix) = match (unit.kind, unit.layer) {
-            (UnitKind::Prologue, _) => (self.family.prologue, String::new()),
-            (UnitKind::Epilogue, _) => (self.family.epilogue, String::new()),
-            (UnitKind::Layer, layer) => {
-                let layer = layer.unwrap_or_default().to_string();
-                (self.family.layer, self.family.layer_prefix.replace("{}", &layer))
-            }
-        };
-        entries.iter().try_for_each(|entry| self.take(entry, &prefix, unit.id))
     }
 
     fn take(&mut self, entry: &Entry, prefix: &str, unit: u32) -> Result<(), Error> {

@@ -9,9 +9,7 @@ use std::{
     time::Instant,
 };
 
-use qhost_plugin_api::documents::{
-    Check, CheckStatus, CompanionContent, Findings, Plan, SegmentContent, UnitInfo, UnitKind,
-};
+use qhost_plugin_api::documents::{Check, CheckStatus, CompanionContent, Findings, Plan, SegmentContent, UnitKind};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::{
@@ -373,13 +371,12 @@ impl<'a> Run<'a> {
 
     fn name_of(&self, unit: u32) -> String {
         let model = &self.prepared.model;
-        match model.units.iter().find(|info| info.id == unit) {
-            Some(UnitInfo { kind: UnitKind::Prologue, .. }) => "embedding".into(),
-            Some(UnitInfo { kind: UnitKind::Epilogue, .. }) => "head".into(),
-            Some(UnitInfo { kind: UnitKind::Layer, layer, .. }) => {
-                format!("layer {} of {}", layer.unwrap_or_default() + 1, model.hyperparameters.layers)
-            }
-            None => format!("unit {unit}"),
+        let info = model.units.iter().find(|info| info.id == unit);
+        match info.map(|info| (info.kind, info.layer)) {
+            Some((UnitKind::Prologue, _)) => "embedding".into(),
+            Some((UnitKind::Epilogue, _)) => "head".into(),
+            Some((UnitKind::Layer, Some(layer))) => format!("layer {} of {}", layer + 1, model.hyperparameters.layers),
+            _ => format!("unit {unit}"),
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Failure {
     pub hint: RString,
     /// The tensor, file or option that it is about, or empty.
     pub subject: RString,
+    /// A JSON object with more, for programs, or empty.
+    pub details: RString,
 }
 
 /// The class of a [`Failure`]: the number is the process exit code documented for it.

@@ -56,6 +56,9 @@ pub enum UnitKind {
     Layer,
     /// After the last layer: the final norm and the head.
     Epilogue,
+    /// A kind added to the API after this version.
+    #[serde(other)]
+    Other,
 }
 
 /// One tensor of the checkpoint.

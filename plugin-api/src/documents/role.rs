@@ -45,6 +45,7 @@ impl fmt::Display for Role {
         match self.part {
             Part::Weight => Ok(()),
             Part::Bias => f.write_str(".bias"),
+            Part::Other => f.write_str(".other"),
         }
     }
 }
@@ -58,6 +59,9 @@ pub enum Part {
     Weight,
     /// What is added.
     Bias,
+    /// A part added to the API after this version.
+    #[serde(other)]
+    Other,
 }
 
 impl Part {

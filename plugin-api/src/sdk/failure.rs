@@ -7,7 +7,7 @@ use crate::abi::{Failure, FailureKind};
 impl Failure {
     /// A failure of a kind, with a sentence in plain words.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into().into(), hint: "".into(), subject: "".into() }
+        Self { kind, message: message.into().into(), hint: "".into(), subject: "".into(), details: "".into() }
     }
 
     /// The architecture, shape, level or option cannot be expressed.

@@ -33,6 +33,7 @@ pub fn family(name: &str, folder: &Path) -> PathBuf {
 /// Some technical prose: the project's own documents.
 #[must_use]
 pub fn prose() -> String {
-    let documents = ["README.md", "host/ARCHITECTURE.md", "plugin-api/README.md", "plugin-api/ABI.md", "tests/README.md"];
+    let documents =
+        ["README.md", "host/ARCHITECTURE.md", "plugin-api/README.md", "plugin-api/ABI.md", "tests/README.md"];
     documents.iter().map(|name| fs::read_to_string(repository().join(name)).unwrap()).collect()
 }

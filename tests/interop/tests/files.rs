@@ -25,7 +25,12 @@ fn assert_same_files(model: &Path, base: &str, levels: &[&str]) {
         quantize_file(&base, &reference, &Recipe::new(level.file_type)).unwrap();
         let (ours, reference) = (fs::read(&ours).unwrap(), (fs::read(&reference).unwrap(), reference));
         if ours != reference.0 {
-            panic!("{} {}: {}", model.display(), level.name, difference(&ours, &reference.1, &folder.path().join("ours.gguf")));
+            panic!(
+                "{} {}: {}",
+                model.display(),
+                level.name,
+                difference(&ours, &reference.1, &folder.path().join("ours.gguf"))
+            );
         }
     }
 }

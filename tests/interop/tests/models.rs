@@ -20,13 +20,8 @@ impl Golden {
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let (ids, logits) = (tensors.tensor("input_ids").unwrap(), tensors.tensor("logits").unwrap());
         let [sequences, length] = *ids.shape() else { panic!("{:?}", ids.shape()) };
-        let ids: Vec<_> = ids
-            .data()
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|id| i32::try_from(i64::from_le_bytes(*id)).unwrap())
-            .collect();
+        let ids: Vec<_> =
+            ids.data().as_chunks::<8>().0.iter().map(|id| i32::try_from(i64::from_le_bytes(*id)).unwrap()).collect();
         let logits: Vec<_> = logits.data().as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
         assert_eq!(ids.len(), sequences * length);
         let each = logits.len() / sequences;
@@ -50,14 +45,9 @@ fn relative_difference(actual: &[f32], expected: &[f32]) -> f64 {
 #[test]
 fn an_f32_file_of_every_family_computes_the_logits_of_transformers() {
     // Of mistral, whose window of 16 tokens llama.cpp does not know, what comes before the window's end.
-    for (name, positions) in [
-        ("llama", 40),
-        ("llama-headdim", 40),
-        ("llama-rope3-tied", 40),
-        ("mistral", 16),
-        ("qwen2", 40),
-        ("qwen3", 40),
-    ] {
+    for (name, positions) in
+        [("llama", 40), ("llama-headdim", 40), ("llama-rope3-tied", 40), ("mistral", 16), ("qwen2", 40), ("qwen3", 40)]
+    {
         let folder = tempfile::tempdir().unwrap();
         let file = quantize(&family(name, folder.path()), "F32", folder.path());
         let model = Model::load(&file).unwrap();
@@ -80,7 +70,9 @@ fn quantised_files_lose_as_little_perplexity_as_their_levels_should() {
     };
     let original = perplexity("F16");
     assert!((20.0..300.0).contains(&original), "{original}");
-    for (level, most) in [("BF16", 1.005), ("Q8_0", 1.005), ("Q6_K", 1.01), ("Q4_K_M", 1.05), ("Q3_K_L", 1.10), ("Q2_K", 1.60)] {
+    for (level, most) in
+        [("BF16", 1.005), ("Q8_0", 1.005), ("Q6_K", 1.01), ("Q4_K_M", 1.05), ("Q3_K_L", 1.10), ("Q2_K", 1.60)]
+    {
         let ratio = perplexity(level) / original;
         assert!((0.97..most).contains(&ratio), "{level}: {ratio}");
     }
