@@ -7,4 +7,5 @@ mod dequantize;
 mod float;
 pub mod format;
 mod layout;
+pub mod metadata;
 pub mod quantize;
