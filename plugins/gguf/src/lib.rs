@@ -9,3 +9,4 @@ pub mod format;
 mod layout;
 pub mod metadata;
 pub mod quantize;
+pub mod tokenizer;

@@ -1,0 +1,179 @@
+//! `tokenizer.ggml.pre`: which of llama.cpp's text splitters does what a tokenizer's `pre_tokenizer`
+//! does.
+//!
+//! The reference converter asks the tokenizer to encode one text and looks the hash of the ids up, so
+//! it knows exactly the vocabularies that somebody entered. Here the *structure* is compared instead:
+//! the steps of the `pre_tokenizer`, in one spelling, against the steps that llama.cpp implements under
+//! each name. A new vocabulary over a known structure needs no entry.
+//!
+//! It knows the names of llama.cpp and their side effects, and no vocabulary.
+
+mod names;
+mod structure;
+mod table;
+
+use qhost_plugin_api::sdk::{Failure, Result};
+use serde_json::Value;
+
+pub(super) use names::{Traits, traits};
+
+/// What about a tokenizer decides between names that split alike.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wishes {
+    /// `ignore_merges`: a piece that is a token is taken whole.
+    pub(super) ignore_merges: bool,
+    /// Whether there is a beginning-of-sequence token at all.
+    pub(super) has_bos: bool,
+    /// `clean_up_tokenization_spaces`, where it is said.
+    pub(super) cleans_spaces: Option<bool>,
+}
+
+/// The name for a `pre_tokenizer`.
+///
+/// # Errors
+/// Fails with kind `UNSUPPORTED`, showing the structure, when llama.cpp has nothing that splits so.
+pub(super) fn recognise(pre_tokenizer: &Value, wishes: Wishes) -> Result<&'static str> {
+    let steps = structure::steps(pre_tokenizer);
+    table::names(&steps)
+        .iter()
+        .copied()
+        // The first of equals: `max_by_key` would give the last.
+        .rev()
+        .max_by_key(|name| fit(traits(name), wishes))
+        .ok_or_else(|| {
+            Failure::unsupported(format!(
+                "llama.cpp has no pre-tokenizer that splits text as this one does: {}",
+                structure::show(&steps)
+            ))
+            .about("tokenizer.json")
+            .hint("if you know a name of llama.cpp that fits, pass --plugin-option pre=NAME")
+        })
+}
+
+/// How well a name's side effects suit the tokenizer; what changes token ids weighs most.
+///
+/// The default of `add_bos_token` is left out: it is overridden in the file.
+fn fit(traits: Traits, wishes: Wishes) -> u32 {
+    let same_merging = u32::from(traits.ignore_merges == wishes.ignore_merges);
+    // Without a BOS in the file llama.cpp takes token 11 for it, except under a few names.
+    let same_bos = u32::from(traits.forgets_bos != wishes.has_bos);
+    let same_spaces = u32::from(wishes.cleans_spaces.is_some_and(|cleans| cleans != traits.keeps_spaces));
+    4 * same_merging + 2 * same_bos + same_spaces
+}
+
+/// Checks a name that the user gave.
+///
+/// # Errors
+/// Fails with kind `USAGE` when llama.cpp would refuse a file with this name.
+pub(super) fn known(name: &str) -> Result<&'static str> {
+    names::KNOWN.iter().copied().find(|known| *known == name).ok_or_else(|| {
+        Failure::usage(format!("llama.cpp has no pre-tokenizer named `{name}`"))
+            .about("pre")
+            .hint(format!("its names are {}", names::KNOWN.join(", ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use qhost_plugin_api::sdk::FailureKind;
+    use serde_json::json;
+
+    use super::*;
+
+    const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+    const PLAIN: Wishes = Wishes { ignore_merges: false, has_bos: true, cleans_spaces: None };
+
+    fn split(regex: &str) -> Value {
+        json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+    }
+
+    fn bytes(use_regex: bool) -> Value {
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
+    }
+
+    fn sequence(steps: &[Value]) -> Value {
+        json!({"type": "Sequence", "pretokenizers": steps})
+    }
+
+    fn name(steps: &[Value], wishes: Wishes) -> &'static str {
+        recognise(&sequence(steps), wishes).unwrap()
+    }
+
+    #[test]
+    fn the_structures_of_well_known_models_are_recognised() {
+        let qwen2 = CL100K.replace("{1,3}", "");
+        let digits = json!({"type": "Digits", "individual_digits": true});
+        let cjk = "[一-龥぀-ゟ゠-ヿ]+";
+        let deepseek_words = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
+        assert_eq!(recognise(&bytes(true), PLAIN).unwrap(), "gpt-2");
+        assert_eq!(name(&[split(&qwen2), bytes(false)], PLAIN), "qwen2");
+        assert_eq!(name(&[digits.clone(), bytes(true)], PLAIN), "starcoder");
+        assert_eq!(
+            name(&[split(r"\p{N}{1,3}"), split(cjk), split(deepseek_words), bytes(false)], PLAIN),
+            "deepseek-v3"
+        );
+        let coder = [split("[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split("[一-龥ࠀ-一가-\u{d7ff}]+")];
+        assert_eq!(name(&[&coder[..], &[digits.clone(), bytes(false)]].concat(), PLAIN), "deepseek-coder");
+        let falcon = [
+            json!({"type": "Punctuation", "behavior": "Contiguous"}),
+            bytes(true),
+            json!({"type": "Digits", "individual_digits": false}),
+            split("[0-9][0-9][0-9]"),
+        ];
+        assert_eq!(name(&falcon, PLAIN), "falcon");
+    }
+
+    #[test]
+    fn spellings_that_split_alike_are_one_structure() {
+        let whole = [split(CL100K), bytes(false)];
+        let removed = json!({"type": "Split", "pattern": {"Regex": CL100K}, "behavior": "Removed", "invert": true});
+        let adapted =
+            CL100K.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])");
+        let literal = CL100K.replace(r"\r", "\r").replace(r"\n", "\n");
+        let nested = [sequence(&[split(CL100K)]), bytes(false)];
+        let expected = name(&whole, PLAIN);
+        assert_eq!(name(&[removed, bytes(false)], PLAIN), expected);
+        assert_eq!(name(&[split(&adapted), bytes(false)], PLAIN), expected);
+        assert_eq!(name(&[split(&literal), bytes(false)], PLAIN), expected);
+        assert_eq!(name(&nested, PLAIN), expected);
+        assert_eq!(name(&[split(r"\p{N}"), bytes(true)], PLAIN), "starcoder");
+    }
+
+    #[test]
+    fn side_effects_choose_between_names_that_split_alike() {
+        let llama = [split(CL100K), bytes(false)];
+        let wishes = |ignore_merges, has_bos| Wishes { ignore_merges, has_bos, cleans_spaces: None };
+        assert_eq!(name(&llama, wishes(true, true)), "llama-bpe");
+        assert_eq!(name(&llama, wishes(false, true)), "dbrx");
+        assert_eq!(name(&llama, wishes(true, false)), "glm4");
+        assert_eq!(name(&llama, wishes(false, false)), "chatglm-bpe");
+        let digits = [json!({"type": "Digits", "individual_digits": true}), bytes(true)];
+        let cleans = |cleans| Wishes { cleans_spaces: Some(cleans), ..PLAIN };
+        assert_eq!(name(&digits, cleans(true)), "starcoder");
+        assert_eq!(name(&digits, cleans(false)), "smollm");
+    }
+
+    #[test]
+    fn an_unknown_structure_is_shown() {
+        let steps = [split(r"\p{N}{1,4}"), json!({"type": "Whitespace"}), bytes(false)];
+        let failure = recognise(&sequence(&steps), PLAIN).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::UNSUPPORTED);
+        assert!(failure.message.contains(r"Split(\p{N}{1,4}) > Whitespace > ByteLevel"), "{}", failure.message);
+        assert!(failure.hint.contains("--plugin-option pre="));
+        assert!(recognise(&Value::Null, PLAIN).is_err());
+    }
+
+    #[test]
+    fn a_given_name_must_be_known_to_llama_cpp() {
+        assert_eq!(known("qwen2").unwrap(), "qwen2");
+        assert_eq!(known("qwen9").unwrap_err().kind, FailureKind::USAGE);
+    }
+
+    #[test]
+    fn every_name_of_the_table_is_known_to_llama_cpp() {
+        for name in table::every_name() {
+            assert!(names::KNOWN.contains(&name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The structures that llama.cpp implements, each with the names that stand for it.
+//!
+//! A row is here when the steps can be read from llama.cpp's own patterns or the comments beside them,
+//! and the spelling of `tokenizer.json` files was established from published ones (models named in the
+//! comments). It knows nothing of vocabularies.
+//!
+//! Differences that remain although the structure fits, all llama.cpp's own (they are measured by the
+//! comparison with the tokenizers library):
+//! - `gpt-4o` and `tekken` take combining marks for punctuation and know upper and lower case only of
+//!   ASCII letters, where the original has `\p{M}` and the case of every alphabet;
+//! - `deepseek-llm` and `deepseek-coder` keep runs of digits together or apart by pattern where the
+//!   original splits digits; vocabularies made under the original have no token of two digits;
+//! - `falcon` does not part a space from the digits after it unless there are three;
+//! - none applies a Unicode normalization form, and none knows NEL (U+0085) as white space in the
+//!   patterns that it leaves to the C++ library.
+
+use super::structure::{GPT2, Step};
+
+/// A step as the table writes it.
+enum Row {
+    Isolated(&'static str),
+    MergedWithNext(&'static str),
+    PunctuationRuns,
+    Bytes,
+}
+use Row::{Bytes, Isolated, MergedWithNext, PunctuationRuns};
+
+/// Names in order of preference where nothing else decides, and the structures that they stand for.
+struct Entry {
+    names: &'static [&'static str],
+    structures: &'static [&'static [Row]],
+}
+
+const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// As tiktoken writes it: the same matches, since nothing that a possessive quantifier holds could be
+/// given back, and `\s*` takes the line ends but the last.
+const CL100K_TIKTOKEN: &str =
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const BAILING: &str =
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+const SEED_CODER: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+const UFAKZEKA: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const MINICPM5: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const EXAONE_MOE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+";
+const JAIS2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
+const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const KIMI: &str = r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
+const JAPANESE_AND_CHINESE: &str = "[一-龥぀-ゟ゠-ヿ]+";
+const CHINESE_AND_KOREAN: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
+const DEEPSEEK3_WORDS: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+const SPARK_WORDS: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"##;
+/// The characters that a Unicode normalization of this file would change are escaped.
+const DEEPSEEK_LETTERS: &str = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u{1f7d}ᾀ-ᾴᾶ-ᾼ\u{1fbe}ῂ-ῄῆ-ῌῐ-\u{1fd3}ῖ-\u{1fdb}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u{2126}ℨ\u{212a}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+const DEEPSEEK_PUNCTUATION: &str = "\\s?[!-/:-~！-／：-～‘-‟\u{3000}-。]+";
+const YOUTU_SCRIPTS: &str = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+";
+const YOUTU_WORDS: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const TABLE: &[Entry] = &[
+    // GPT-2, OPT, GPT-NeoX, Pythia, OLMo 1, Phi-1/2, MPT, ModernBERT. The name is the one that every
+    // reader knows; `trillion` and `granite-docling` split alike and differ only in decoding (they keep
+    // spaces before punctuation), which concerns one function of llama.cpp and no token id.
+    Entry { names: &["gpt-2"], structures: &[&[Isolated(GPT2), Bytes]] },
+    // StarCoder 2, SmolLM 1/2, Command-R, Granite 3, EXAONE 3, CodeShell, Refact, Minerva.
+    Entry { names: &["starcoder", "smollm"], structures: &[&[Isolated(r"\p{N}"), Isolated(GPT2), Bytes]] },
+    // Llama 3 (ignores merges); Phi-4, OLMo 2/3, Granite 4, DBRX (do not); GLM 4 and later (ignores
+    // merges, has no BOS), its first release (does not ignore them).
+    Entry {
+        names: &["llama-bpe", "dbrx", "glm4", "chatglm-bpe"],
+        structures: &[&[Isolated(CL100K), Bytes], &[Isolated(CL100K_TIKTOKEN), Bytes]],
+    },
+    // Qwen 1.5 to 3, and many that follow it; StableLM 2 cleans spaces.
+    Entry { names: &["qwen2", "stablelm2"], structures: &[&[Isolated(QWEN2), Bytes]] },
+    // Qwen 3.5 and later: marks belong to words.
+    Entry { names: &["qwen35"], structures: &[&[Isolated(QWEN35), Bytes]] },
+    // GPT-4o, gpt-oss, Llama 4, Phi-4-mini, MiniMax-M2.
+    Entry { names: &["gpt-4o"], structures: &[&[Isolated(O200K), Bytes]] },
+    // Mistral NeMo and later, Nemotron 3.
+    Entry { names: &["tekken"], structures: &[&[Isolated(TEKKEN), Bytes]] },
+    // DeepSeek V3, R1 and later, Hunyuan dense.
+    Entry {
+        names: &["deepseek-v3"],
+        structures: &[&[Isolated(r"\p{N}{1,3}"), Isolated(JAPANESE_AND_CHINESE), Isolated(DEEPSEEK3_WORDS), Bytes]],
+    },
+    // DeepSeek LLM, V2, V2-Lite, Coder-V2.
+    Entry {
+        names: &["deepseek-llm"],
+        structures: &[&[
+            Isolated(r"[\r\n]"),
+            Isolated(DEEPSEEK_LETTERS),
+            Isolated(DEEPSEEK_PUNCTUATION),
+            Isolated(r"\s+$"),
+            Isolated(CHINESE_AND_KOREAN),
+            Isolated(r"\p{N}"),
+            Bytes,
+        ]],
+    },
+    // DeepSeek Coder 1.
+    Entry {
+        names: &["deepseek-coder"],
+        structures: &[&[
+            Isolated(r"[\r\n]"),
+            Isolated(r"\s?\p{L}+"),
+            Isolated(r"\s?\p{P}+"),
+            Isolated(CHINESE_AND_KOREAN),
+            Isolated(r"\p{N}"),
+            Bytes,
+        ]],
+    },
+    // Falcon 7B, 40B, Mamba: its digits are parted after the bytes have become characters.
+    Entry {
+        names: &["falcon"],
+        structures: &[&[PunctuationRuns, Isolated(GPT2), Bytes, Isolated(r"\p{N}+"), Isolated("[0-9][0-9][0-9]")]],
+    },
+    // BLOOM, GPT-3 Finnish; Poro keeps spaces.
+    Entry { names: &["bloom", "poro-chat"], structures: &[&[Isolated(BLOOM), Bytes]] },
+    Entry { names: &["viking"], structures: &[&[Isolated(BLOOM), Isolated(r"\p{N}"), Bytes]] },
+    // Ling, LLaDA.
+    Entry { names: &["bailingmoe"], structures: &[&[Isolated(BAILING), Bytes]] },
+    // Seed-Coder, Seed-OSS.
+    Entry { names: &["seed-coder"], structures: &[&[Isolated(SEED_CODER), Bytes]] },
+    Entry { names: &["ufakzeka"], structures: &[&[Isolated(UFAKZEKA), Bytes]] },
+    Entry { names: &["minicpm5"], structures: &[&[Isolated(r"\p{N}{1,3}"), Isolated(MINICPM5), Bytes]] },
+    // K-EXAONE.
+    Entry { names: &["exaone-moe"], structures: &[&[Isolated(EXAONE_MOE), Bytes]] },
+    // Jais 2.
+    Entry { names: &["jais-2"], structures: &[&[Isolated(JAIS2), Bytes]] },
+    // Aya: digits in threes from the right, then as GPT-4o.
+    Entry { names: &["tiny_aya"], structures: &[&[Isolated(r"\d{1,3}(?=(?:\d{3})*\b)"), Isolated(O200K), Bytes]] },
+    // OLMo 2 SuperBPE: no words, digits in threes from the right.
+    Entry { names: &["superbpe"], structures: &[&[Isolated(r"\p{N}+"), Isolated(r"(?=(\d{3})+(?!\d))"), Bytes]] },
+    // Laguna: a run of line ends goes with what follows it.
+    Entry { names: &["laguna"], structures: &[&[MergedWithNext(r"(?:\r?\n)+(?!\r?\n)"), Isolated(QWEN2), Bytes]] },
+    // Spark X2.5.
+    Entry {
+        names: &["spark2_5"],
+        structures: &[&[
+            Isolated(r"\p{N}{1,3}"),
+            Isolated(JAPANESE_AND_CHINESE),
+            Isolated(SPARK_WORDS),
+            Isolated(r"\p{N}"),
+            Bytes,
+        ]],
+    },
+    // Youtu-LLM.
+    Entry { names: &["youtu"], structures: &[&[Isolated(YOUTU_SCRIPTS), Isolated(YOUTU_WORDS), Bytes]] },
+    // Kimi K2 and later, where somebody has made a `tokenizer.json` of its tiktoken file.
+    Entry { names: &["kimi-k2"], structures: &[&[Isolated(KIMI), Bytes]] },
+];
+
+/// The names for a structure, the preferred first; none if it is not in the table.
+pub(super) fn names(steps: &[Step]) -> &'static [&'static str] {
+    TABLE.iter().find(|entry| entry.structures.iter().any(|rows| matches(rows, steps))).map_or(&[], |entry| entry.names)
+}
+
+fn matches(rows: &[Row], steps: &[Step]) -> bool {
+    rows.len() == steps.len()
+        && rows.iter().zip(steps).all(|(row, step)| match (row, step) {
+            (Isolated(expected), Step::Isolated(regex)) | (MergedWithNext(expected), Step::MergedWithNext(regex)) => {
+                expected == regex
+            }
+            (PunctuationRuns, Step::PunctuationRuns) | (Bytes, Step::Bytes) => true,
+            _ => false,
+        })
+}
+
+/// Every name that the table can give.
+#[cfg(test)]
+pub(super) fn every_name() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().flat_map(|entry| entry.names.iter().copied())
+}
