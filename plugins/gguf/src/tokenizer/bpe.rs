@@ -15,37 +15,37 @@ use super::{
 /// A space in the alphabet of byte-level BPE: U+0020 moved up by 256.
 const SPACE: char = 'Ġ';
 
-/// The added tokens under the ids that they have: a text that the model's vocabulary has too keeps the
-/// id from there, as in the tokenizers library.
+/// The added tokens under the ids that the tokenizers library gives them, which are those that the
+/// model was trained with: a text that the model's vocabulary has too keeps the id from there, the others
+/// are numbered from the end of the vocabulary, whatever number the file says.
 pub(super) fn added_tokens(json: &TokenizerJson<Bpe>, warnings: &mut Vec<String>) -> Vec<AddedToken> {
     let ids: HashMap<&str, u32> = json.model.vocab.iter().map(|(text, id)| (text.as_str(), *id)).collect();
-    // The library numbers the others from the end of the vocabulary and ignores the numbers written.
+    let mut occupied: HashSet<u32> = ids.values().copied().collect();
     let mut next = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    let mut renumbered: Option<(String, u32, u32)> = None;
     let mut seen: HashMap<String, u32> = HashMap::new();
     let mut tokens = Vec::new();
-    for token in &json.added_tokens {
-        if token.content.is_empty() {
-            continue;
-        }
+    let mut renumbered = None;
+    for token in json.added_tokens.iter().filter(|token| !token.content.is_empty()) {
         let mut token = token.clone();
-        if let Some(&id) = ids.get(token.content.as_str()) {
-            token.id = id;
-        } else if let Some(&id) = seen.get(&token.content) {
+        let known = ids.get(token.content.as_str()).or_else(|| seen.get(&token.content));
+        if let Some(&id) = known {
             token.id = id;
         } else {
-            if token.id != next {
+            // A vocabulary with holes in its ids would have the library's number taken already.
+            if token.id != next && !occupied.contains(&next) {
                 renumbered.get_or_insert((token.content.clone(), token.id, next));
+                token.id = next;
             }
             next = next.saturating_add(1);
+            occupied.insert(token.id);
         }
         seen.insert(token.content.clone(), token.id);
         tokens.push(token);
     }
     if let Some((text, written, counted)) = renumbered {
         warnings.push(format!(
-            "the ids of the added tokens leave a gap: {text:?} is written with id {written}, while \
-             transformers gives it {counted}; the id written is kept"
+            "the added tokens are not numbered without a gap: {text:?} has the id {written} in the file, but \
+             transformers gives it {counted}, as is done here"
         ));
     }
     tokens
@@ -235,10 +235,15 @@ mod tests {
     }
 
     #[test]
-    fn gaps_between_added_tokens_are_told() {
-        let json = parse(&model(), &added(&[(4, "<think>", false), (7, "</think>", false)]));
+    fn gaps_between_added_tokens_are_closed() {
+        let mut json = parse(&model(), &added(&[(4, "<think>", false), (7, "</think>", false)]));
         let mut warnings = Vec::new();
-        assert_eq!(added_tokens(&json, &mut warnings)[1].id, 7);
+        assert_eq!(added_tokens(&json, &mut warnings)[1].id, 5);
+        assert_eq!(warnings.len(), 1);
+        // Five tokens, the last with id 5: the numbers of the file are the only ones that make sense.
+        json.model.vocab.push(("c".to_owned(), 5));
+        json.added_tokens[0].id = 6;
+        assert_eq!(added_tokens(&json, &mut warnings)[0].id, 6);
         assert_eq!(warnings.len(), 1);
     }
 

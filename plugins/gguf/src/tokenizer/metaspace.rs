@@ -24,8 +24,8 @@ const SPACE: &str = "▁";
 pub(super) struct Spaces {
     /// Whether a space is put before a text.
     pub(super) prefix: bool,
-    /// Whether that happens only at the very start, not after each special token.
-    pub(super) only_first: bool,
+    /// Whether that is left out where a space is already, and after special tokens.
+    pub(super) sparing: bool,
     /// Whether no token may reach over a space into the next word.
     pub(super) split: bool,
 }
@@ -33,7 +33,7 @@ pub(super) struct Spaces {
 /// How spaces are treated, if they become `▁` at all.
 pub(super) fn spaces<M>(json: &TokenizerJson<M>) -> Option<Spaces> {
     let mut escaped = false;
-    let mut spaces = Spaces { prefix: false, only_first: false, split: false };
+    let mut spaces = Spaces { prefix: false, sparing: false, split: false };
     for step in hugging_face::steps(&json.normalizer, "normalizers") {
         match hugging_face::kind(step) {
             "Replace" if replaces_space(step) => escaped = true,
@@ -48,7 +48,7 @@ pub(super) fn spaces<M>(json: &TokenizerJson<M>) -> Option<Spaces> {
             // Files older than the scheme have a switch, whose default was on.
             let switch = || step.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true);
             spaces.prefix = spaces.prefix || scheme.map_or_else(switch, |scheme| scheme != "never");
-            spaces.only_first = scheme == Some("first");
+            spaces.sparing = spaces.prefix;
             spaces.split = step.get("split").and_then(Value::as_bool).unwrap_or(true);
         }
     }
@@ -133,10 +133,10 @@ pub(super) fn warn(json: &TokenizerJson<Bpe>, spaces: Spaces, warnings: &mut Vec
              some text gets other tokens"
         ));
     }
-    if spaces.only_first {
+    if spaces.sparing {
         warnings.push(
-            "the tokenizer puts a space before the first word only, llama.cpp also before text that follows a \
-             special token"
+            "the tokenizer puts a space before a text that has none, llama.cpp before every text and after each \
+             special token, as SentencePiece does"
                 .to_owned(),
         );
     }
@@ -150,8 +150,8 @@ pub(super) fn warn(json: &TokenizerJson<Bpe>, spaces: Spaces, warnings: &mut Vec
     let unlisted = unlisted_merges(&json.model);
     if unlisted > 0 {
         warnings.push(format!(
-            "llama.cpp can form {unlisted} tokens from parts that the tokenizer does not merge: some text gets other \
-             tokens"
+            "llama.cpp can form {unlisted} tokens from parts that the tokenizer does not merge: now and then a word \
+             gets other tokens"
         ));
     }
 }
@@ -225,14 +225,14 @@ mod tests {
         let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
         let metaspace =
             |scheme: &str| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
-        let is = |prefix, only_first, split| Some(Spaces { prefix, only_first, split });
+        let is = |prefix, sparing, split| Some(Spaces { prefix, sparing, split });
         assert_eq!(spaces(&parse(&llama())), is(true, false, false));
         assert_eq!(with(replace.clone(), Value::Null), is(false, false, false));
         assert_eq!(with(Value::Null, metaspace("first")), is(true, true, false));
-        assert_eq!(with(Value::Null, metaspace("always")), is(true, false, false));
+        assert_eq!(with(Value::Null, metaspace("always")), is(true, true, false));
         assert_eq!(with(Value::Null, metaspace("never")), is(false, false, false));
         let old = json!({"type": "Metaspace", "replacement": "▁", "add_prefix_space": true});
-        assert_eq!(with(Value::Null, old), is(true, false, true));
+        assert_eq!(with(Value::Null, old), is(true, true, true));
         assert_eq!(with(Value::Null, json!({"type": "ByteLevel"})), None);
     }
 

@@ -141,23 +141,20 @@ impl Task<'_> {
         let added = bpe::added_tokens(json, &mut self.warnings);
         let vocabulary = bpe::vocabulary(json, &added, self.rows)?;
         let mut special = self.special(&added, &vocabulary, Some(&json.post_processor));
+        let wishes = pre::Wishes {
+            ignore_merges: json.model.ignore_merges,
+            has_bos: special.ids.get(Part::Bos).is_some(),
+            cleans_spaces: self.tokenizer_config.flag("clean_up_tokenization_spaces"),
+        };
         let name = match self.pre_override {
             Some(name) => name,
-            None => pre::recognise(
-                &json.pre_tokenizer,
-                pre::Wishes {
-                    ignore_merges: json.model.ignore_merges,
-                    has_bos: special.ids.get(Part::Bos).is_some(),
-                    cleans_spaces: self.tokenizer_config.flag("clean_up_tokenization_spaces"),
-                },
-            )?,
+            None => pre::recognise(&json.pre_tokenizer, wishes, &mut self.warnings)?,
         };
         let traits = pre::traits(name);
         if traits.adds_bos && special.adds.get(Part::Bos).is_none() {
             special.adds.set(Part::Bos, false);
             self.warnings.push(format!(
-                "the tokenizer adds no BOS token to a text; this is written down, for llama.cpp would add one \
-                 under the name {name}"
+                "the tokenizer adds no BOS token to a text, so the file says not to; llama.cpp would by itself (pre {name})"
             ));
         }
         if json.model.ignore_merges != traits.ignore_merges {

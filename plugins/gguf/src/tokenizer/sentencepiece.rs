@@ -164,6 +164,13 @@ impl Model {
                 warnings.push("the tokenizer leaves spaces as they are, llama.cpp turns them into ▁".to_owned());
             }
         }
+        let user_defined = self.pieces.iter().any(|piece| piece.token().kind == TokenType::UserDefined);
+        if self.prefixes_space() && user_defined {
+            warnings.push(
+                "llama.cpp puts a space before text that follows a user-defined token, SentencePiece does not"
+                    .to_owned(),
+            );
+        }
         let trainer = self.trainer.as_ref();
         if trainer.is_some_and(Trainer::treat_whitespace_as_suffix) {
             warnings.push("the tokenizer puts spaces at the ends of words, llama.cpp at their starts".to_owned());
@@ -228,7 +235,11 @@ mod tests {
                 piece("gone", 0.0, 5),
             ],
             trainer: Some(Trainer { model_type: Some(2), ..Trainer::default() }),
-            normalizer: Some(Normalizer { remove_extra_whitespaces: Some(false), ..Normalizer::default() }),
+            normalizer: Some(Normalizer {
+                add_dummy_prefix: Some(false),
+                remove_extra_whitespaces: Some(false),
+                ..Normalizer::default()
+            }),
         }
     }
 
@@ -266,7 +277,7 @@ mod tests {
         model.trainer = Some(Trainer { treat_whitespace_as_suffix: Some(true), ..Trainer::default() });
         let mut warnings = Vec::new();
         model.warn(&mut warnings);
-        assert_eq!(warnings.len(), 5, "{warnings:?}");
+        assert_eq!(warnings.len(), 6, "{warnings:?}");
         assert!(model.prefixes_space());
         // A model without a type is Unigram by the format's default.
         let failure = model.check().unwrap_err();

@@ -30,24 +30,38 @@ pub(super) struct Wishes {
 
 /// The name for a `pre_tokenizer`.
 ///
+/// A difference in splitting that remains is told in `warnings`.
+///
 /// # Errors
 /// Fails with kind `UNSUPPORTED`, showing the structure, when llama.cpp has nothing that splits so.
-pub(super) fn recognise(pre_tokenizer: &Value, wishes: Wishes) -> Result<&'static str> {
+pub(super) fn recognise(pre_tokenizer: &Value, wishes: Wishes, warnings: &mut Vec<String>) -> Result<&'static str> {
     let steps = structure::steps(pre_tokenizer);
-    table::names(&steps)
-        .iter()
-        .copied()
-        // The first of equals: `max_by_key` would give the last.
-        .rev()
-        .max_by_key(|name| fit(traits(name), wishes))
-        .ok_or_else(|| {
-            Failure::unsupported(format!(
-                "llama.cpp has no pre-tokenizer that splits text as this one does: {}",
-                structure::show(&steps)
-            ))
-            .about("tokenizer.json")
-            .hint("if you know a name of llama.cpp that fits, pass --plugin-option pre=NAME")
-        })
+    let unknown = || {
+        Failure::unsupported(format!(
+            "llama.cpp has no pre-tokenizer that splits text as this one does: {}",
+            structure::show(&steps)
+        ))
+        .about("tokenizer.json")
+        .hint("if you know a name of llama.cpp that fits, pass --plugin-option pre=NAME")
+    };
+    let (names, limit) = table::find(&steps).ok_or_else(unknown)?;
+    // The first of equals: `max_by_key` alone would give the last.
+    let best = names.iter().copied().rev().max_by_key(|name| fit(traits(name), wishes));
+    let name = best.ok_or_else(unknown)?;
+    if let Some(limit) = limit {
+        warnings.push(format!("{limit} (pre {name}){}", exact_alternative(name, wishes)));
+    }
+    Ok(name)
+}
+
+/// llama.cpp has a second implementation of GPT-4o's splitting, which is exact and ignores merges. It is not
+/// the default because older builds refuse files with its name.
+fn exact_alternative(name: &str, wishes: Wishes) -> &'static str {
+    if name == "gpt-4o" && wishes.ignore_merges {
+        "; --plugin-option pre=granite-embed-multi-97m is exact, but asks for a recent llama.cpp"
+    } else {
+        ""
+    }
 }
 
 /// How well a name's side effects suit the tokenizer; what changes token ids weighs most.
@@ -97,7 +111,7 @@ mod tests {
     }
 
     fn name(steps: &[Value], wishes: Wishes) -> &'static str {
-        recognise(&sequence(steps), wishes).unwrap()
+        recognise(&sequence(steps), wishes, &mut Vec::new()).unwrap()
     }
 
     #[test]
@@ -106,7 +120,7 @@ mod tests {
         let digits = json!({"type": "Digits", "individual_digits": true});
         let cjk = "[一-龥぀-ゟ゠-ヿ]+";
         let deepseek_words = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
-        assert_eq!(recognise(&bytes(true), PLAIN).unwrap(), "gpt-2");
+        assert_eq!(recognise(&bytes(true), PLAIN, &mut Vec::new()).unwrap(), "gpt-2");
         assert_eq!(name(&[split(&qwen2), bytes(false)], PLAIN), "qwen2");
         assert_eq!(name(&[digits.clone(), bytes(true)], PLAIN), "starcoder");
         assert_eq!(
@@ -157,11 +171,27 @@ mod tests {
     #[test]
     fn an_unknown_structure_is_shown() {
         let steps = [split(r"\p{N}{1,4}"), json!({"type": "Whitespace"}), bytes(false)];
-        let failure = recognise(&sequence(&steps), PLAIN).unwrap_err();
+        let failure = recognise(&sequence(&steps), PLAIN, &mut Vec::new()).unwrap_err();
         assert_eq!(failure.kind, FailureKind::UNSUPPORTED);
         assert!(failure.message.contains(r"Split(\p{N}{1,4}) > Whitespace > ByteLevel"), "{}", failure.message);
         assert!(failure.hint.contains("--plugin-option pre="));
-        assert!(recognise(&Value::Null, PLAIN).is_err());
+        assert!(recognise(&Value::Null, PLAIN, &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn what_a_name_splits_otherwise_is_told() {
+        let o200k = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        let tree = sequence(&[split(o200k), bytes(false)]);
+        for (ignore_merges, mentions) in [(true, true), (false, false)] {
+            let mut warnings = Vec::new();
+            let wishes = Wishes { ignore_merges, ..PLAIN };
+            assert_eq!(recognise(&tree, wishes, &mut warnings).unwrap(), "gpt-4o");
+            assert!(warnings[0].contains("combining marks"));
+            assert_eq!(warnings[0].contains("granite-embed-multi-97m"), mentions);
+        }
+        let mut warnings = Vec::new();
+        recognise(&bytes(true), PLAIN, &mut warnings).unwrap();
+        assert!(warnings.is_empty());
     }
 
     #[test]

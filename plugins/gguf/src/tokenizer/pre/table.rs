@@ -4,15 +4,11 @@
 //! and the spelling of `tokenizer.json` files was established from published ones (models named in the
 //! comments). It knows nothing of vocabularies.
 //!
-//! Differences that remain although the structure fits, all llama.cpp's own (they are measured by the
-//! comparison with the tokenizers library):
-//! - `gpt-4o` and `tekken` take combining marks for punctuation and know upper and lower case only of
-//!   ASCII letters, where the original has `\p{M}` and the case of every alphabet;
-//! - `deepseek-llm` and `deepseek-coder` keep runs of digits together or apart by pattern where the
-//!   original splits digits; vocabularies made under the original have no token of two digits;
-//! - `falcon` does not part a space from the digits after it unless there are three;
-//! - none applies a Unicode normalization form, and none knows NEL (U+0085) as white space in the
-//!   patterns that it leaves to the C++ library.
+//! Where llama.cpp splits otherwise than the structure says, the row tells how, for the user to know.
+//! Three differences are too small for that: in the patterns of `deepseek-coder` and `deepseek-llm` a space
+//! outside of ASCII is not part of the ranges that contain it; `deepseek-llm` keeps runs of digits together
+//! and `falcon` a space with the digits after it where the original parts them, for which no vocabulary made
+//! under the original has tokens; and `superbpe` groups ASCII digits only.
 
 use super::structure::{GPT2, Step};
 
@@ -29,7 +25,16 @@ use Row::{Bytes, Isolated, MergedWithNext, PunctuationRuns};
 struct Entry {
     names: &'static [&'static str],
     structures: &'static [&'static [Row]],
+    /// How llama.cpp splits otherwise, if it does.
+    limit: Option<&'static str>,
 }
+
+const ASCII_CASE: &str = "llama.cpp splits words at combining marks (Hindi, Thai, Arabic vowel signs), and at capital \
+    letters in ASCII only; the tokenizer keeps marks in words, and knows the capitals of every alphabet";
+const NO_CASE: &str = "llama.cpp does not split words at capital letters, as the tokenizer does";
+const NO_CASE_NOR_MARKS: &str = "llama.cpp splits words at combining marks (Hindi, Thai, Arabic vowel signs), and not at \
+    capital letters; the tokenizer does the contrary";
+const LINE_ENDS: &str = "llama.cpp makes two tokens of each Windows line end, the tokenizer one";
 
 const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// As tiktoken writes it: the same matches, since nothing that a possessive quantifier holds could be
@@ -66,27 +71,29 @@ const TABLE: &[Entry] = &[
     // GPT-2, OPT, GPT-NeoX, Pythia, OLMo 1, Phi-1/2, MPT, ModernBERT. The name is the one that every
     // reader knows; `trillion` and `granite-docling` split alike and differ only in decoding (they keep
     // spaces before punctuation), which concerns one function of llama.cpp and no token id.
-    Entry { names: &["gpt-2"], structures: &[&[Isolated(GPT2), Bytes]] },
+    Entry { names: &["gpt-2"], structures: &[&[Isolated(GPT2), Bytes]], limit: None },
     // StarCoder 2, SmolLM 1/2, Command-R, Granite 3, EXAONE 3, CodeShell, Refact, Minerva.
-    Entry { names: &["starcoder", "smollm"], structures: &[&[Isolated(r"\p{N}"), Isolated(GPT2), Bytes]] },
+    Entry { names: &["starcoder", "smollm"], structures: &[&[Isolated(r"\p{N}"), Isolated(GPT2), Bytes]], limit: None },
     // Llama 3 (ignores merges); Phi-4, OLMo 2/3, Granite 4, DBRX (do not); GLM 4 and later (ignores
     // merges, has no BOS), its first release (does not ignore them).
     Entry {
         names: &["llama-bpe", "dbrx", "glm4", "chatglm-bpe"],
         structures: &[&[Isolated(CL100K), Bytes], &[Isolated(CL100K_TIKTOKEN), Bytes]],
+        limit: None,
     },
     // Qwen 1.5 to 3, and many that follow it; StableLM 2 cleans spaces.
-    Entry { names: &["qwen2", "stablelm2"], structures: &[&[Isolated(QWEN2), Bytes]] },
+    Entry { names: &["qwen2", "stablelm2"], structures: &[&[Isolated(QWEN2), Bytes]], limit: None },
     // Qwen 3.5 and later: marks belong to words.
-    Entry { names: &["qwen35"], structures: &[&[Isolated(QWEN35), Bytes]] },
+    Entry { names: &["qwen35"], structures: &[&[Isolated(QWEN35), Bytes]], limit: None },
     // GPT-4o, gpt-oss, Llama 4, Phi-4-mini, MiniMax-M2.
-    Entry { names: &["gpt-4o"], structures: &[&[Isolated(O200K), Bytes]] },
+    Entry { names: &["gpt-4o"], structures: &[&[Isolated(O200K), Bytes]], limit: Some(ASCII_CASE) },
     // Mistral NeMo and later, Nemotron 3.
-    Entry { names: &["tekken"], structures: &[&[Isolated(TEKKEN), Bytes]] },
+    Entry { names: &["tekken"], structures: &[&[Isolated(TEKKEN), Bytes]], limit: Some(ASCII_CASE) },
     // DeepSeek V3, R1 and later, Hunyuan dense.
     Entry {
         names: &["deepseek-v3"],
         structures: &[&[Isolated(r"\p{N}{1,3}"), Isolated(JAPANESE_AND_CHINESE), Isolated(DEEPSEEK3_WORDS), Bytes]],
+        limit: None,
     },
     // DeepSeek LLM, V2, V2-Lite, Coder-V2.
     Entry {
@@ -100,6 +107,7 @@ const TABLE: &[Entry] = &[
             Isolated(r"\p{N}"),
             Bytes,
         ]],
+        limit: None,
     },
     // DeepSeek Coder 1.
     Entry {
@@ -112,31 +120,45 @@ const TABLE: &[Entry] = &[
             Isolated(r"\p{N}"),
             Bytes,
         ]],
+        limit: None,
     },
     // Falcon 7B, 40B, Mamba: its digits are parted after the bytes have become characters.
     Entry {
         names: &["falcon"],
         structures: &[&[PunctuationRuns, Isolated(GPT2), Bytes, Isolated(r"\p{N}+"), Isolated("[0-9][0-9][0-9]")]],
+        limit: None,
     },
     // BLOOM, GPT-3 Finnish; Poro keeps spaces.
-    Entry { names: &["bloom", "poro-chat"], structures: &[&[Isolated(BLOOM), Bytes]] },
-    Entry { names: &["viking"], structures: &[&[Isolated(BLOOM), Isolated(r"\p{N}"), Bytes]] },
+    Entry { names: &["bloom", "poro-chat"], structures: &[&[Isolated(BLOOM), Bytes]], limit: None },
+    Entry { names: &["viking"], structures: &[&[Isolated(BLOOM), Isolated(r"\p{N}"), Bytes]], limit: None },
     // Ling, LLaDA.
-    Entry { names: &["bailingmoe"], structures: &[&[Isolated(BAILING), Bytes]] },
+    Entry { names: &["bailingmoe"], structures: &[&[Isolated(BAILING), Bytes]], limit: None },
     // Seed-Coder, Seed-OSS.
-    Entry { names: &["seed-coder"], structures: &[&[Isolated(SEED_CODER), Bytes]] },
-    Entry { names: &["ufakzeka"], structures: &[&[Isolated(UFAKZEKA), Bytes]] },
-    Entry { names: &["minicpm5"], structures: &[&[Isolated(r"\p{N}{1,3}"), Isolated(MINICPM5), Bytes]] },
+    Entry { names: &["seed-coder"], structures: &[&[Isolated(SEED_CODER), Bytes]], limit: None },
+    Entry { names: &["ufakzeka"], structures: &[&[Isolated(UFAKZEKA), Bytes]], limit: None },
+    Entry { names: &["minicpm5"], structures: &[&[Isolated(r"\p{N}{1,3}"), Isolated(MINICPM5), Bytes]], limit: None },
     // K-EXAONE.
-    Entry { names: &["exaone-moe"], structures: &[&[Isolated(EXAONE_MOE), Bytes]] },
+    Entry { names: &["exaone-moe"], structures: &[&[Isolated(EXAONE_MOE), Bytes]], limit: None },
     // Jais 2.
-    Entry { names: &["jais-2"], structures: &[&[Isolated(JAIS2), Bytes]] },
+    Entry { names: &["jais-2"], structures: &[&[Isolated(JAIS2), Bytes]], limit: None },
     // Aya: digits in threes from the right, then as GPT-4o.
-    Entry { names: &["tiny_aya"], structures: &[&[Isolated(r"\d{1,3}(?=(?:\d{3})*\b)"), Isolated(O200K), Bytes]] },
+    Entry {
+        names: &["tiny_aya"],
+        structures: &[&[Isolated(r"\d{1,3}(?=(?:\d{3})*\b)"), Isolated(O200K), Bytes]],
+        limit: Some(NO_CASE),
+    },
     // OLMo 2 SuperBPE: no words, digits in threes from the right.
-    Entry { names: &["superbpe"], structures: &[&[Isolated(r"\p{N}+"), Isolated(r"(?=(\d{3})+(?!\d))"), Bytes]] },
+    Entry {
+        names: &["superbpe"],
+        structures: &[&[Isolated(r"\p{N}+"), Isolated(r"(?=(\d{3})+(?!\d))"), Bytes]],
+        limit: None,
+    },
     // Laguna: a run of line ends goes with what follows it.
-    Entry { names: &["laguna"], structures: &[&[MergedWithNext(r"(?:\r?\n)+(?!\r?\n)"), Isolated(QWEN2), Bytes]] },
+    Entry {
+        names: &["laguna"],
+        structures: &[&[MergedWithNext(r"(?:\r?\n)+(?!\r?\n)"), Isolated(QWEN2), Bytes]],
+        limit: Some(LINE_ENDS),
+    },
     // Spark X2.5.
     Entry {
         names: &["spark2_5"],
@@ -147,16 +169,24 @@ const TABLE: &[Entry] = &[
             Isolated(r"\p{N}"),
             Bytes,
         ]],
+        limit: None,
     },
     // Youtu-LLM.
-    Entry { names: &["youtu"], structures: &[&[Isolated(YOUTU_SCRIPTS), Isolated(YOUTU_WORDS), Bytes]] },
+    Entry {
+        names: &["youtu"],
+        structures: &[&[Isolated(YOUTU_SCRIPTS), Isolated(YOUTU_WORDS), Bytes]],
+        limit: Some(NO_CASE),
+    },
     // Kimi K2 and later, where somebody has made a `tokenizer.json` of its tiktoken file.
-    Entry { names: &["kimi-k2"], structures: &[&[Isolated(KIMI), Bytes]] },
+    Entry { names: &["kimi-k2"], structures: &[&[Isolated(KIMI), Bytes]], limit: Some(NO_CASE_NOR_MARKS) },
 ];
 
-/// The names for a structure, the preferred first; none if it is not in the table.
-pub(super) fn names(steps: &[Step]) -> &'static [&'static str] {
-    TABLE.iter().find(|entry| entry.structures.iter().any(|rows| matches(rows, steps))).map_or(&[], |entry| entry.names)
+/// The names for a structure, the preferred first, and how llama.cpp splits otherwise.
+pub(super) fn find(steps: &[Step]) -> Option<(&'static [&'static str], Option<&'static str>)> {
+    TABLE
+        .iter()
+        .find(|entry| entry.structures.iter().any(|rows| matches(rows, steps)))
+        .map(|entry| (entry.names, entry.limit))
 }
 
 fn matches(rows: &[Row], steps: &[Step]) -> bool {
