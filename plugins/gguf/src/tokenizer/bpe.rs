@@ -228,7 +228,7 @@ mod tests {
         let tokens = added_tokens(&json, &mut warnings);
         assert_eq!(tokens.iter().map(|token| token.id).collect::<Vec<_>>(), [3, 4, 5]);
         assert!(warnings.is_empty());
-        let lists = vocabulary(&json, &tokens, 7).unwrap().finish(&mut warnings);
+        let lists = vocabulary(&json, &tokens, 7).unwrap().finish();
         assert_eq!(lists.texts, ["a", "b", "ab", "<|x|>", "<think>", "▁é", "[PAD6]"]);
         assert_eq!(lists.types, [1, 1, 1, 3, 4, 4, 5]);
         assert_eq!(vocabulary(&json, &tokens, 5).unwrap_err().kind, FailureKind::CORRUPT);

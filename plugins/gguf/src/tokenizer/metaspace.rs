@@ -209,7 +209,7 @@ mod tests {
     fn scores_follow_the_ranks_of_the_merges() {
         let json = parse(&llama());
         let vocabulary = vocabulary(&json, &json.added_tokens, 11).unwrap();
-        let lists = vocabulary.finish(&mut Vec::new());
+        let lists = vocabulary.finish();
         assert_eq!(lists.texts, ["<unk>", "<s>", "<0x0A>", "▁", "a", "b", "ab", "▁ab", "  ", "▁a", "[PAD10]"]);
         assert_eq!(lists.types, [2, 3, 6, 1, 1, 1, 1, 1, 4, 1, 5]);
         // In the order of the merges: "ab", "▁ab", "▁a"; then "▁", which no merge makes.

@@ -122,8 +122,14 @@ impl Task<'_> {
         if model != "BPE" {
             return Err(foreign(&format!("a {model} model")).about("tokenizer.json"));
         }
-        let json: TokenizerJson<Bpe> = read_json(self.files, "tokenizer.json")?
+        let mut json: TokenizerJson<Bpe> = read_json(self.files, "tokenizer.json")?
             .ok_or_else(|| Failure::internal("a file that was there is gone").about("tokenizer.json"))?;
+        // transformers adds these too when it loads the tokenizer.
+        for token in self.tokenizer_config.added_tokens()? {
+            if json.added_tokens.iter().all(|listed| listed.content != token.content) {
+                json.added_tokens.push(token);
+            }
+        }
         bpe::check(&json.model)?;
         match metaspace::spaces(&json) {
             _ if is_byte_level(&json) => self.byte_level(&json),
@@ -139,7 +145,8 @@ impl Task<'_> {
     fn byte_level(&mut self, json: &TokenizerJson<Bpe>) -> Result<Metadata> {
         bpe::warn(json, &mut self.warnings);
         let added = bpe::added_tokens(json, &mut self.warnings);
-        let vocabulary = bpe::vocabulary(json, &added, self.rows)?;
+        let mut vocabulary = bpe::vocabulary(json, &added, self.rows)?;
+        vocabulary.release_repeated(&mut self.warnings);
         let mut special = self.special(&added, &vocabulary, Some(&json.post_processor));
         let wishes = pre::Wishes {
             ignore_merges: json.model.ignore_merges,
@@ -175,7 +182,7 @@ impl Task<'_> {
         if self.tokenizer_config.flag("add_prefix_space") == Some(false) {
             metadata.push("tokenizer.ggml.add_space_prefix", false)?;
         }
-        let Lists { texts, types, .. } = vocabulary.finish(&mut self.warnings);
+        let Lists { texts, types, .. } = vocabulary.finish();
         metadata.push("tokenizer.ggml.model", "gpt2")?;
         metadata.push("tokenizer.ggml.pre", name)?;
         metadata.push("tokenizer.ggml.tokens", texts)?;
@@ -188,7 +195,8 @@ impl Task<'_> {
     fn metaspace(&mut self, json: &TokenizerJson<Bpe>, spaces: metaspace::Spaces) -> Result<Metadata> {
         metaspace::warn(json, spaces, &mut self.warnings);
         let added = bpe::added_tokens(json, &mut self.warnings);
-        let vocabulary = metaspace::vocabulary(json, &added, self.rows)?;
+        let mut vocabulary = metaspace::vocabulary(json, &added, self.rows)?;
+        vocabulary.release_repeated(&mut self.warnings);
         let mut special = self.special(&added, &vocabulary, Some(&json.post_processor));
         let adds_bos = self.tokenizer_config.text("tokenizer_class").is_some_and(|class| ADDING_A_BOS.contains(&class));
         if !adds_bos {
@@ -213,7 +221,8 @@ impl Task<'_> {
             }
             added.extend(json.added_tokens.iter().cloned());
         }
-        let vocabulary = model.vocabulary(&added, self.rows, &mut self.warnings)?;
+        let mut vocabulary = model.vocabulary(&added, self.rows, &mut self.warnings)?;
+        vocabulary.release_repeated(&mut self.warnings);
         // The last file that names a token has the last word on it.
         added.reverse();
         let special = self.special(&added, &vocabulary, json.map(|json| &json.post_processor));
@@ -234,7 +243,7 @@ impl Task<'_> {
         if let Some(prefixes) = said {
             metadata.push("tokenizer.ggml.add_space_prefix", prefixes)?;
         }
-        let Lists { texts, scores, types } = vocabulary.finish(&mut self.warnings);
+        let Lists { texts, scores, types } = vocabulary.finish();
         metadata.push("tokenizer.ggml.model", "llama")?;
         metadata.push("tokenizer.ggml.pre", "default")?;
         metadata.push("tokenizer.ggml.tokens", texts)?;
@@ -494,6 +503,20 @@ mod tests {
             // One warning is about <mask>, which takes in spaces.
             assert_eq!(made.warnings.len(), if adds { 1 } else { 2 }, "{:?}", made.warnings);
         }
+    }
+
+    #[test]
+    fn tokens_of_the_configuration_are_added() {
+        let config = json!({"added_tokens_decoder": {
+            "3": {"content": "<|begin_of_text|>", "special": true},
+            "5": {"content": "<|im_end|>", "special": true},
+        }});
+        let files = Folder::new()
+            .with("tokenizer.json", small_llama3(&Value::Null).to_string())
+            .with("tokenizer_config.json", config.to_string());
+        let made = tokenizer_metadata(&files, 7, &Value::Null, None).unwrap();
+        let texts = ["a", "b", "ab", "<|begin_of_text|>", "<mask>", "<|im_end|>", "[PAD6]"];
+        assert_eq!(strings(&made, "tokenizer.ggml.tokens"), texts);
     }
 
     #[test]

@@ -255,7 +255,7 @@ mod tests {
         model.warn(&mut warnings);
         let tokens =
             [added(0, "<unk>", true), added(8, "<|user|>", false), added(6, "[▁]", false), added(9, "<image>", true)];
-        let lists = model.vocabulary(&tokens, 9, &mut warnings).unwrap().finish(&mut warnings);
+        let lists = model.vocabulary(&tokens, 9, &mut warnings).unwrap().finish();
         let texts = ["<unk>", "<s>", "<0x00>", "  ", "<unused0>", "▁a", "[ ]", "[PAD7]", "<|user|>"];
         assert_eq!(lists.texts, texts);
         assert_eq!(lists.types, [2, 3, 6, 4, 3, 1, 4, 5, 3]);

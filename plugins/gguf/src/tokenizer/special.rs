@@ -148,8 +148,8 @@ impl Special {
                 special.adds.set(part, adds);
             }
             let id = texts.get(part).and_then(|text| {
-                let listed = added.iter().find(|token| token.content == text).map(|token| token.id);
-                listed.or_else(|| vocabulary.find(text))
+                let listed = added.iter().filter(|token| token.content == text).map(|token| token.id);
+                listed.into_iter().find(|&id| vocabulary.get(id).is_some()).or_else(|| vocabulary.find(text))
             });
             special.offer(part, id, vocabulary, warnings);
         }

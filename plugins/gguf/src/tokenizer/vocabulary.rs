@@ -12,6 +12,10 @@ pub(super) const PADDING_SCORE: f32 = -10_000.0;
 /// The score of added tokens in a SentencePiece vocabulary, as in the reference converter.
 pub(super) const ADDED_SCORE: f32 = -1_000.0;
 
+/// A bound on what a damaged or hostile configuration can make us allocate; real vocabularies stay below a
+/// million.
+const MOST_ROWS: usize = 1 << 24;
+
 /// What a token is; the numbers are those of `tokenizer.ggml.token_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
@@ -42,12 +46,12 @@ pub(super) struct Vocabulary {
 
 impl Vocabulary {
     /// # Errors
-    /// Fails with kind `UNSUPPORTED` for more rows than llama.cpp has token numbers.
+    /// Fails with kind `UNSUPPORTED` for more rows than any vocabulary has.
     pub(super) fn new(rows: u64) -> Result<Self> {
-        let rows = i32::try_from(rows).ok().and_then(|rows| usize::try_from(rows).ok()).ok_or_else(|| {
-            Failure::unsupported(format!("a vocabulary of {rows} tokens is more than llama.cpp can number"))
+        let count = usize::try_from(rows).ok().filter(|&count| count <= MOST_ROWS).ok_or_else(|| {
+            Failure::unsupported(format!("a vocabulary of {rows} tokens is more than any tokenizer has"))
         })?;
-        Ok(Self { tokens: vec![None; rows] })
+        Ok(Self { tokens: vec![None; count] })
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -75,28 +79,9 @@ impl Vocabulary {
         u32::try_from(position).ok()
     }
 
-    /// Fills the rows without a token and makes every text unique.
-    pub(super) fn finish(mut self, warnings: &mut Vec<String>) -> Lists {
-        self.release_repeated(warnings);
-        let mut taken: HashSet<String> = self.tokens.iter().flatten().map(|token| token.text.clone()).collect();
-        let mut lists = Lists::default();
-        for (id, token) in self.tokens.into_iter().enumerate() {
-            let token = token.unwrap_or_else(|| Token {
-                text: placeholder(id, &taken),
-                score: PADDING_SCORE,
-                kind: TokenType::Unused,
-            });
-            taken.insert(token.text.clone());
-            lists.texts.push(token.text);
-            lists.scores.push(token.score);
-            lists.types.push(token.kind as i32);
-        }
-        lists
-    }
-
     /// llama.cpp aborts the whole process when two tokens have the same text. Of such tokens an added
-    /// one is the one that text is encoded to, else the first; the other rows become padding.
-    fn release_repeated(&mut self, warnings: &mut Vec<String>) {
+    /// one is the one that text is encoded to, else the first; the other rows lose theirs.
+    pub(super) fn release_repeated(&mut self, warnings: &mut Vec<String>) {
         let mut seen = HashSet::new();
         let mut released = Vec::new();
         let added = |token: &Token| matches!(token.kind, TokenType::Control | TokenType::UserDefined);
@@ -119,6 +104,24 @@ impl Vocabulary {
         for id in released {
             self.tokens[id] = None;
         }
+    }
+
+    /// The lists, with padding in the rows without a token.
+    pub(super) fn finish(self) -> Lists {
+        let mut taken: HashSet<String> = self.tokens.iter().flatten().map(|token| token.text.clone()).collect();
+        let mut lists = Lists::default();
+        for (id, token) in self.tokens.into_iter().enumerate() {
+            let token = token.unwrap_or_else(|| Token {
+                text: placeholder(id, &taken),
+                score: PADDING_SCORE,
+                kind: TokenType::Unused,
+            });
+            taken.insert(token.text.clone());
+            lists.texts.push(token.text);
+            lists.scores.push(token.score);
+            lists.types.push(token.kind as i32);
+        }
+        lists
     }
 }
 
@@ -180,7 +183,8 @@ mod tests {
         assert!(vocabulary.set(2, token("[PAD1]", TokenType::Normal)));
         assert!(!vocabulary.set(5, token("z", TokenType::Normal)));
         let mut warnings = Vec::new();
-        let lists = vocabulary.finish(&mut warnings);
+        vocabulary.release_repeated(&mut warnings);
+        let lists = vocabulary.finish();
         assert_eq!(lists.texts, ["a", "[PAD1]_", "[PAD1]", "[PAD3]", "[PAD4]"]);
         assert_eq!(lists.types, [1, 5, 1, 5, 5]);
         assert!(warnings.is_empty());
@@ -200,7 +204,9 @@ mod tests {
             vocabulary.set(id, token(text, kind));
         }
         let mut warnings = Vec::new();
-        let lists = vocabulary.finish(&mut warnings);
+        vocabulary.release_repeated(&mut warnings);
+        assert!(vocabulary.get(2).is_none());
+        let lists = vocabulary.finish();
         assert_eq!(lists.texts, ["x", "[PAD1]", "[PAD2]", "<s>", "a\0b", "[PAD5]"]);
         assert_eq!(lists.types, [1, 5, 5, 3, 1, 5]);
         assert_eq!(warnings.len(), 1);
@@ -224,8 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn more_rows_than_numbers_are_refused() {
-        assert!(Vocabulary::new(1 << 31).is_err());
+    fn more_rows_than_any_vocabulary_has_are_refused() {
+        assert!(Vocabulary::new(1 << 25).is_err());
         assert!(Vocabulary::new(u64::MAX).is_err());
     }
 }
