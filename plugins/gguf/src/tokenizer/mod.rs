@@ -60,7 +60,7 @@ pub struct TokenizerMetadata {
 /// `pre_override` the user's choice of `tokenizer.ggml.pre`.
 ///
 /// # Errors
-/// Fails with kind `CORRUPT` when a file is damaged, when none of a tokenizer is there, or when the
+/// Fails with kind `CORRUPT` when a file is damaged, when no tokenizer is there, or when the
 /// tokenizer has more tokens than the model has rows; with kind `UNSUPPORTED` for a kind of tokenizer or
 /// a splitting of text that llama.cpp or this plugin does not know; with kind `USAGE` for an unknown
 /// `pre_override`.
@@ -167,11 +167,11 @@ impl Task<'_> {
         if json.model.ignore_merges != traits.ignore_merges {
             let unreachable = bpe::unreachable(&json.model, &added);
             if unreachable > 0 {
-                let (tokenizer, llama_cpp) =
-                    if traits.ignore_merges { ("merges", "takes") } else { ("takes", "merges") };
+                let (whole, merged) =
+                    if traits.ignore_merges { ("llama.cpp", "the tokenizer") } else { ("the tokenizer", "llama.cpp") };
                 self.warnings.push(format!(
-                    "{unreachable} tokens are not what merging their characters leads to: where a word is such a \
-                     token, the tokenizer {tokenizer} and llama.cpp {llama_cpp} it (ignore_merges, pre {name})"
+                    "{unreachable} tokens are not what merging their characters leads to: a word that is such a token \
+                     is that token for {whole}, and several for {merged} (ignore_merges, pre {name})"
                 ));
             }
         }
