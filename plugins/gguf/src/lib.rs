@@ -3,10 +3,88 @@
 //! It knows the format's types, mixture rules, tensor names and metadata; it knows no files, no
 //! threads and no checkpoint names.
 
+mod cursor;
 mod dequantize;
+mod families;
 mod float;
 pub mod format;
+mod job;
 mod layout;
 pub mod metadata;
 pub mod quantize;
+mod read;
+mod recipe;
 pub mod tokenizer;
+mod write;
+
+use qhost_plugin_api::{
+    documents::{Description, Document, Encoding, FormatDescription, LevelDescription, OpenRequest, OptionDescription},
+    sdk::{FilesHandle, Format, HostHandle, Result},
+};
+
+use crate::job::GgufJob;
+
+/// The plugin.
+pub struct Gguf {
+    host: HostHandle,
+}
+
+impl Format for Gguf {
+    type Job = GgufJob;
+
+    fn connect(host: HostHandle) -> Result<Self> {
+        Ok(Self { host })
+    }
+
+    fn describe(&self) -> Description {
+        #[expect(clippy::cast_precision_loss, reason = "sizes of blocks are small")]
+        let levels = format::LEVELS.iter().map(|level| LevelDescription {
+            id: level.name.into(),
+            summary: level.summary.into(),
+            bits_per_weight: level.base.block_bytes() as f64 * 8.0 / level.base.block_elements() as f64,
+        });
+        let pre = "name of the pre-tokenizer for llama.cpp, where it is not recognised (llama-bpe, qwen2, …)";
+        let format = FormatDescription {
+            id: "gguf".into(),
+            levels: levels.collect(),
+            default_level: Some(job::DEFAULT_LEVEL.into()),
+            options: vec![OptionDescription { key: job::PRE_OPTION.into(), summary: pre.into() }],
+            takes: vec![Encoding { kind: "float".into(), constraints: serde_json::Map::new() }],
+            gives: Vec::new(),
+        };
+        Description { schema: Description::SCHEMA.into(), formats: vec![format] }
+    }
+
+    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<GgufJob> {
+        GgufJob::open(&request, &companions, self.host.clone())
+    }
+}
+
+qhost_plugin_api::export_plugin! {
+    id: "gguf",
+    summary: "GGUF, the format of llama.cpp",
+    api: "^1.0",
+    formats: [
+        {
+            id: "gguf",
+            summary: "One file for llama.cpp, Ollama and LM Studio",
+            levels: [
+                "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S",
+                "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16", "F32",
+            ],
+        },
+    ],
+    plugin: Gguf,
+}
+
+#[cfg(test)]
+mod tests {
+    use qhost_plugin_api::documents::{Document, Manifest};
+
+    #[test]
+    fn the_manifest_names_the_levels_that_there_are() {
+        let manifest = Manifest::from_json(super::MANIFEST_JSON).unwrap();
+        let levels: Vec<_> = super::format::LEVELS.iter().map(|level| level.name).collect();
+        assert_eq!(manifest.formats[0].levels, levels);
+    }
+}

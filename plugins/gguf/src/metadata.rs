@@ -8,6 +8,8 @@ use std::collections::HashMap;
 
 use qhost_plugin_api::sdk::{Failure, Result};
 
+use crate::cursor::Cursor;
+
 /// A metadata value. The names are those of the GGUF specification's types.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "each variant is its own name")]
@@ -148,14 +150,20 @@ impl Metadata {
     /// Fails with kind `CORRUPT` when the bytes end early, a key comes twice, a string is not UTF-8, or a
     /// type is unknown; arrays of arrays, which no writer produces, are refused as well.
     pub fn parse(bytes: &[u8], count: u64) -> Result<(Self, usize)> {
-        let mut cursor = Cursor { bytes, position: 0 };
+        let mut cursor = Cursor::new(bytes);
+        let metadata = Self::read(&mut cursor, count)?;
+        Ok((metadata, cursor.position()))
+    }
+
+    /// As [`Metadata::parse`], from where a cursor stands.
+    pub(crate) fn read(cursor: &mut Cursor<'_>, count: u64) -> Result<Self> {
         let mut metadata = Self::new();
         for index in 0..count {
             let key = cursor.string().map_err(|failure| failure.about(format!("metadata key {index}")))?;
             let value = cursor.value().map_err(|failure| failure.about(format!("metadata `{key}`")))?;
             metadata.push(key, value).map_err(|failure| Failure::corrupt(failure.message))?;
         }
-        Ok((metadata, cursor.position))
+        Ok(metadata)
     }
 }
 
@@ -323,54 +331,13 @@ impl From<&str> for Value {
     }
 }
 
-fn write_string(text: &str, out: &mut Vec<u8>) {
+/// Appends a string: its length in bytes, and its UTF-8.
+pub(crate) fn write_string(text: &str, out: &mut Vec<u8>) {
     out.extend((text.len() as u64).to_le_bytes());
     out.extend(text.as_bytes());
 }
 
-/// Bytes being read; every step is checked against what is left.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    position: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn left(&self) -> usize {
-        self.bytes.len() - self.position
-    }
-
-    fn take(&mut self, length: u64) -> Result<&'a [u8]> {
-        let length = usize::try_from(length).ok().filter(|&length| length <= self.left()).ok_or_else(|| {
-            Failure::corrupt(format!(
-                "wants {length} bytes at offset {} of the metadata, {} are left",
-                self.position,
-                self.left()
-            ))
-        })?;
-        let taken = &self.bytes[self.position..self.position + length];
-        self.position += length;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let taken = self.take(N as u64)?;
-        taken.try_into().map_err(|_| Failure::internal("a slice lost its length"))
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    fn string(&mut self) -> Result<String> {
-        let length = self.u64()?;
-        let bytes = self.take(length)?;
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Failure::corrupt("holds text that is not UTF-8"))
-    }
-
+impl Cursor<'_> {
     fn boolean(byte: u8) -> Result<bool> {
         match byte {
             0 => Ok(false),

@@ -1,0 +1,396 @@
+//! One GGUF file, planned and made.
+//!
+//! It knows which tensor goes where; the families' names and keys, the mixture, the layout and the
+//! kernels are in the other files.
+
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
+
+use qhost_plugin_api::{
+    documents::{
+        Document, Findings, Model, OpenRequest, Options, Output, OutputKind, Plan, PlannedFile, PlannedUnit, RoleKind,
+        Segment, SegmentContent, TensorSegment, UnitOrder,
+    },
+    sdk::{
+        CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, HostHandle, Result, RowJob, UnitHandle, chunks, with_scratch,
+    },
+};
+
+use crate::{
+    families::{self, Family, Rotary},
+    format::{BlockType, Level},
+    read,
+    recipe::{self, Choice, ModelFacts, Shape},
+    tokenizer,
+    write::{self, Layout, Unplaced},
+};
+
+/// The level taken when the user names none.
+pub(crate) const DEFAULT_LEVEL: &str = "Q4_K_M";
+/// The `--plugin-option` that names the pre-tokenizer.
+pub(crate) const PRE_OPTION: &str = "pre";
+/// The version of ggml's quantised formats that the bytes follow.
+const QUANTIZATION_VERSION: u32 = 2;
+/// The segment of everything before the tensor data.
+const HEADER_SEGMENT: u32 = 0;
+/// The name of the only file, by the host's convention for single-file outputs.
+const FILE: &str = "";
+/// The only metric: the root of the summed squared errors over that of the summed squares.
+const RELATIVE_ERROR: &str = "relative_rms_error";
+
+/// A planned file.
+pub struct GgufJob {
+    host: HostHandle,
+    plan: Plan,
+    layout: Layout,
+    /// The tensors that are made from weights, by their segment.
+    sources: BTreeMap<u32, Source>,
+    /// The tensors that are made from the config, by their segment.
+    constants: BTreeMap<u32, Vec<u8>>,
+}
+
+/// How a tensor of the file is made from one of the checkpoint.
+#[derive(Debug, Clone)]
+struct Source {
+    tensor: u32,
+    unit: u32,
+    rows: u64,
+    row_elements: u64,
+    block_type: BlockType,
+    /// Rows of a head whose halves are to be interleaved.
+    interleave: Option<u64>,
+}
+
+/// A tensor on its way into the file.
+struct Item {
+    name: String,
+    shape: Vec<u64>,
+    origin: Origin,
+}
+
+enum Origin {
+    Weights { tensor: u32, unit: u32, interleave: Option<u64> },
+    Computed(Vec<u8>),
+}
+
+impl GgufJob {
+    pub(crate) fn open(request: &OpenRequest, companions: &FilesHandle, host: HostHandle) -> Result<Self> {
+        let model = &request.model;
+        let level = level(&request.options)?;
+        let pre = pre_option(&request.options)?;
+        let family = families::family_of(model)?;
+        let (mut metadata, mut warnings) = families::metadata(model, family)?;
+        let vocabulary = model.hyperparameters.vocab_size;
+        let tokenizer = tokenizer::tokenizer_metadata(companions, vocabulary, &model.config, pre)?;
+        metadata.append(tokenizer.metadata)?;
+        warnings.extend(tokenizer.warnings);
+        // Last, and in this order, as llama.cpp's quantiser leaves them.
+        metadata.push("general.quantization_version", QUANTIZATION_VERSION)?;
+        metadata.push("general.file_type", level.file_type)?;
+
+        let items = items(model, family)?;
+        let choices = choose(level, model, family, &items);
+        let unplaced = items.iter().zip(&choices).map(|(item, choice)| Unplaced {
+            name: item.name.clone(),
+            shape: item.shape.clone(),
+            block_type: choice.block_type,
+        });
+        let layout = write::lay_out(&metadata, unplaced.collect())?;
+        Ok(Self::plan(request, level, host, items, &choices, layout, warnings))
+    }
+
+    fn plan(
+        request: &OpenRequest,
+        level: &Level,
+        host: HostHandle,
+        items: Vec<Item>,
+        choices: &[Choice],
+        layout: Layout,
+        warnings: Vec<String>,
+    ) -> Self {
+        let data_start = layout.header.len() as u64;
+        let header = SegmentContent::Constant { label: "header".into() };
+        let mut segments = vec![Segment { file: 0, offset: 0, bytes: data_start, content: header }];
+        let (mut sources, mut constants) = (BTreeMap::new(), BTreeMap::new());
+        for (((item, choice), placed), id) in
+            items.into_iter().zip(choices).zip(&layout.tensors).zip(HEADER_SEGMENT + 1..)
+        {
+            let (row_elements, rows) = row_shape(&item.shape);
+            let content = match item.origin {
+                Origin::Weights { tensor, unit, interleave } => {
+                    let block_type = choice.block_type;
+                    sources.insert(id, Source { tensor, unit, rows, row_elements, block_type, interleave });
+                    SegmentContent::Tensor(TensorSegment {
+                        name: item.name,
+                        unit,
+                        sources: vec![tensor],
+                        encoding: choice.block_type.name().into(),
+                        elements: rows * row_elements,
+                        fallback: choice.instead_of.map(|wanted| fallback(wanted, row_elements)),
+                    })
+                }
+                Origin::Computed(bytes) => {
+                    constants.insert(id, bytes);
+                    SegmentContent::Constant { label: item.name }
+                }
+            };
+            segments.push(Segment { file: 0, offset: data_start + placed.offset, bytes: placed.bytes, content });
+        }
+        let units = request.model.units.iter().filter_map(|unit| {
+            let memory = sources.values().filter(|source| source.unit == unit.id).map(Source::chunk_memory).max()?;
+            Some(PlannedUnit { unit: unit.id, memory: memory * u64::from(request.threads) })
+        });
+        let plan = Plan {
+            schema: Plan::SCHEMA.into(),
+            format: request.format.clone(),
+            level: level.name.into(),
+            output: Output { kind: OutputKind::File, suffix: format!("-{}.gguf", level.name) },
+            files: vec![PlannedFile { name: FILE.into(), bytes: layout.file_bytes }],
+            segments,
+            units: units.collect(),
+            order: UnitOrder::Independent,
+            companions: Vec::new(),
+            unused: Vec::new(),
+            warnings,
+        };
+        Self { host, plan, layout, sources, constants }
+    }
+}
+
+impl FormatJob for GgufJob {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn constant(&self, segment: u32) -> Result<Cow<'_, [u8]>> {
+        if segment == HEADER_SEGMENT {
+            return Ok(Cow::Borrowed(&self.layout.header));
+        }
+        let bytes = self.constants.get(&segment);
+        bytes
+            .map(|bytes| Cow::Borrowed(&**bytes))
+            .ok_or_else(|| Failure::internal(format!("segment {segment} is not constant")))
+    }
+
+    fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
+        let memory = self.plan.units.iter().find(|planned| planned.unit == unit).map_or(0, |planned| planned.memory);
+        let _grant = io.host().grant(memory, "quantising")?;
+        let sources = self.sources.iter().filter(|(_, source)| source.unit == unit);
+        let jobs: Vec<_> = sources
+            .map(|(segment, source)| RowJob {
+                item: (*segment, source),
+                rows: source.rows,
+                row_elements: source.row_elements,
+                granule: source.granule(),
+            })
+            .collect();
+        let chunks = chunks(&jobs);
+        let sums = io.host().parallel_map(chunks.len(), |index| {
+            let (segment, source) = *chunks[index].item;
+            make_rows(io, segment, source, &chunks[index].rows)
+        })?;
+        // Added up in the order of the chunks, so that the figure does not depend on the threads.
+        let mut totals: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+        for (chunk, (errors, squares)) in chunks.iter().zip(sums) {
+            let total = totals.entry(chunk.item.0).or_default();
+            *total = (total.0 + errors, total.1 + squares);
+        }
+        for (segment, (errors, squares)) in totals {
+            io.metric(segment, RELATIVE_ERROR, if squares > 0.0 { (errors / squares).sqrt() } else { 0.0 });
+        }
+        Ok(())
+    }
+
+    fn check(&self, files: &FilesHandle) -> Result<Findings> {
+        let checks = read::check(files, FILE, &self.layout, &self.host)?;
+        Ok(Findings { schema: Findings::SCHEMA.into(), checks })
+    }
+}
+
+/// Makes some rows of a tensor, and gives the sums of squared errors and of squares.
+fn make_rows(io: &UnitHandle, segment: u32, source: &Source, rows: &Range<u64>) -> Result<(f64, f64)> {
+    let lent = io.rows(source.tensor, rows.start, rows.end - rows.start)?;
+    let weights = lent.rows() * lent.row_elements();
+    let row_bytes = source.block_type.row_bytes(source.row_elements).unwrap_or(0);
+    let sums = with_scratch(|scratch| {
+        lent.widen(&mut scratch.floats)?;
+        drop(lent);
+        if let Some(head) = source.interleave {
+            // A bias has one element where a weight has a row.
+            let columns = if source.rows == 1 { 1 } else { source.row_elements };
+            interleave_halves(&scratch.floats, &mut scratch.more_floats, head, columns);
+            std::mem::swap(&mut scratch.floats, &mut scratch.more_floats);
+        }
+        let bytes = usize::try_from((rows.end - rows.start) * row_bytes);
+        scratch.bytes.resize(bytes.map_err(|_| Failure::internal("a chunk is too long"))?, 0);
+        source.block_type.quantize(&scratch.floats, &mut scratch.bytes);
+        if source.block_type.first_invalid_block(&scratch.bytes).is_some() {
+            return Err(too_large(source.block_type).about(io.tensor_name(source.tensor)));
+        }
+        scratch.more_floats.resize(scratch.floats.len(), 0.0);
+        source.block_type.dequantize(&scratch.bytes, &mut scratch.more_floats);
+        io.write(segment, rows.start * row_bytes, &scratch.bytes)?;
+        Ok(squared_errors(&scratch.floats, &scratch.more_floats))
+    })?;
+    io.progress(weights);
+    Ok(sums)
+}
+
+impl Source {
+    fn granule(&self) -> u64 {
+        self.interleave.filter(|_| self.rows > 1).unwrap_or(1)
+    }
+
+    /// Buffers for one chunk: the weights twice as `f32`, and the bytes.
+    fn chunk_memory(&self) -> u64 {
+        let weights = (self.granule() * self.row_elements).max(CHUNK_WEIGHTS);
+        weights.saturating_mul(4 + 4 + 4)
+    }
+}
+
+fn level(options: &Options) -> Result<&'static Level> {
+    if let [flag, ..] = options.flags_besides_level().as_slice() {
+        return Err(Failure::usage(format!("{flag} has no meaning for gguf")).hint("choose the precision with --level"));
+    }
+    let name = options.level.as_deref().unwrap_or(DEFAULT_LEVEL);
+    Level::named(name).ok_or_else(|| {
+        let known: Vec<_> = crate::format::LEVELS.iter().map(|level| level.name).collect();
+        Failure::unsupported(format!("gguf has no level `{name}`")).hint(format!("the levels are {}", known.join(", ")))
+    })
+}
+
+fn pre_option(options: &Options) -> Result<Option<&str>> {
+    match options.plugin.keys().find(|key| *key != PRE_OPTION) {
+        Some(key) => {
+            Err(Failure::usage(format!("gguf has no plugin option `{key}`")).hint(format!("it has `{PRE_OPTION}`")))
+        }
+        None => Ok(options.plugin.get(PRE_OPTION).map(String::as_str)),
+    }
+}
+
+/// The tensors of the file, in its order.
+fn items(model: &Model, family: &Family) -> Result<Vec<Item>> {
+    let mut items = Vec::new();
+    for (tensor, id) in model.tensors.iter().zip(0_u32..) {
+        let rotated = matches!(tensor.role.kind, RoleKind::AttentionQ | RoleKind::AttentionK);
+        let interleave = (rotated && family.rotary == Rotary::Neighbours).then_some(model.hyperparameters.head_dim);
+        items.push(Item {
+            name: families::tensor_name(model, tensor)?,
+            shape: tensor.shape.clone(),
+            origin: Origin::Weights { tensor: id, unit: tensor.unit, interleave },
+        });
+    }
+    if let Some(factors) = families::rope_factors(model)? {
+        items.push(Item {
+            name: "rope_freqs.weight".into(),
+            shape: vec![factors.len() as u64],
+            origin: Origin::Computed(factors.iter().flat_map(|factor| factor.to_le_bytes()).collect()),
+        });
+    }
+    items.sort_by(|a, b| (layer_of(&a.name), &a.name).cmp(&(layer_of(&b.name), &b.name)));
+    Ok(items)
+}
+
+/// The layer in a name; tensors of no layer come first.
+fn layer_of(name: &str) -> Option<u32> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+fn choose(level: &Level, model: &Model, family: &Family, items: &[Item]) -> Vec<Choice> {
+    let sizes = &model.hyperparameters;
+    let facts = ModelFacts {
+        layers: sizes.layers,
+        grouped_heads: sizes.heads / sizes.kv_heads.max(1),
+        is_70b: (family.is_70b)(sizes),
+    };
+    let shapes: Vec<_> = items
+        .iter()
+        .map(|item| Shape {
+            name: &item.name,
+            row_elements: row_shape(&item.shape).0,
+            dimensions: write::dimensions(&item.shape).len(),
+        })
+        .collect();
+    recipe::choose(level, facts, &shapes)
+}
+
+/// The length of a row, and the number of rows.
+fn row_shape(shape: &[u64]) -> (u64, u64) {
+    shape.split_last().map_or((1, 1), |(row, outer)| (*row, outer.iter().product()))
+}
+
+fn fallback(wanted: BlockType, row_elements: u64) -> String {
+    format!("rows of {row_elements} are no whole blocks of {} for {}", wanted.block_elements(), wanted.name())
+}
+
+fn too_large(block_type: BlockType) -> Failure {
+    Failure::unsupported(format!("its weights are too large for the 16-bit scales of {}", block_type.name()))
+        .hint("use --level BF16 or F32")
+}
+
+/// Turns the two halves of every head's rows into neighbours: rows 0, h/2, 1, h/2 + 1, …
+///
+/// `x` holds rows of `columns` elements, a whole number of heads of `head` rows.
+fn interleave_halves(x: &[f32], out: &mut Vec<f32>, head: u64, columns: u64) {
+    #[expect(clippy::cast_possible_truncation, reason = "the rows are in memory")]
+    let (half, columns) = ((head / 2) as usize, columns as usize);
+    out.resize(x.len(), 0.0);
+    for (x, out) in x.chunks_exact(2 * half * columns).zip(out.chunks_exact_mut(2 * half * columns)) {
+        let (first, second) = x.split_at(half * columns);
+        let pairs = first.chunks_exact(columns).zip(second.chunks_exact(columns));
+        for (pair, (even, odd)) in out.chunks_exact_mut(2 * columns).zip(pairs) {
+            pair[..columns].copy_from_slice(even);
+            pair[columns..].copy_from_slice(odd);
+        }
+    }
+}
+
+/// The sum of squared differences, and the sum of squares of `x`.
+fn squared_errors(x: &[f32], y: &[f32]) -> (f64, f64) {
+    // Eight sums side by side: the order of additions is fixed, and the CPU can do them at once.
+    let (mut errors, mut squares) = ([0.0_f64; 8], [0.0_f64; 8]);
+    for (x, y) in x.chunks(8).zip(y.chunks(8)) {
+        for (lane, (x, y)) in x.iter().zip(y).enumerate() {
+            let (x, y) = (f64::from(*x), f64::from(*y));
+            errors[lane] += (x - y) * (x - y);
+            squares[lane] += x * x;
+        }
+    }
+    (errors.iter().sum(), squares.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_of_each_head_become_neighbours() {
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let x: Vec<f32> = (0..16).map(|index| index as f32).collect();
+        let mut out = Vec::new();
+        interleave_halves(&x, &mut out, 4, 2);
+        let expected = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15].map(|index| x[index]);
+        assert_eq!(out.iter().map(|value| value.to_bits()).collect::<Vec<_>>(), expected.map(f32::to_bits));
+        interleave_halves(&x, &mut out, 8, 1);
+        let expected = [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15].map(|index| x[index]);
+        assert_eq!(out.iter().map(|value| value.to_bits()).collect::<Vec<_>>(), expected.map(f32::to_bits));
+    }
+
+    #[test]
+    fn tensors_are_in_the_order_of_the_reference() {
+        let mut names = ["blk.10.a", "token_embd.weight", "blk.2.b", "output.weight", "blk.2.a", "output_norm.weight"];
+        names.sort_by_key(|name| (layer_of(name), *name));
+        assert_eq!(
+            names,
+            ["output.weight", "output_norm.weight", "token_embd.weight", "blk.2.a", "blk.2.b", "blk.10.a"]
+        );
+    }
+
+    #[test]
+    fn squared_errors_are_those_of_the_definition() {
+        let x: Vec<f32> = (0..19_u8).map(f32::from).collect();
+        let y: Vec<f32> = x.iter().map(|x| x + 0.5).collect();
+        let (errors, squares) = squared_errors(&x, &y);
+        assert!((errors - 19.0 * 0.25).abs() < 1e-9);
+        assert!((squares - f64::from((0..19_u32).map(|x| x * x).sum::<u32>())).abs() < 1e-9);
+    }
+}

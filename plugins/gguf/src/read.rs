@@ -1,0 +1,225 @@
+//! Reading a GGUF file back: its header, and whether file and numbers are sound.
+//!
+//! It trusts nothing: every length is held against the bytes that are there. It knows the block
+//! types of this plugin only.
+
+use std::ops::Range;
+
+use qhost_plugin_api::{
+    documents::{Check, CheckStatus},
+    sdk::{Failure, FilesHandle, HostHandle, Result, with_scratch},
+};
+
+use crate::{
+    cursor::Cursor,
+    format::BlockType,
+    metadata::Metadata,
+    write::{ALIGNMENT, Layout, MAGIC, TensorInfo, VERSION, align},
+};
+
+/// Bytes that are read at once when numbers are checked.
+const PIECE: u64 = 1 << 20;
+
+/// What the front of a file says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Header {
+    /// The keys, in the order of the file.
+    pub(crate) metadata: Metadata,
+    /// The tensors, in the order of the file.
+    pub(crate) tensors: Vec<TensorInfo>,
+    /// Where the data start.
+    pub(crate) data_start: u64,
+}
+
+/// Parses the front of a file.
+///
+/// # Errors
+/// Fails with kind `CORRUPT` when the bytes are not a whole GGUF header.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Header> {
+    let mut cursor = Cursor::new(bytes);
+    if cursor.take(4)? != MAGIC {
+        return Err(Failure::corrupt("it does not start with GGUF"));
+    }
+    let version = cursor.u32()?;
+    if version != VERSION {
+        return Err(Failure::unsupported(format!("it is GGUF version {version}, not {VERSION}")));
+    }
+    let tensor_count = cursor.u64()?;
+    let key_count = cursor.u64()?;
+    let metadata = Metadata::read(&mut cursor, key_count)?;
+    let mut tensors = Vec::new();
+    for _ in 0..tensor_count {
+        tensors.push(tensor(&mut cursor)?);
+    }
+    let data_start = align(cursor.position() as u64).ok_or_else(|| Failure::corrupt("its header is too long"))?;
+    Ok(Header { metadata, tensors, data_start })
+}
+
+fn tensor(cursor: &mut Cursor<'_>) -> Result<TensorInfo> {
+    let name = cursor.string()?;
+    let wrong = |what: String| Failure::corrupt(what).about(&*name);
+    let rank = cursor.u32()?;
+    if !(1..=4).contains(&rank) {
+        return Err(wrong(format!("it has {rank} dimensions")));
+    }
+    let dimensions = (0..rank).map(|_| cursor.u64()).collect::<Result<Vec<_>>>()?;
+    let number = cursor.u32()?;
+    let block_type =
+        BlockType::from_ggml_type(number).ok_or_else(|| wrong(format!("its type {number} is not known")))?;
+    let offset = cursor.u64()?;
+    let rows = dimensions[1..].iter().try_fold(1_u64, |rows, dimension| rows.checked_mul(*dimension));
+    let bytes = block_type.row_bytes(dimensions[0]).zip(rows).and_then(|(row, rows)| row.checked_mul(rows));
+    let bytes = bytes.ok_or_else(|| wrong(format!("its dimensions {dimensions:?} are impossible")))?;
+    Ok(TensorInfo { name, dimensions, block_type, offset, bytes })
+}
+
+/// Re-reads a finished file: its structure as a loader reads it, against the layout, and every number.
+///
+/// # Errors
+/// Fails when the file cannot be read; what is wrong with it is in the checks.
+pub(crate) fn check(files: &FilesHandle, name: &str, layout: &Layout, host: &HostHandle) -> Result<Vec<Check>> {
+    let length = files.length(name).unwrap_or(0);
+    let structure = check_structure(files, name, length, layout)?;
+    if let Err(detail) = structure {
+        return Ok(vec![finding("structure", Err(detail))]);
+    }
+    let data_start = layout.header.len() as u64;
+    let numbers = check_numbers(files, name, data_start, &layout.tensors, host)?;
+    Ok(vec![finding("structure", structure), finding("numbers", numbers)])
+}
+
+/// What was seen, or what is wrong.
+type Seen = std::result::Result<String, String>;
+
+fn finding(name: &str, seen: Seen) -> Check {
+    let (status, detail) = match seen {
+        Ok(detail) => (CheckStatus::Passed, detail),
+        Err(detail) => (CheckStatus::Failed, detail),
+    };
+    Check { name: name.into(), status, detail }
+}
+
+fn check_structure(files: &FilesHandle, name: &str, length: u64, layout: &Layout) -> Result<Seen> {
+    if length != layout.file_bytes {
+        return Ok(Err(format!("the file is {length} bytes long, not {}", layout.file_bytes)));
+    }
+    let mut front = vec![0; layout.header.len()];
+    files.read_exact(name, 0, &mut front)?;
+    let header = match parse(&front) {
+        Ok(header) => header,
+        Err(failure) => return Ok(Err(failure.to_string())),
+    };
+    if header.data_start != layout.header.len() as u64 {
+        return Ok(Err(format!("its data start at {}, not {}", header.data_start, layout.header.len())));
+    }
+    if header.tensors != layout.tensors {
+        return Ok(Err("its tensors are not the planned ones".into()));
+    }
+    let mut end = 0;
+    for tensor in &header.tensors {
+        if !tensor.offset.is_multiple_of(ALIGNMENT) || tensor.offset < end {
+            return Ok(Err(format!("{} overlaps the one before it, or is not aligned", tensor.name)));
+        }
+        end = tensor.offset + tensor.bytes;
+    }
+    if header.data_start + end > length {
+        return Ok(Err("its data go past its end".into()));
+    }
+    Ok(Ok(format!("{} keys, {} tensors", header.metadata.len(), header.tensors.len())))
+}
+
+/// Looks for scales and values that are no finite numbers.
+fn check_numbers(
+    files: &FilesHandle,
+    name: &str,
+    data_start: u64,
+    tensors: &[TensorInfo],
+    host: &HostHandle,
+) -> Result<Seen> {
+    let pieces: Vec<_> = tensors.iter().flat_map(|tensor| pieces(tensor).map(move |piece| (tensor, piece))).collect();
+    let bad = host.parallel_map(pieces.len(), |index| {
+        let (tensor, piece) = &pieces[index];
+        with_scratch(|scratch| {
+            let length =
+                usize::try_from(piece.end - piece.start).map_err(|_| Failure::internal("a piece is too long"))?;
+            scratch.bytes.resize(length, 0);
+            files.read_exact(name, data_start + tensor.offset + piece.start, &mut scratch.bytes)?;
+            Ok(tensor.block_type.first_invalid_block(&scratch.bytes).is_some())
+        })
+    })?;
+    Ok(match bad.iter().position(|bad| *bad) {
+        Some(index) => Err(format!("{} holds scales or values that are no finite numbers", pieces[index].0.name)),
+        None => Ok("all scales and values are finite".into()),
+    })
+}
+
+/// Ranges of a tensor's data, each a whole number of blocks.
+fn pieces(tensor: &TensorInfo) -> impl Iterator<Item = Range<u64>> {
+    let block = tensor.block_type.block_bytes() as u64;
+    let (step, end) = (PIECE / block * block, tensor.bytes);
+    (0..end.div_ceil(step)).map(move |index| index * step..((index + 1) * step).min(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::write::{Unplaced, lay_out};
+
+    fn layout() -> Layout {
+        let mut metadata = Metadata::new();
+        metadata.push("general.architecture", "llama").unwrap();
+        metadata.push("general.file_type", 15_u32).unwrap();
+        let tensor =
+            |name: &str, shape: &[u64], block_type| Unplaced { name: name.into(), shape: shape.into(), block_type };
+        let tensors = vec![
+            tensor("output.weight", &[2, 256], BlockType::Q6K),
+            tensor("blk.0.attn_norm.weight", &[256], BlockType::F32),
+        ];
+        lay_out(&metadata, tensors).unwrap()
+    }
+
+    #[test]
+    fn what_was_laid_out_is_read_back() {
+        let layout = layout();
+        let header = parse(&layout.header).unwrap();
+        assert_eq!(header.tensors, layout.tensors);
+        assert_eq!(header.data_start, layout.header.len() as u64);
+        assert_eq!(header.metadata.len(), 2);
+    }
+
+    #[test]
+    fn every_cut_is_an_error_and_no_flipped_byte_a_panic() {
+        let layout = layout();
+        let described: usize = layout.header.len() - layout.header.iter().rev().take_while(|&&byte| byte == 0).count();
+        for length in 0..described {
+            assert!(parse(&layout.header[..length]).is_err(), "cut at {length}");
+        }
+        for at in 0..layout.header.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut bytes = layout.header.clone();
+                bytes[at] ^= flip;
+                let _ = parse(&bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_cover_the_data_in_whole_blocks() {
+        let tensor = |bytes| TensorInfo {
+            name: String::new(),
+            dimensions: vec![256],
+            block_type: BlockType::Q6K,
+            offset: 0,
+            bytes,
+        };
+        for bytes in [210, 210 * 4993, 210 * 4994, 210 * 20_000] {
+            let mut next = 0;
+            for piece in pieces(&tensor(bytes)) {
+                assert_eq!(piece.start, next);
+                assert_eq!((piece.end - piece.start) % 210, 0);
+                next = piece.end;
+            }
+            assert_eq!(next, bytes);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Which block type each tensor gets at a level: llama.cpp's mixture rules and fallbacks.
+//!
+//! The rules are those of `llama_tensor_get_type_impl` and `tensor_type_fallback` for the levels that
+//! this plugin has; they depend on names, shapes and the order of the file only. It knows no
+//! weights and no metadata.
+
+use crate::format::{BlockType, Level};
+
+/// A tensor in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shape<'a> {
+    /// Its name in GGUF.
+    pub(crate) name: &'a str,
+    /// The length of a row.
+    pub(crate) row_elements: u64,
+    /// Dimensions that are larger than one, at least one.
+    pub(crate) dimensions: usize,
+}
+
+/// What the rules ask about the model as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ModelFacts {
+    /// Number of layers.
+    pub(crate) layers: u32,
+    /// Query heads for each key/value head, rounded down.
+    pub(crate) grouped_heads: u32,
+    /// Whether it is one of the sizes that llama.cpp calls 70B.
+    pub(crate) is_70b: bool,
+}
+
+/// What the rules chose for a tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// The type.
+    pub(crate) block_type: BlockType,
+    /// The type that the mixture wanted, if the row length does not allow it.
+    pub(crate) instead_of: Option<BlockType>,
+}
+
+/// What a tensor is to the rules, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Category {
+    Output,
+    Embedding,
+    Value,
+    AttentionOutput,
+    Down,
+    Other,
+}
+
+impl Category {
+    /// The order of the tests is the reference's.
+    fn of(name: &str) -> Self {
+        match name {
+            "output.weight" => Self::Output,
+            "token_embd.weight" => Self::Embedding,
+            _ if name.contains("attn_v.weight") => Self::Value,
+            _ if name.contains("attn_output.weight") => Self::AttentionOutput,
+            _ if name.contains("ffn_down") => Self::Down,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Chooses a type for every tensor; `tensors` has to be in the order of the file, because the rules
+/// count.
+pub(crate) fn choose(level: &Level, model: ModelFacts, tensors: &[Shape<'_>]) -> Vec<Choice> {
+    let value_tensors = tensors.iter().filter(|tensor| Category::of(tensor.name) == Category::Value).count();
+    let tied = !tensors.iter().any(|tensor| Category::of(tensor.name) == Category::Output);
+    let mut mixture = Mixture { level, model, tied, value_tensors, values_seen: 0, downs_seen: 0 };
+    tensors.iter().map(|tensor| mixture.choose(tensor)).collect()
+}
+
+/// Vectors, norms and whatever is no weight stay in F32.
+fn stays_f32(tensor: &Shape<'_>) -> bool {
+    tensor.dimensions < 2 || !tensor.name.ends_with("weight") || tensor.name.contains("_norm.weight")
+}
+
+struct Mixture<'a> {
+    level: &'a Level,
+    model: ModelFacts,
+    tied: bool,
+    value_tensors: usize,
+    values_seen: usize,
+    downs_seen: usize,
+}
+
+impl Mixture<'_> {
+    fn choose(&mut self, tensor: &Shape<'_>) -> Choice {
+        let base = self.level.base;
+        if stays_f32(tensor) {
+            return Choice { block_type: BlockType::F32, instead_of: None };
+        }
+        if base.block_elements() == 1 {
+            return Choice { block_type: base, instead_of: None };
+        }
+        let wanted = self.wanted(tensor);
+        match fitting(wanted, tensor.row_elements) {
+            fits if fits == wanted => Choice { block_type: wanted, instead_of: None },
+            other => Choice { block_type: other, instead_of: Some(wanted) },
+        }
+    }
+
+    fn wanted(&mut self, tensor: &Shape<'_>) -> BlockType {
+        match Category::of(tensor.name) {
+            Category::Output => self.output(tensor.row_elements),
+            Category::Embedding if self.tied => self.output(tensor.row_elements),
+            Category::Value => {
+                let index = self.values_seen;
+                self.values_seen += 1;
+                self.value(index)
+            }
+            Category::Down => {
+                let index = self.downs_seen;
+                self.downs_seen += 1;
+                self.down(index)
+            }
+            Category::AttentionOutput => self.attention_output(),
+            Category::Embedding | Category::Other => self.level.base,
+        }
+    }
+
+    fn output(&self, row_elements: u64) -> BlockType {
+        let base = self.level.base;
+        if base == BlockType::Q8_0 || base.row_bytes(row_elements).is_none() { BlockType::Q8_0 } else { BlockType::Q6K }
+    }
+
+    fn value(&self, index: usize) -> BlockType {
+        use BlockType::{Q3K, Q4K, Q5K, Q6K};
+        let base = self.level.base;
+        let chosen = match self.level.name {
+            "Q2_K" if self.model.grouped_heads >= 4 => Q4K,
+            "Q2_K" => Q3K,
+            "Q3_K_M" if index < 2 => Q5K,
+            "Q3_K_M" => Q4K,
+            "Q3_K_L" => Q5K,
+            "Q4_K_M" | "Q5_K_M" if gets_more_bits(index, self.value_tensors) => Q6K,
+            "Q4_K_S" if index < 4 => Q5K,
+            _ => base,
+        };
+        // Eight query heads share these values, so they are small and matter more.
+        if self.model.is_70b && matches!(chosen, Q3K | Q4K) { Q5K } else { chosen }
+    }
+
+    fn down(&self, index: usize) -> BlockType {
+        use BlockType::{Q3K, Q4K, Q5K, Q6K};
+        let layers = self.model.layers as usize;
+        match self.level.name {
+            "Q2_K" => Q3K,
+            "Q3_K_M" if index < layers / 16 => Q5K,
+            "Q3_K_M" => Q4K,
+            "Q3_K_L" => Q5K,
+            "Q4_K_M" | "Q5_K_M" if gets_more_bits(index, layers) => Q6K,
+            "Q4_K_S" if index < layers / 8 => Q5K,
+            _ => self.level.base,
+        }
+    }
+
+    fn attention_output(&self) -> BlockType {
+        use BlockType::{Q3K, Q4K, Q5K};
+        match self.level.name {
+            "Q2_K" => Q3K,
+            "Q3_K_M" => Q4K,
+            "Q3_K_L" => Q5K,
+            _ => self.level.base,
+        }
+    }
+}
+
+/// The first and the last eighth of the layers, and every third between.
+fn gets_more_bits(index: usize, count: usize) -> bool {
+    index < count / 8 || index >= 7 * count / 8 || (index - count / 8) % 3 == 2
+}
+
+/// The type itself if rows are whole blocks of it, else the reference's substitute.
+fn fitting(wanted: BlockType, row_elements: u64) -> BlockType {
+    use BlockType::{F16, Q2K, Q3K, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    if wanted.row_bytes(row_elements).is_some() {
+        return wanted;
+    }
+    let smaller = match wanted {
+        Q2K | Q3K => Q4_0,
+        Q4K => Q5_0,
+        Q5K => Q5_1,
+        Q6K => Q8_0,
+        other => other,
+    };
+    if smaller.row_bytes(row_elements).is_some() { smaller } else { F16 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sensitive_layers_are_the_reference_s() {
+        let picked = |count| (0..count).filter(|&index| gets_more_bits(index, count)).collect::<Vec<_>>();
+        assert_eq!(picked(4), [2, 3]);
+        assert_eq!(picked(8), [0, 3, 6, 7]);
+        assert_eq!(picked(32), [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]);
+    }
+
+    #[test]
+    fn rows_that_are_no_whole_blocks_get_the_substitute() {
+        assert_eq!(fitting(BlockType::Q4K, 256), BlockType::Q4K);
+        assert_eq!(fitting(BlockType::Q4K, 64), BlockType::Q5_0);
+        assert_eq!(fitting(BlockType::Q3K, 64), BlockType::Q4_0);
+        assert_eq!(fitting(BlockType::Q5K, 96), BlockType::Q5_1);
+        assert_eq!(fitting(BlockType::Q6K, 96), BlockType::Q8_0);
+        for block_type in [BlockType::Q4_0, BlockType::Q8_0, BlockType::Q6K] {
+            assert_eq!(fitting(block_type, 172), BlockType::F16);
+        }
+    }
+
+    #[test]
+    fn vectors_and_norms_stay_in_f32_at_every_level() {
+        for level in &crate::format::LEVELS {
+            let tensors = [
+                Shape { name: "blk.0.attn_norm.weight", row_elements: 256, dimensions: 1 },
+                Shape { name: "blk.0.attn_q.bias", row_elements: 256, dimensions: 1 },
+                Shape { name: "blk.0.attn_q_norm.weight", row_elements: 256, dimensions: 2 },
+            ];
+            let facts = ModelFacts { layers: 1, grouped_heads: 1, is_70b: false };
+            assert!(choose(level, facts, &tensors).iter().all(|choice| choice.block_type == BlockType::F32));
+        }
+    }
+}
