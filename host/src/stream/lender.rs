@@ -13,6 +13,10 @@ use std::{
 
 use super::MappedFile;
 
+/// Linux maps this much around every page that is touched, so a loan leaves pages behind on both sides,
+/// some of them after their own loan was given back. A neighbour that is still in use gets them again.
+const AROUND: u64 = 64 << 10;
+
 /// Where a tensor's rows lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placement {
@@ -86,7 +90,7 @@ impl Lender {
     pub fn take_back(&self, id: u64) {
         let loan = self.out().remove(&id);
         if let Some((file, range)) = loan {
-            self.files[file].release(range);
+            self.files[file].release(range.start.saturating_sub(AROUND)..range.end + AROUND);
         }
     }
 
