@@ -27,7 +27,7 @@ pub fn q4_1(x: &[f32], out: &mut [u8]) {
     }
 }
 
-/// 5 bits: as [`q4_0`] with twice the levels.
+/// 5 bits: as [`q4_0()`] with twice the levels.
 pub fn q5_0(x: &[f32], out: &mut [u8]) {
     for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut::<{ q5_0::BYTES }>().0) {
         let scale = extreme(x) / -16.0;
