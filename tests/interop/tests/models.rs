@@ -19,7 +19,7 @@ impl Golden {
         let bytes = fs::read(fixture("arch").join(name).join("golden.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let (ids, logits) = (tensors.tensor("input_ids").unwrap(), tensors.tensor("logits").unwrap());
-        let [sequences, length] = *ids.shape() else { panic!("{:?}", ids.shape()) };
+        let [sequences, length] = <[usize; 2]>::try_from(ids.shape()).unwrap();
         let ids: Vec<_> =
             ids.data().as_chunks::<8>().0.iter().map(|id| i32::try_from(i64::from_le_bytes(*id)).unwrap()).collect();
         let logits: Vec<_> = logits.data().as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();

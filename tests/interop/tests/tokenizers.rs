@@ -1,13 +1,15 @@
 //! Tokens: llama.cpp, with the metadata that the plugin writes, against the tokenizers that the models
 //! were trained with.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write};
 
 use qhost_gguf::{
     metadata::{Metadata, Value},
     tokenizer::{Files, TokenizerMetadata, tokenizer_metadata},
 };
 use qhost_oracle::Model;
+use qhost_tests::fixture;
 use serde_json::{Value as Json, json};
 use tokenizers::{
     Model as _, PreTokenizer as _, Tokenizer, Trainer as _,
@@ -20,10 +22,6 @@ use tokenizers::{
 const VOCABULARY: usize = 4000;
 /// Random texts that each comparison takes besides the hard one.
 const RANDOM_TEXTS: usize = 4000;
-
-fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(path)
-}
 
 fn read(path: &str) -> Vec<u8> {
     std::fs::read(fixture(path)).unwrap()
