@@ -1,6 +1,6 @@
 //! The driver: from a request to a finished output.
 //!
-//! [`prepare`] does everything that needs no weights and refuses whatever can be refused;
+//! [`prepare()`] does everything that needs no weights and refuses whatever can be refused;
 //! [`Prepared::execute`] runs the plan unit by unit, keeps the journal, and finishes. Nothing here prints: it tells
 //! [`Events`] what happens. Only this room knows the order of the others.
 
