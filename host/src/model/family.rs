@@ -43,22 +43,23 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A tensor that every checkpoint of the family has.
+    /// A weight that every checkpoint of the family has.
     #[must_use]
-    pub const fn required(name: &'static str, kind: RoleKind, shape: &'static [Dim]) -> Self {
+    pub const fn weight(name: &'static str, kind: RoleKind, shape: &'static [Dim]) -> Self {
         Self { name, kind, part: Part::Weight, shape, presence: Presence::Required }
-    }
-
-    /// A bias that some checkpoints have.
-    #[must_use]
-    pub const fn optional_bias(name: &'static str, kind: RoleKind, shape: &'static [Dim]) -> Self {
-        Self { name, kind, part: Part::Bias, shape, presence: Presence::Optional }
     }
 
     /// A bias that every checkpoint of the family has.
     #[must_use]
     pub const fn bias(name: &'static str, kind: RoleKind, shape: &'static [Dim]) -> Self {
         Self { name, kind, part: Part::Bias, shape, presence: Presence::Required }
+    }
+
+    /// The same, if only some checkpoints have it.
+    #[must_use]
+    pub const fn or_absent(mut self) -> Self {
+        self.presence = Presence::Optional;
+        self
     }
 
     /// The head: there unless it reuses the embedding.

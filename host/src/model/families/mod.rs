@@ -1,14 +1,13 @@
 //! The family tables, one file each, in the order of their use in the field.
+#![allow(clippy::wildcard_imports, reason = "a table is made of the shared names")]
 
 mod llama;
 mod mistral;
+mod names;
 mod qwen2;
 mod qwen3;
 
-use super::family::{
-    Dim::{self, Ffn, Head, Hidden, Kv, Q, Vocab},
-    Entry, Family,
-};
+use super::family::Family;
 
 /// Every family that is known.
 pub const FAMILIES: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
@@ -21,6 +20,3 @@ pub fn find(model_type: Option<&str>, architecture: Option<&str>) -> Option<&'st
         None => architecture.is_some_and(|name| family.architectures.contains(&name)),
     })
 }
-
-/// Rows are tokens, columns the residual stream.
-const TOKENS: &[Dim] = &[Vocab, Hidden];

@@ -1,33 +1,28 @@
 //! Qwen2 and Qwen2.5 (dense): the layout of Llama with biases on queries, keys and values.
 
-use qhost_plugin_api::documents::RoleKind::{
-    AttentionK, AttentionNorm, AttentionOutput, AttentionQ, AttentionV, FfnDown, FfnGate, FfnNorm, FfnUp, OutputNorm,
-    TokenEmbedding,
-};
-
-use super::{Entry, Family, Ffn, Hidden, Kv, Q, TOKENS};
+use super::{Family, names::*};
 
 pub(super) const FAMILY: Family = Family {
     id: "qwen2",
     model_types: &["qwen2"],
     architectures: &["Qwen2ForCausalLM"],
     tied_by_default: false,
-    prologue: &[Entry::required("model.embed_tokens.weight", TokenEmbedding, TOKENS)],
-    layer_prefix: "model.layers.{}.",
+    prologue: &[EMBED_TOKENS],
+    layer_prefix: LAYER,
     layer: &[
-        Entry::required("input_layernorm.weight", AttentionNorm, &[Hidden]),
-        Entry::required("self_attn.q_proj.weight", AttentionQ, &[Q, Hidden]),
-        Entry::bias("self_attn.q_proj.bias", AttentionQ, &[Q]),
-        Entry::required("self_attn.k_proj.weight", AttentionK, &[Kv, Hidden]),
-        Entry::bias("self_attn.k_proj.bias", AttentionK, &[Kv]),
-        Entry::required("self_attn.v_proj.weight", AttentionV, &[Kv, Hidden]),
-        Entry::bias("self_attn.v_proj.bias", AttentionV, &[Kv]),
-        Entry::required("self_attn.o_proj.weight", AttentionOutput, &[Hidden, Q]),
-        Entry::required("post_attention_layernorm.weight", FfnNorm, &[Hidden]),
-        Entry::required("mlp.gate_proj.weight", FfnGate, &[Ffn, Hidden]),
-        Entry::required("mlp.up_proj.weight", FfnUp, &[Ffn, Hidden]),
-        Entry::required("mlp.down_proj.weight", FfnDown, &[Hidden, Ffn]),
+        INPUT_NORM,
+        Q_PROJ,
+        Q_BIAS,
+        K_PROJ,
+        K_BIAS,
+        V_PROJ,
+        V_BIAS,
+        O_PROJ,
+        POST_ATTENTION_NORM,
+        GATE_PROJ,
+        UP_PROJ,
+        DOWN_PROJ,
     ],
-    epilogue: &[Entry::required("model.norm.weight", OutputNorm, &[Hidden]), Entry::head("lm_head.weight")],
-    buffers: &["rotary_emb.inv_freq"],
+    epilogue: &[FINAL_NORM, LM_HEAD],
+    buffers: &[FREQUENCIES],
 };

@@ -1,36 +1,31 @@
 //! Qwen3 (dense): the layout of Llama with a norm on every query and key head.
 
-use qhost_plugin_api::documents::RoleKind::{
-    AttentionK, AttentionKNorm, AttentionNorm, AttentionOutput, AttentionQ, AttentionQNorm, AttentionV, FfnDown,
-    FfnGate, FfnNorm, FfnUp, OutputNorm, TokenEmbedding,
-};
-
-use super::{Entry, Family, Ffn, Head, Hidden, Kv, Q, TOKENS};
+use super::{Family, names::*};
 
 pub(super) const FAMILY: Family = Family {
     id: "qwen3",
     model_types: &["qwen3"],
     architectures: &["Qwen3ForCausalLM"],
     tied_by_default: false,
-    prologue: &[Entry::required("model.embed_tokens.weight", TokenEmbedding, TOKENS)],
-    layer_prefix: "model.layers.{}.",
+    prologue: &[EMBED_TOKENS],
+    layer_prefix: LAYER,
     layer: &[
-        Entry::required("input_layernorm.weight", AttentionNorm, &[Hidden]),
-        Entry::required("self_attn.q_proj.weight", AttentionQ, &[Q, Hidden]),
-        Entry::required("self_attn.q_norm.weight", AttentionQNorm, &[Head]),
-        Entry::required("self_attn.k_proj.weight", AttentionK, &[Kv, Hidden]),
-        Entry::required("self_attn.k_norm.weight", AttentionKNorm, &[Head]),
-        Entry::required("self_attn.v_proj.weight", AttentionV, &[Kv, Hidden]),
-        Entry::required("self_attn.o_proj.weight", AttentionOutput, &[Hidden, Q]),
-        Entry::optional_bias("self_attn.q_proj.bias", AttentionQ, &[Q]),
-        Entry::optional_bias("self_attn.k_proj.bias", AttentionK, &[Kv]),
-        Entry::optional_bias("self_attn.v_proj.bias", AttentionV, &[Kv]),
-        Entry::optional_bias("self_attn.o_proj.bias", AttentionOutput, &[Hidden]),
-        Entry::required("post_attention_layernorm.weight", FfnNorm, &[Hidden]),
-        Entry::required("mlp.gate_proj.weight", FfnGate, &[Ffn, Hidden]),
-        Entry::required("mlp.up_proj.weight", FfnUp, &[Ffn, Hidden]),
-        Entry::required("mlp.down_proj.weight", FfnDown, &[Hidden, Ffn]),
+        INPUT_NORM,
+        Q_PROJ,
+        Q_NORM,
+        K_PROJ,
+        K_NORM,
+        V_PROJ,
+        O_PROJ,
+        Q_BIAS.or_absent(),
+        K_BIAS.or_absent(),
+        V_BIAS.or_absent(),
+        O_BIAS.or_absent(),
+        POST_ATTENTION_NORM,
+        GATE_PROJ,
+        UP_PROJ,
+        DOWN_PROJ,
     ],
-    epilogue: &[Entry::required("model.norm.weight", OutputNorm, &[Hidden]), Entry::head("lm_head.weight")],
-    buffers: &["rotary_emb.inv_freq"],
+    epilogue: &[FINAL_NORM, LM_HEAD],
+    buffers: &[FREQUENCIES],
 };
