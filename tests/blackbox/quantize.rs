@@ -181,6 +181,17 @@ fn the_default_is_the_current_folder_and_the_usual_level() {
 }
 
 #[test]
+fn a_folder_that_is_named_like_a_file_is_made_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let warned = |result: &Value| result["warnings"].to_string().contains("-o names a folder");
+    let result = quantize(&fixture("stories260K"), "Q8_0", &folder.path().join("new.gguf")).json();
+    assert_eq!(output_of(&result), folder.path().join("new.gguf/stories260K-Q8_0.gguf"));
+    assert!(warned(&result), "{result}");
+    let result = quantize(&fixture("stories260K"), "Q4_0", &folder.path().join("new.gguf")).json();
+    assert!(!warned(&result), "{result}");
+}
+
+#[test]
 fn quiet_says_nothing_and_json_progress_is_lines_of_json() {
     let folder = tempfile::tempdir().unwrap();
     let quiet = quantize(&fixture("stories260K"), "Q8_0", folder.path()).arg("--quiet").succeed();

@@ -128,6 +128,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         name: format!("{}{}", open.model.name, plan.plan.output.suffix),
         kind: plan.plan.output.kind,
     };
+    warnings.extend(target.misnamed());
     let fingerprint = source::fingerprint(&checkpoint).map_err(|source| Error::SourceUnreadable { source })?;
     let key = plan.key(&fingerprint, &plugin.sha256)?;
     let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);

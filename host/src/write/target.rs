@@ -27,6 +27,14 @@ impl Target {
         self.folder.join(&self.name)
     }
 
+    /// What to tell a user who seems to have named a file where a folder is asked for.
+    #[must_use]
+    pub fn misnamed(&self) -> Option<String> {
+        let extension = Path::new(&self.name).extension().filter(|_| self.kind == OutputKind::File)?;
+        (self.folder.extension() == Some(extension) && !self.folder.is_dir())
+            .then(|| format!("-o names a folder, which will be made: the output is {}", self.path().display()))
+    }
+
     /// The folder that holds the work until it is finished.
     #[must_use]
     pub fn work_folder(&self) -> PathBuf {
