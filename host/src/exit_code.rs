@@ -60,6 +60,11 @@ pub trait Fault: std::error::Error {
     /// The exit code that it ends the process with.
     fn exit_code(&self) -> ExitCode;
 
+    /// More for programs, as a JSON object.
+    fn details(&self) -> Option<serde_json::Value> {
+        None
+    }
+
     /// What the user can do, in one line.
     fn hint(&self) -> Option<String> {
         None

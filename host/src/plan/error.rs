@@ -21,6 +21,18 @@ pub enum Error {
         /// The output.
         path: PathBuf,
     },
+    /// Something that cannot be replaced by the output is in its place.
+    #[error("{} exists, and a folder cannot be replaced by a file, nor a file by a folder", path.display())]
+    OtherKind {
+        /// The output.
+        path: PathBuf,
+    },
+    /// Something of the user's is where the unfinished work would be.
+    #[error("{} is in the way: unfinished work is kept there", path.display())]
+    Foreign {
+        /// What is there.
+        path: PathBuf,
+    },
     /// The output would lie in the source's folder.
     #[error("the output {} would lie inside the model's own folder", path.display())]
     InsideSource {
@@ -38,7 +50,7 @@ pub enum Error {
         free: u64,
     },
     /// The memory ceiling is too low.
-    #[error("the work needs {} of working memory, the ceiling is {}", ByteSize(*needed), ByteSize(*limit))]
+    #[error("the work needs {} of memory, the ceiling is {}", ByteSize(*needed), ByteSize(*limit))]
     MemoryTooSmall {
         /// Bytes needed.
         needed: u64,
@@ -51,7 +63,9 @@ impl Fault for Error {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Inconsistent { .. } => ExitCode::Plugin,
-            Self::Exists { .. } | Self::InsideSource { .. } => ExitCode::Usage,
+            Self::Exists { .. } | Self::OtherKind { .. } | Self::Foreign { .. } | Self::InsideSource { .. } => {
+                ExitCode::Usage
+            }
             Self::DiskTooSmall { .. } | Self::MemoryTooSmall { .. } => ExitCode::Resources,
         }
     }
@@ -60,6 +74,7 @@ impl Fault for Error {
         Some(match self {
             Self::Inconsistent { .. } => "this is a defect of the plugin: report it to its authors".into(),
             Self::Exists { .. } => "replace it with --force, or choose another folder with -o".into(),
+            Self::OtherKind { .. } | Self::Foreign { .. } => "move it away, or choose another folder with -o".into(),
             Self::InsideSource { .. } => "choose a folder outside the model with -o".into(),
             Self::DiskTooSmall { .. } => "free some space, choose another disk with -o, or a smaller level".into(),
             Self::MemoryTooSmall { .. } => "raise --max-memory, or use fewer --threads".into(),

@@ -7,12 +7,12 @@ mod accept;
 mod error;
 mod feasibility;
 
-use qhost_plugin_api::documents::{Document, Plan, SegmentContent, TensorSegment};
+use qhost_plugin_api::documents::{Document, Options, Plan, SegmentContent, TensorSegment};
 use sha2::{Digest, Sha256};
 
 pub use accept::accept;
 pub use error::Error;
-pub use feasibility::{Facts, refuse_impossible};
+pub use feasibility::{Facts, Place, refuse_impossible};
 
 /// A plan that the host will carry out.
 #[derive(Debug, Clone)]
@@ -48,15 +48,21 @@ impl RunPlan {
         self.plan.units.iter().map(|unit| unit.memory).max().unwrap_or(0)
     }
 
-    /// Names this work: the same plan from the same source with the same plugin has the same key, and
-    /// nothing else has.
+    /// Names this work: the same plan with the same options from the same source with the same plugin has the
+    /// same key, and nothing else has.
+    ///
+    /// The options are part of it because they may change bytes without changing any length.
     ///
     /// # Errors
     /// Fails when the plan cannot be written as JSON.
-    pub fn key(&self, source_fingerprint: &str, plugin_sha256: &str) -> Result<String, Error> {
-        let plan = self.plan.to_json().map_err(|failure| Error::Inconsistent { reason: failure.message.into() })?;
+    pub fn key(&self, options: &Options, source_fingerprint: &str, plugin_sha256: &str) -> Result<String, Error> {
+        let inconsistent = |reason: String| Error::Inconsistent { reason };
+        let plan = self.plan.to_json().map_err(|failure| inconsistent(failure.message.into()))?;
+        // The level that was meant is in the plan, whether it was asked for by name or not.
+        let options = Options { level: None, ..options.clone() };
+        let options = serde_json::to_string(&options).map_err(|error| inconsistent(error.to_string()))?;
         let mut digest = Sha256::new();
-        for part in [plan.as_str(), source_fingerprint, plugin_sha256] {
+        for part in [plan.as_str(), options.as_str(), source_fingerprint, plugin_sha256] {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }

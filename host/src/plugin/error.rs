@@ -68,6 +68,13 @@ impl Fault for Error {
         }
     }
 
+    fn details(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::Failed { failure, .. } => serde_json::from_str(&failure.details).ok(),
+            _ => None,
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoFolder { .. } => Some("check the path given with --plugin-dir".into()),

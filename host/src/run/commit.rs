@@ -18,7 +18,8 @@ use crate::{
     write::{Error as WriteError, ReservedFiles},
 };
 
-const BUFFER: usize = 1 << 20;
+/// What a thread needs for digesting.
+pub(super) const BUFFER: usize = 1 << 20;
 
 /// A unit that is written and not yet durable.
 #[derive(Debug)]

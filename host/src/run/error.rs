@@ -101,6 +101,13 @@ impl Fault for Error {
         }
     }
 
+    fn details(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::Plugin(error) => error.details(),
+            _ => None,
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.hint(),
@@ -109,7 +116,9 @@ impl Fault for Error {
             Self::Plan(error) => error.hint(),
             Self::Write(error) => error.hint(),
             Self::Journal { .. } => Some("free some space or choose another disk with -o".into()),
-            Self::SourceChanged => Some("let the download finish, then run the same command again".into()),
+            Self::SourceChanged => {
+                Some("nothing was put in place; when the files have come to rest, run the same command again".into())
+            }
             Self::SourceUnreadable { .. } => Some("check that the model's folder is still there".into()),
             Self::Incomplete { .. } | Self::WrongConstant { .. } => {
                 Some("this is a defect of the plugin: report it to its authors; finished work is kept".into())

@@ -2,27 +2,29 @@
 //! durable at the same time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     sync::{Arc, mpsc},
     thread,
     time::Instant,
 };
 
-use qhost_plugin_api::documents::{Check, CheckStatus, CompanionContent, Findings, Plan, SegmentContent, UnitKind};
+use qhost_plugin_api::documents::{
+    Check, CheckStatus, CompanionContent, Findings, Plan, SegmentContent, UnitKind, UnitOrder,
+};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::{
     Error, Event, Events, Outcome, Prepared, Resumed, TensorOutcome,
     commit::{self, Commit, Committer},
     files::OutputFiles,
-    journal::{Journal, SavedBlob, UnitRecord},
-    prepare,
-    unit::{Remains, Shared, UnitWork},
+    journal::{Contents, Journal, SavedBlob, SegmentDigest, UnitRecord},
+    unit::{self, Remains, Shared, UnitWork},
 };
 use crate::{
+    plan, plugin, source,
     stream::{Lender, Placement},
-    write::{self, Error as WriteError, ReservedFiles, WorkFolder},
+    write::{self, ReservedFiles, WorkFolder},
 };
 
 /// A finished run whose work folder is still there.
@@ -37,6 +39,16 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Writes a small file beside the output, or into it if it is a folder.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let output = &self.outcome.path;
+        let path = if output.is_dir() { output.join(name) } else { output.with_file_name(name) };
+        Ok(self.work.put(&path, bytes)?)
+    }
+
     /// Removes the work folder.
     ///
     /// # Errors
@@ -57,42 +69,47 @@ impl Prepared {
         for warning in &self.warnings {
             events.emit(Event::Warning(warning));
         }
-        let published = prepare::is_published(&self.target, &self.start);
         let work = WorkFolder::open(&self.target)?;
         let mut journal = self.open_journal(&work, events)?;
-        if published && journal.complete {
-            return Ok(self.finished(work, &journal, began, findings_of_earlier_run()));
+        if journal.contents.complete && !write::unpublished(work.path(), self.target.kind).exists() {
+            if self.is_in_place(&journal.contents) {
+                return Ok(self.finished(work, &journal.contents, began, findings_of_earlier_run()));
+            }
+            // It was moved away or changed since: that is the user's affair, and the journal tells nothing more.
+            drop(journal);
+            work.clear()?;
+            journal = open_journal(&work)?;
+        }
+        if !self.force && self.target.is_occupied() {
+            return Err(plan::Error::Exists { path: self.target.path() }.into());
         }
         let run = Run::new(&self, &work, events)?;
-        if journal.start.is_none() {
+        if journal.contents.start.is_none() {
             journal.begin(self.start.clone()).map_err(journal_error(&journal))?;
+            write::sync_folder(work.path())?;
         }
-        let done = run.sound_units(&journal, events)?;
-        let resumed = run.announce(&done, events);
-        run.make_constants(&mut journal, &done)?;
+        let done = run.sound_units(&journal.contents)?;
+        let resumed = run.announce(&done);
+        run.make_constants(&mut journal)?;
         run.make_units(&mut journal, &done)?;
         run.write_companions()?;
         events.emit(Event::Checking);
-        let findings = run.check(&journal)?;
-        if !journal.complete {
+        let findings = run.check(&journal.contents)?;
+        if !journal.contents.complete {
             journal.finish().map_err(journal_error(&journal))?;
         }
         drop(run);
-        write::publish(&work, &self.target)?;
+        write::publish(&work, &self.target, self.force)?;
         events.emit(Event::Published);
-        let mut finished = self.finished(work, &journal, began, findings);
+        let mut finished = self.finished(work, &journal.contents, began, findings);
         finished.outcome.resumed = resumed;
         Ok(finished)
     }
 
     /// Opens the journal; what was made for another key, or is unwanted, is thrown away first.
     fn open_journal(&self, work: &WorkFolder, events: &Arc<dyn Events>) -> Result<Journal, Error> {
-        let open = || {
-            let path = work.journal();
-            Journal::open(&path).map_err(|source| Error::Journal { path: path.display().to_string(), source })
-        };
-        let journal = open()?;
-        let reason = match &journal.start {
+        let journal = open_journal(work)?;
+        let reason = match &journal.contents.start {
             None => None,
             Some(_) if self.fresh => Some("a fresh start was asked for"),
             Some(start) if start.key != self.start.key => Some(start.difference(&self.start)),
@@ -103,10 +120,23 @@ impl Prepared {
         }
         drop(journal);
         work.clear()?;
-        open()
+        open_journal(work)
     }
 
-    fn finished(&self, work: WorkFolder, journal: &Journal, began: Instant, findings: Findings) -> Finished {
+    /// Whether the output is in its place with the bytes that the journal tells.
+    fn is_in_place(&self, journal: &Contents) -> bool {
+        let plan = &self.plan.plan;
+        let Ok(files) = ReservedFiles::published(&self.target, &plan.files) else { return false };
+        let segments = last_records(journal).into_values().flat_map(|record| &record.segments);
+        let segments: Vec<_> = segments.collect();
+        let same = |segment: &&SegmentDigest| {
+            commit::digest(&files, plan, segment.segment).is_ok_and(|digest| digest == segment.xxh3)
+        };
+        segments.len() == plan.segments.len()
+            && self.settings.pool.install(|| segments.into_par_iter().all(|segment| same(&segment)))
+    }
+
+    fn finished(&self, work: WorkFolder, journal: &Contents, began: Instant, findings: Findings) -> Finished {
         let metrics = last_records(journal).into_values().flat_map(|record| &record.metrics);
         let mut by_segment: BTreeMap<u32, BTreeMap<String, f64>> = BTreeMap::new();
         for metric in metrics {
@@ -131,6 +161,7 @@ impl Prepared {
             source_bytes: self.checkpoint.weight_bytes(),
             file_bytes: self.plan.file_bytes,
             tensors: tensors.collect(),
+            unused: self.unused(),
             findings,
             warnings: self.warnings.clone(),
             resumed: None,
@@ -149,18 +180,23 @@ fn findings_of_earlier_run() -> Findings {
     Findings { schema: <Findings as qhost_plugin_api::documents::Document>::SCHEMA.into(), checks: vec![check] }
 }
 
+fn open_journal(work: &WorkFolder) -> Result<Journal, Error> {
+    let path = work.journal();
+    Journal::open(&path).map_err(|source| Error::Journal { path: path.display().to_string(), source })
+}
+
 fn journal_error(journal: &Journal) -> impl FnOnce(std::io::Error) -> Error {
     let path = journal.path().display().to_string();
     move |source| Error::Journal { path, source }
 }
 
 /// For every unit the newest record: a unit is made again if its bytes were found damaged.
-fn last_records(journal: &Journal) -> BTreeMap<Option<u32>, &UnitRecord> {
+fn last_records(journal: &Contents) -> BTreeMap<Option<u32>, &UnitRecord> {
     journal.units.iter().map(|record| (record.unit, record)).collect()
 }
 
-/// Units whose bytes are on the disk as the journal says.
-type Done = BTreeSet<Option<u32>>;
+/// Units that are on the disk as the journal says, and what a plugin saved in them.
+type Done = BTreeMap<u32, Vec<SavedBlob>>;
 
 struct Run<'a> {
     prepared: &'a Prepared,
@@ -186,53 +222,62 @@ impl<'a> Run<'a> {
         Ok(Self { prepared, plan, work, files, shared, events })
     }
 
-    /// Holds the records of earlier runs against the bytes on the disk.
-    fn sound_units(&self, journal: &Journal, events: &Arc<dyn Events>) -> Result<Done, Error> {
+    /// Holds the records of earlier runs against what is on the disk.
+    fn sound_units(&self, journal: &Contents) -> Result<Done, Error> {
+        let records = last_records(journal);
         let mut done = Done::new();
-        for (unit, record) in last_records(journal) {
-            let expected = commit::segments_of(self.plan, unit).collect::<Vec<_>>();
-            let recorded = record.segments.iter().map(|segment| segment.segment);
-            let same_segments = recorded.eq(expected);
-            if same_segments && self.matches(record)? {
-                done.insert(unit);
-            } else {
-                let name = unit.map_or_else(|| "header".to_owned(), |unit| self.name_of(unit));
-                events.emit(Event::Warning(&format!("{name} is made again: its bytes on the disk are damaged")));
+        for unit in self.plan.units.iter().map(|planned| planned.unit) {
+            if let Some(record) = records.get(&Some(unit)) {
+                let expected = commit::segments_of(self.plan, Some(unit));
+                let recorded = record.segments.iter().map(|segment| segment.segment);
+                if recorded.eq(expected) && self.matches(record)? {
+                    done.insert(unit, record.saved.clone());
+                    continue;
+                }
+                let name = self.name_of(unit);
+                self.events.emit(Event::Warning(&format!("{name} is made again: its bytes on the disk are damaged")));
+            }
+            if self.plan.order == UnitOrder::Sequential {
+                // Whatever comes after it was made from it.
+                break;
             }
         }
         Ok(done)
     }
 
     fn matches(&self, record: &UnitRecord) -> Result<bool, Error> {
-        let compare = |segment: &super::journal::SegmentDigest| {
+        let compare = |segment: &SegmentDigest| {
+            if self.prepared.settings.cancel.is_cancelled() {
+                return Err(self.interrupted());
+            }
             Ok(commit::digest(&self.files, self.plan, segment.segment)? == segment.xxh3)
         };
-        let compared: Result<Vec<bool>, WriteError> =
+        let compared: Result<Vec<bool>, Error> =
             self.prepared.settings.pool.install(|| (&record.segments).into_par_iter().map(compare).collect());
-        Ok(compared?.into_iter().all(|same| same))
+        let blobs = self.work.blobs();
+        let saved = record.saved.iter().all(|blob| unit::sound_blob(&blobs, blob).is_some());
+        Ok(saved && compared?.into_iter().all(|same| same))
     }
 
-    fn announce(&self, done: &Done, events: &Arc<dyn Events>) -> Option<Resumed> {
+    fn announce(&self, done: &Done) -> Option<Resumed> {
         let planned = &self.prepared.plan.unit_weights;
         let weights = |of_done: bool| {
-            let units = planned.iter().filter(|(unit, _)| !of_done || done.contains(&Some(*unit)));
+            let units = planned.iter().filter(|(unit, _)| !of_done || done.contains_key(unit));
             units.map(|(_, weights)| weights).sum()
         };
-        events.emit(Event::Started { weights: weights(false), units: planned.len() });
+        self.events.emit(Event::Started { weights: weights(false), units: planned.len() });
         if done.is_empty() {
             return None;
         }
-        let next = planned.iter().find(|(unit, _)| !done.contains(&Some(*unit)));
+        let next = planned.iter().find(|(unit, _)| !done.contains_key(unit));
         let from = next.map(|(unit, _)| self.name_of(*unit));
-        let count = planned.iter().filter(|(unit, _)| done.contains(&Some(*unit))).count();
-        events.emit(Event::Resuming { done: count, of: planned.len(), weights: weights(true), next: from.as_deref() });
-        Some(Resumed { done: count, of: planned.len(), from })
+        let (done, of) = (done.len(), planned.len());
+        self.events.emit(Event::Resuming { done, of, weights: weights(true), next: from.as_deref() });
+        Some(Resumed { done, of, from })
     }
 
-    fn make_constants(&self, journal: &mut Journal, done: &Done) -> Result<(), Error> {
-        if done.contains(&None) {
-            return Ok(());
-        }
+    /// They are small, so they are made anew in every run.
+    fn make_constants(&self, journal: &mut Journal) -> Result<(), Error> {
         for id in commit::segments_of(self.plan, None) {
             let segment = &self.plan.segments[id as usize];
             let SegmentContent::Constant { label } = &segment.content else { continue };
@@ -252,18 +297,18 @@ impl<'a> Run<'a> {
     }
 
     fn make_units(&self, journal: &mut Journal, done: &Done) -> Result<(), Error> {
-        let todo: Vec<u32> =
-            self.plan.units.iter().map(|unit| unit.unit).filter(|unit| !done.contains(&Some(*unit))).collect();
-        let saved_before: BTreeMap<String, SavedBlob> =
-            journal.saved().into_iter().map(|(key, blob)| (key.to_owned(), blob.clone())).collect();
         let committer = self.committer(journal);
         // Room for one: making units may run ahead of the disk by two, not by many.
         let (commits, inbox) = mpsc::sync_channel(1);
         let (wishes, wish_list) = mpsc::channel::<u32>();
         thread::scope(|scope| {
-            let committer = scope.spawn(move || committer.commit_all(&inbox));
-            scope.spawn(move || self.prefetch_all(&wish_list));
-            let made = self.make_each(&todo, saved_before, &wishes, &commits);
+            let start = |reason: std::io::Error| Error::Threads { threads: 2, reason: reason.to_string() };
+            let thread = |name: &str| thread::Builder::new().name(name.to_owned());
+            let committer = thread("committer").spawn_scoped(scope, move || committer.commit_all(&inbox));
+            let committer = committer.map_err(start)?;
+            let reader = thread("prefetch").spawn_scoped(scope, move || self.prefetch_all(&wish_list));
+            drop(reader.map_err(start)?);
+            let made = self.make_each(done, &wishes, &commits);
             drop((wishes, commits));
             let committed = committer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // If the disk failed, what the maker saw is only its consequence.
@@ -273,22 +318,28 @@ impl<'a> Run<'a> {
 
     fn make_each(
         &self,
-        todo: &[u32],
-        mut saved: BTreeMap<String, SavedBlob>,
+        done: &Done,
         wishes: &mpsc::Sender<u32>,
         commits: &mpsc::SyncSender<Commit>,
     ) -> Result<(), Error> {
+        let mut todo = self.plan.units.iter().map(|planned| planned.unit).filter(|unit| !done.contains_key(unit));
         // Nobody minds a wish that is not heard: the unit is then read when it is touched.
-        let _ = todo.first().map(|first| wishes.send(*first));
-        for (index, &unit) in todo.iter().enumerate() {
+        let _ = todo.next().map(|first| wishes.send(first));
+        let mut saved: BTreeMap<String, SavedBlob> = BTreeMap::new();
+        let by_key = |blobs: &[SavedBlob]| blobs.iter().map(|b| (b.key.clone(), b.clone())).collect::<Vec<_>>();
+        for unit in self.plan.units.iter().map(|planned| planned.unit) {
+            if let Some(blobs) = done.get(&unit) {
+                saved.extend(by_key(blobs));
+                continue;
+            }
             if self.prepared.settings.cancel.is_cancelled() {
                 return Err(self.interrupted());
             }
-            let _ = todo.get(index + 1).map(|next| wishes.send(*next));
+            let _ = todo.next().map(|next| wishes.send(next));
             let name = self.name_of(unit);
             self.events.emit(Event::UnitStarted { name: &name });
             let remains = self.make(unit, saved.clone())?;
-            saved.extend(remains.saved.iter().map(|blob| (blob.key.clone(), blob.clone())));
+            saved.extend(by_key(&remains.saved));
             if commits.send(Commit { unit: Some(unit), name, remains }).is_err() {
                 // The committer has ended, and says why when it is joined.
                 return Err(self.interrupted());
@@ -302,11 +353,19 @@ impl<'a> Run<'a> {
         let outcome = self.prepared.job.run_unit(unit, Arc::<UnitWork>::clone(&services) as _);
         let remains = services.close();
         match outcome {
-            Err(error) if error.is_cancelled() => Err(self.interrupted()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.failed(error)),
             Ok(()) => {
                 remains.map_err(|tensor| Error::Incomplete { plugin: self.prepared.plugin.manifest.id.clone(), tensor })
             }
+        }
+    }
+
+    /// A plugin's failure, which the user's interruption may have caused.
+    fn failed(&self, error: plugin::Error) -> Error {
+        if error.is_cancelled() && self.prepared.settings.cancel.is_cancelled() {
+            self.interrupted()
+        } else {
+            error.into()
         }
     }
 
@@ -329,20 +388,21 @@ impl<'a> Run<'a> {
         for companion in &self.plan.companions {
             let path = folder.join(&companion.name);
             match &companion.content {
-                CompanionContent::Text(text) => write::write_atomically(&path, text.as_bytes())?,
+                CompanionContent::Text(text) => self.work.put(&path, text.as_bytes())?,
                 CompanionContent::Copy(name) => {
                     let companions = &self.prepared.checkpoint.companions;
                     let Some(source) = companions.iter().find(|file| file.name == *name) else { continue };
                     let bytes = fs::read(&source.path).map_err(|source| Error::SourceUnreadable { source })?;
-                    write::write_atomically(&path, &bytes)?;
+                    self.work.put(&path, &bytes)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Re-reads everything: that the bytes are those that were made, and that they are a sound output.
-    fn check(&self, journal: &Journal) -> Result<Findings, Error> {
+    /// Re-reads everything: that the bytes are those that were made, that they are a sound output, and that
+    /// they were made from one and the same source.
+    fn check(&self, journal: &Contents) -> Result<Findings, Error> {
         for record in last_records(journal).into_values() {
             if !self.matches(record)? {
                 let name = record.unit.map_or_else(|| "header".to_owned(), |unit| self.name_of(unit));
@@ -351,12 +411,22 @@ impl<'a> Run<'a> {
                 });
             }
         }
-        let mut findings = self.prepared.job.check(Arc::new(OutputFiles(Arc::clone(&self.files))))?;
+        let files = OutputFiles {
+            reserved: Arc::clone(&self.files),
+            folder: self.work.files(),
+            companions: self.plan.companions.iter().map(|companion| companion.name.clone()).collect(),
+        };
+        let mut findings = self.prepared.job.check(Arc::new(files)).map_err(|error| self.failed(error))?;
         let detail = format!("{} segments read back as they were written", self.plan.segments.len());
         findings.checks.insert(0, Check { name: "bytes".into(), status: CheckStatus::Passed, detail });
-        match findings.checks.iter().find(|check| check.status == CheckStatus::Failed) {
-            Some(failed) => Err(Error::CheckFailed { detail: format!("{}: {}", failed.name, failed.detail) }),
-            None => Ok(findings),
+        if let Some(failed) = findings.checks.iter().find(|check| check.status == CheckStatus::Failed) {
+            return Err(Error::CheckFailed { detail: format!("{}: {}", failed.name, failed.detail) });
+        }
+        let Prepared { checkpoint, depends_on, start, .. } = self.prepared;
+        match source::fingerprint(checkpoint, depends_on) {
+            Ok(now) if now == start.source => Ok(findings),
+            Ok(_) => Err(Error::SourceChanged),
+            Err(source) => Err(Error::SourceUnreadable { source }),
         }
     }
 

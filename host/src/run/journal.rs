@@ -5,7 +5,6 @@
 //! a damaged end is cut off when the journal is opened again.
 
 use std::{
-    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -106,17 +105,40 @@ enum Record {
     Complete,
 }
 
-/// An open journal.
-#[derive(Debug)]
-pub(super) struct Journal {
-    path: PathBuf,
-    file: File,
+/// What a journal tells.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Contents {
     /// Whose work it is, if the first line is whole.
     pub(super) start: Option<Start>,
     /// Finished units.
     pub(super) units: Vec<UnitRecord>,
     /// Whether the output was finished and checked; only the last step is missing.
     pub(super) complete: bool,
+}
+
+impl Contents {
+    /// Reads a journal without changing it; a missing or damaged one is empty.
+    #[must_use]
+    pub(super) fn peek(path: &Path) -> Self {
+        std::fs::read(path).map_or_else(|_| Self::default(), |bytes| parse(&bytes).0)
+    }
+
+    fn add(&mut self, record: Record) {
+        match record {
+            Record::Start(start) => self.start = Some(start),
+            Record::Unit(unit) => self.units.push(unit),
+            Record::Complete => self.complete = true,
+        }
+    }
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    /// What it tells so far.
+    pub(super) contents: Contents,
 }
 
 impl Journal {
@@ -128,31 +150,10 @@ impl Journal {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        let (records, sound) = parse(&bytes);
+        let (contents, sound) = parse(&bytes);
         file.set_len(sound)?;
         file.seek(SeekFrom::Start(sound))?;
-        let mut journal = Self { path: path.to_owned(), file, start: None, units: Vec::new(), complete: false };
-        for record in records {
-            match record {
-                Record::Start(start) => journal.start = Some(start),
-                Record::Unit(unit) => journal.units.push(unit),
-                Record::Complete => journal.complete = true,
-            }
-        }
-        Ok(journal)
-    }
-
-    /// Reads a journal without changing it; a missing or damaged one is empty.
-    #[must_use]
-    pub(super) fn peek(path: &Path) -> (Option<Start>, bool) {
-        let Ok(bytes) = std::fs::read(path) else { return (None, false) };
-        let (records, _) = parse(&bytes);
-        let complete = records.iter().any(|record| matches!(record, Record::Complete));
-        let start = records.into_iter().find_map(|record| match record {
-            Record::Start(start) => Some(start),
-            _ => None,
-        });
-        (start, complete)
+        Ok(Self { path: path.to_owned(), file, contents })
     }
 
     /// Starts the journal of new work; it has to be empty.
@@ -160,9 +161,7 @@ impl Journal {
     /// # Errors
     /// Fails when the disk refuses.
     pub(super) fn begin(&mut self, start: Start) -> io::Result<()> {
-        self.append(&Record::Start(start.clone()))?;
-        self.start = Some(start);
-        Ok(())
+        self.append(Record::Start(start))
     }
 
     /// Records a finished unit; when this returns, it is on the disk.
@@ -170,9 +169,7 @@ impl Journal {
     /// # Errors
     /// Fails when the disk refuses.
     pub(super) fn finish_unit(&mut self, unit: UnitRecord) -> io::Result<()> {
-        self.append(&Record::Unit(unit.clone()))?;
-        self.units.push(unit);
-        Ok(())
+        self.append(Record::Unit(unit))
     }
 
     /// Records that the output is finished and checked.
@@ -180,15 +177,7 @@ impl Journal {
     /// # Errors
     /// Fails when the disk refuses.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        self.append(&Record::Complete)?;
-        self.complete = true;
-        Ok(())
-    }
-
-    /// The last bytes saved under each key, as file names.
-    #[must_use]
-    pub(super) fn saved(&self) -> BTreeMap<&str, &SavedBlob> {
-        self.units.iter().flat_map(|unit| &unit.saved).map(|blob| (blob.key.as_str(), blob)).collect()
+        self.append(Record::Complete)
     }
 
     /// Where it is.
@@ -197,27 +186,29 @@ impl Journal {
         &self.path
     }
 
-    fn append(&mut self, record: &Record) -> io::Result<()> {
-        let json = serde_json::to_string(record)?;
+    fn append(&mut self, record: Record) -> io::Result<()> {
+        let json = serde_json::to_string(&record)?;
         self.file.write_all(format!("{:016x} {json}\n", xxh3_64(json.as_bytes())).as_bytes())?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.contents.add(record);
+        Ok(())
     }
 }
 
-/// The records up to the first damaged line, and the length of the lines that hold them.
-fn parse(bytes: &[u8]) -> (Vec<Record>, u64) {
-    let mut records = Vec::new();
+/// What the lines before the first damaged one tell, and their length.
+fn parse(bytes: &[u8]) -> (Contents, u64) {
+    let mut contents = Contents::default();
     let mut sound = 0;
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         let Some(record) = parse_line(line) else { break };
         // A journal starts with its start; anything else is not one.
-        if records.is_empty() && !matches!(record, Record::Start(_)) {
+        if contents.start.is_none() && !matches!(record, Record::Start(_)) {
             break;
         }
         sound += line.len() as u64;
-        records.push(record);
+        contents.add(record);
     }
-    (records, sound)
+    (contents, sound)
 }
 
 fn parse_line(line: &[u8]) -> Option<Record> {
@@ -265,11 +256,9 @@ mod tests {
         let path = folder.path().join("journal");
         written(&path);
         let journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.start, Some(start()));
-        assert_eq!(journal.units, [unit(0), unit(1), unit(2)]);
-        assert!(journal.complete);
-        assert_eq!(journal.saved()["state"].file, "2");
-        assert_eq!(Journal::peek(&path), (Some(start()), true));
+        let expected = Contents { start: Some(start()), units: vec![unit(0), unit(1), unit(2)], complete: true };
+        assert_eq!(journal.contents, expected);
+        assert_eq!(Contents::peek(&path), expected);
     }
 
     #[test]
@@ -282,13 +271,13 @@ mod tests {
             std::fs::write(&path, &whole[..length]).unwrap();
             let lines = lines_in(&whole[..length]);
             let mut journal = Journal::open(&path).unwrap();
-            assert_eq!(journal.start.is_some(), lines > 0, "cut at {length}");
-            assert_eq!(journal.units.len(), lines.saturating_sub(1).min(3), "cut at {length}");
-            assert!(!journal.complete);
+            assert_eq!(journal.contents.start.is_some(), lines > 0, "cut at {length}");
+            assert_eq!(journal.contents.units.len(), lines.saturating_sub(1).min(3), "cut at {length}");
+            assert!(!journal.contents.complete);
             if lines > 0 {
                 journal.finish_unit(unit(9)).unwrap();
                 let again = Journal::open(&path).unwrap();
-                assert_eq!(again.units.last(), Some(&unit(9)), "cut at {length}");
+                assert_eq!(again.contents.units.last(), Some(&unit(9)), "cut at {length}");
             }
         }
     }
@@ -306,7 +295,7 @@ mod tests {
             std::fs::write(&path, &damaged).unwrap();
             let before = lines_in(&whole[..at]);
             let journal = Journal::open(&path).unwrap();
-            assert_eq!(journal.units.len(), (before - 1).min(3), "flipped at {at}");
+            assert_eq!(journal.contents.units.len(), (before - 1).min(3), "flipped at {at}");
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Outcome {
     pub file_bytes: u64,
     /// The tensors, in the order of the file.
     pub tensors: Vec<TensorOutcome>,
+    /// Tensors of the model that are not in the output, each with the reason.
+    pub unused: Vec<(String, String)>,
     /// What re-reading found.
     pub findings: Findings,
     /// What the user should know.

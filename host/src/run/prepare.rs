@@ -1,27 +1,33 @@
 //! Everything before the first weight: opening, understanding, planning, refusing.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use qhost_plugin_api::documents::{Document, Model, OpenRequest, Options};
+use qhost_plugin_api::documents::{CompanionContent, Document, Model, OpenRequest, Options, Plan};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
-    Error,
+    Error, commit,
     files::Companions,
-    journal::{Journal, Start},
+    journal::{Contents, Start},
 };
 use crate::{
     cancel::CancelFlag,
+    memory::Memory,
     model::{self, Understood},
-    plan::{self, RunPlan},
+    plan::{self, Facts, RunPlan},
     plugin::{Catalog, ConnectSettings, LoadedJob, LoadedPlugin},
     source::{self, Checkpoint},
     stream::Ledger,
-    write::{self, Target},
+    write::{self, Target, WorkFolder},
 };
+
+/// Memory that comes on top of what the process holds when the work begins: code that has not run
+/// yet, and pages of the weights that are being read.
+const YET_TO_COME: u64 = 8 << 20;
 
 /// What the user wants.
 #[derive(Debug, Clone)]
@@ -64,6 +70,9 @@ pub struct Prepared {
     pub(super) target: Target,
     pub(super) start: Start,
     pub(super) fresh: bool,
+    pub(super) force: bool,
+    /// The companions that the output depends on.
+    pub(super) depends_on: BTreeSet<String>,
     pub(super) settings: ConnectSettings,
     /// What will be done.
     pub plan: RunPlan,
@@ -96,6 +105,13 @@ impl Prepared {
         self.checkpoint.weight_bytes()
     }
 
+    /// Tensors of the model that will not be in the output, each with the reason.
+    #[must_use]
+    pub fn unused(&self) -> Vec<(String, String)> {
+        let name = |tensor: u32| self.model.tensors.get(tensor as usize).map_or_else(String::new, |t| t.name.clone());
+        self.plan.plan.unused.iter().map(|unused| (name(unused.tensor), unused.reason.clone())).collect()
+    }
+
     /// The plugin's id and version.
     #[must_use]
     pub fn plugin(&self) -> (&str, &str) {
@@ -109,10 +125,18 @@ impl Prepared {
 /// Fails with whatever keeps the request from being fulfilled.
 pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> Result<Prepared, Error> {
     let checkpoint = source::open(&request.model)?;
-    let Understood { model, stored, mut warnings } = model::understand(&checkpoint)?;
+    let Understood { model, stored, warnings: of_model } = model::understand(&checkpoint)?;
+    tracing::info!(
+        "{}: {}, {} tensors in {} files",
+        checkpoint.root.display(),
+        model.family,
+        checkpoint.tensors.len(),
+        checkpoint.shards.len()
+    );
     let (found, manifest) = catalog.bringing(&request.format)?;
     let settings = connect(resources)?;
     let plugin = LoadedPlugin::load(found, manifest, &settings)?;
+    tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
     let open = OpenRequest {
         schema: OpenRequest::SCHEMA.into(),
         format: request.format.clone(),
@@ -120,23 +144,43 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         model,
         threads: u32::try_from(resources.threads).unwrap_or(u32::MAX),
     };
-    let job = plugin.open(&open, Arc::new(Companions(checkpoint.companions.clone())))?;
+    let companions = Arc::new(Companions::new(checkpoint.companions.clone()));
+    let job = plugin.open(&open, Arc::<Companions>::clone(&companions) as _)?;
     let plan = plan::accept(job.plan.clone(), &open.model)?;
-    warnings.extend(plan.plan.warnings.iter().cloned());
     let target = Target {
         folder: request.output.clone(),
         name: format!("{}{}", open.model.name, plan.plan.output.suffix),
         kind: plan.plan.output.kind,
     };
-    warnings.extend(target.misnamed());
-    let fingerprint = source::fingerprint(&checkpoint).map_err(|source| Error::SourceUnreadable { source })?;
-    let key = plan.key(&fingerprint, &plugin.sha256)?;
+    let warnings = checkpoint.warnings.iter().cloned().chain(of_model).chain(plan.plan.warnings.iter().cloned());
+    let warnings = warnings.chain(left_out(&plan.plan, &open.model)).chain(target.misnamed()).collect();
+
+    let copied = plan.plan.companions.iter().filter_map(|companion| match &companion.content {
+        CompanionContent::Copy(name) => Some(name.clone()),
+        CompanionContent::Text(_) => None,
+    });
+    let copied: BTreeSet<String> = copied.collect();
+    let copied_bytes = checkpoint.companions.iter().filter(|file| copied.contains(&file.name)).map(|file| file.bytes);
+    let facts = Facts {
+        place: write::survey(&target, &checkpoint.root),
+        force: request.force,
+        companions: copied_bytes.fold(0, u64::saturating_add),
+        memory_limit: resources.max_memory,
+        memory_own: own_memory(resources.threads),
+    };
+    settings.ledger.set_own(facts.memory_own);
+
+    let depends_on = &copied | &companions.read_so_far();
+    let fingerprint =
+        source::fingerprint(&checkpoint, &depends_on).map_err(|source| Error::SourceUnreadable { source })?;
+    let key = plan.key(&request.options, &fingerprint, &plugin.sha256)?;
     let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);
     let start = Start::new(key, name, plugin.sha256.clone(), fingerprint);
-    let mut facts = write::survey(&target, &checkpoint.root, request.force, resources.max_memory);
-    if is_published(&target, &start) {
+    tracing::debug!("the work has the key {}", start.key);
+    let mut facts = facts;
+    if seems_published(&target, &start) {
         // Our own finished output, of a run that ended before it had tidied up.
-        facts.exists = false;
+        facts.place.exists = false;
     }
     plan::refuse_impossible(&plan, &facts)?;
     let model = Arc::new(open.model);
@@ -149,18 +193,42 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         target,
         start,
         fresh: request.fresh,
+        force: request.force,
+        depends_on,
         settings,
         plan,
         warnings,
     })
 }
 
-/// Whether a run with this very start put its output in place and was then interrupted.
-pub(super) fn is_published(target: &Target, start: &Start) -> bool {
+/// One sentence for every reason for which tensors of the model are not in the output.
+fn left_out(plan: &Plan, model: &Model) -> Vec<String> {
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for unused in &plan.unused {
+        let name = model.tensors.get(unused.tensor as usize).map_or("", |tensor| tensor.name.as_str());
+        by_reason.entry(&unused.reason).or_default().push(name);
+    }
+    let sentence = |(reason, names): (&str, Vec<&str>)| match names.as_slice() {
+        [name] => format!("{name} is left out: {reason}"),
+        names => format!("{} tensors are left out, such as {}: {reason}", names.len(), names[0]),
+    };
+    by_reason.into_iter().map(sentence).collect()
+}
+
+/// What the process takes beside the memory that is granted to a plugin.
+fn own_memory(threads: usize) -> u64 {
+    let now = Memory::now();
+    let buffers = (threads as u64).saturating_add(1).saturating_mul(commit::BUFFER as u64);
+    now.resident.saturating_add(buffers).saturating_add(YET_TO_COME).max(now.peak_resident)
+}
+
+/// Whether a run with this very start put its output in place and was then interrupted; the
+/// output's bytes are not looked at.
+fn seems_published(target: &Target, start: &Start) -> bool {
     let work = target.work_folder();
-    let (found, complete) = Journal::peek(&work.join("journal"));
-    let published = !write::unpublished(&work, target.kind).exists() && target.path().exists();
-    complete && published && found.is_some_and(|found| found.key == start.key)
+    let found = Contents::peek(&WorkFolder::journal_in(&work));
+    let same = found.start.is_some_and(|found| found.key == start.key);
+    same && found.complete && !write::unpublished(&work, target.kind).exists() && target.is_occupied()
 }
 
 /// Starts the threads and the ledger that plugins are connected to.

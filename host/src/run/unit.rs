@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::PathBuf,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +25,7 @@ use crate::{
     exit_code::Fault,
     plugin::{Borrowed, UnitServices},
     stream::Lender,
-    write::{Error as WriteError, ReservedFiles},
+    write::{Error as WriteError, ReservedFiles, sync_folder},
 };
 
 /// What all units of a run share.
@@ -89,8 +90,12 @@ impl UnitWork {
         Ok(Remains { metrics, saved })
     }
 
+    fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::SeqCst)
+    }
+
     fn check_open(&self) -> Result<(), Failure> {
-        if self.closed.load(Ordering::SeqCst) { Err(broken("it used a unit after that unit's end")) } else { Ok(()) }
+        if self.is_open() { Ok(()) } else { Err(broken("it used a unit after that unit's end")) }
     }
 }
 
@@ -131,42 +136,59 @@ impl UnitServices for UnitWork {
 
     fn metric(&self, segment: u32, key: &str, value: f64) {
         // A figure that is not a number cannot be written down; it is as good as no figure.
-        if value.is_finite() {
+        if value.is_finite() && self.is_open() {
             lock(&self.metrics).push(Metric { segment, key: key.to_owned(), value });
         }
     }
 
     fn progress(&self, weights: u64) {
-        self.shared.events.emit(Event::Progress { weights });
+        if self.is_open() {
+            self.shared.events.emit(Event::Progress { weights });
+        }
     }
 
     fn save(&self, key: &str, bytes: &[u8]) -> Result<(), Failure> {
         self.check_open()?;
         let mut saved = lock(&self.saved);
         let file = format!("{}-{}", self.unit, saved.len());
-        let path = self.shared.blob_folder.join(&file);
-        let write = fs::create_dir_all(&self.shared.blob_folder).and_then(|()| {
-            fs::write(&path, bytes)?;
-            fs::File::open(&path)?.sync_all()
-        });
-        write.map_err(|source| as_failure(&WriteError::Io { action: "write", path, source }))?;
-        saved.push(SavedBlob { key: key.to_owned(), file, xxh3: format!("{:032x}", xxh3_128(bytes)) });
+        let folder = &self.shared.blob_folder;
+        write_durably(folder, &file, bytes).map_err(|error| as_failure(&error))?;
+        saved.push(SavedBlob { key: key.to_owned(), file, xxh3: digest_of(bytes) });
         Ok(())
     }
 
     fn load(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+        self.check_open()?;
         let Some(blob) = self.loadable.get(key) else { return Ok(None) };
-        let path = self.shared.blob_folder.join(&blob.file);
-        let bytes = fs::read(&path)
-            .map_err(|source| as_failure(&WriteError::Io { action: "read", path: path.clone(), source }))?;
-        if format!("{:032x}", xxh3_128(&bytes)) == blob.xxh3 {
-            Ok(Some(bytes))
-        } else {
-            Err(Failure::corrupt("the checkpoint is damaged")
-                .about(path.display().to_string())
-                .hint("run again with --fresh"))
-        }
+        // It was sound when the run began, or was written by this run.
+        sound_blob(&self.shared.blob_folder, blob).map(Some).ok_or_else(|| {
+            Failure::corrupt(format!("what the plugin saved as {key} was damaged while the run went on"))
+                .about(self.shared.blob_folder.join(&blob.file).display().to_string())
+                .hint("run the same command again: the units that depend on it are then made again")
+        })
     }
+}
+
+/// The bytes of a blob, if they are those that were saved.
+pub(super) fn sound_blob(folder: &Path, blob: &SavedBlob) -> Option<Vec<u8>> {
+    fs::read(folder.join(&blob.file)).ok().filter(|bytes| digest_of(bytes) == blob.xxh3)
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    format!("{:032x}", xxh3_128(bytes))
+}
+
+/// Writes a file so that it outlives a power cut.
+fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
+    let path = folder.join(name);
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let mut file = File::create(&path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|source| WriteError::Io { action: "write", path: path.clone(), source })?;
+    sync_folder(folder)
 }
 
 /// Whether ranges cover `0..length` exactly once.

@@ -48,12 +48,14 @@ pub enum Error {
         reason: String,
     },
     /// The folder has no safetensors weights.
-    #[error("{} has no weights in safetensors form", root.display())]
+    #[error("{} has neither model.safetensors nor model.safetensors.index.json", root.display())]
     NoWeights {
         /// The folder.
         root: PathBuf,
         /// A weight file in another form that is there.
         pickle: Option<String>,
+        /// A safetensors file under another name that is there.
+        other: Option<String>,
     },
     /// The index names a file that is not there.
     #[error("{} is missing, though model.safetensors.index.json names it", path.display())]
@@ -102,8 +104,10 @@ pub enum Error {
 impl Fault for Error {
     fn exit_code(&self) -> ExitCode {
         match self {
+            // Mapping a file takes address space.
+            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => ExitCode::Resources,
             Self::Missing { .. } | Self::HubId { .. } | Self::Unreadable { .. } => ExitCode::NotFound,
-            Self::NotAFolder { .. } | Self::NoWeights { pickle: Some(_), .. } => ExitCode::Unsupported,
+            Self::NotAFolder { .. } | Self::NoWeights { pickle: Some(_), other: None, .. } => ExitCode::Unsupported,
             Self::NoConfig { .. }
             | Self::BadJson { .. }
             | Self::NoWeights { .. }
@@ -123,15 +127,21 @@ impl Fault for Error {
                 id.rsplit('/').next().unwrap_or(id)
             ),
             Self::NotAFolder { .. } => "give the folder with config.json and *.safetensors".into(),
+            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => {
+                "raise the limit of the process's address space (`ulimit -v`)".into()
+            }
             Self::Unreadable { .. } => "check the path and its permissions".into(),
             Self::NoConfig { .. } => {
                 "is it the right folder? a checkpoint has its config.json beside the weights".into()
             }
-            Self::NoWeights { pickle: Some(file), .. } => {
+            Self::NoWeights { pickle: Some(file), other: None, .. } => {
                 format!(
                     "{file} runs code when it is loaded, so it is not read: convert it to safetensors with transformers (`model.save_pretrained(…)`)"
                 )
             }
+            Self::NoWeights { other: Some(file), .. } => format!(
+                "{file} alone does not tell what belongs to the model: fetch the file model.safetensors.index.json too, or rename the only weight file to model.safetensors"
+            ),
             Self::BadJson { .. }
             | Self::NoWeights { .. }
             | Self::MissingShard { .. }

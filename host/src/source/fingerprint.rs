@@ -3,7 +3,13 @@
 //! Weights are not read for it: length, modification time and header stand for them, as they do
 //! for build tools.
 
-use std::{fs, io, time::UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, BufRead, BufReader},
+    path::Path,
+    time::UNIX_EPOCH,
+};
 
 use sha2::{Digest, Sha256};
 
@@ -11,9 +17,12 @@ use super::Checkpoint;
 
 /// A digest of everything that the output depends on in the source, in hexadecimal.
 ///
+/// Of the companions, the names of all count, and the contents of those that were `read`: a log that
+/// grows beside the weights changes nothing.
+///
 /// # Errors
 /// Fails when a file has gone or cannot be read.
-pub fn fingerprint(checkpoint: &Checkpoint) -> io::Result<String> {
+pub fn fingerprint(checkpoint: &Checkpoint, read: &BTreeSet<String>) -> io::Result<String> {
     let mut digest = Sha256::new();
     let mut add = |bytes: &[u8]| {
         digest.update((bytes.len() as u64).to_le_bytes());
@@ -34,7 +43,24 @@ pub fn fingerprint(checkpoint: &Checkpoint) -> io::Result<String> {
     }
     for companion in &checkpoint.companions {
         add(companion.name.as_bytes());
-        add(&fs::read(&companion.path)?);
+        if read.contains(&companion.name) {
+            add(&digest_of(&companion.path)?);
+        }
     }
     Ok(crate::text::hex(&digest.finalize()))
+}
+
+/// The SHA-256 of a file's bytes, read in pieces.
+fn digest_of(path: &Path) -> io::Result<Vec<u8>> {
+    let mut digest = Sha256::new();
+    let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
+    loop {
+        let piece = file.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(digest.finalize().to_vec());
+        }
+        digest.update(piece);
+        let length = piece.len();
+        file.consume(length);
+    }
 }

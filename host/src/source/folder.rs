@@ -26,10 +26,17 @@ pub fn open(path: &Path) -> Result<Checkpoint, Error> {
     let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
     let root = fs::canonicalize(path).map_err(unreadable)?;
     let config = read_config(&root)?;
-    let (shards, tensors) = open_weights(&root)?;
+    let mut warnings = Vec::new();
+    let (shards, tensors) = open_weights(&root, &mut warnings)?;
     let companions = companions::list(&root).map_err(unreadable)?;
-    let name = root.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
-    Ok(Checkpoint { root, name, config, shards, tensors, companions })
+    Ok(Checkpoint { name: name_of(path, &root), root, config, shards, tensors, companions, warnings })
+}
+
+/// The folder's name as the user wrote it; where that tells nothing (`.`, `..`), its name on the disk.
+fn name_of(given: &Path, root: &Path) -> String {
+    let absolute = std::path::absolute(given).ok();
+    let name = absolute.as_deref().and_then(Path::file_name).or_else(|| root.file_name());
+    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Tells an absent folder from a name that would be looked up on a hub.
@@ -60,14 +67,20 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     serde_json::from_slice(&bytes).map_err(|error| Error::BadJson { path: path.to_owned(), reason: error.to_string() })
 }
 
-fn open_weights(root: &Path) -> Result<(Vec<Shard>, Vec<StoredTensor>), Error> {
-    if root.join(INDEX).exists() {
-        open_sharded(root)
-    } else if root.join(SINGLE).exists() {
+fn open_weights(root: &Path, warnings: &mut Vec<String>) -> Result<(Vec<Shard>, Vec<StoredTensor>), Error> {
+    // The single file comes first, as it does for transformers.
+    let (single, sharded) = (root.join(SINGLE).exists(), root.join(INDEX).exists());
+    if single {
         let (shard, tensors) = shard::open(&root.join(SINGLE), SINGLE, 0)?;
+        if sharded {
+            warnings.push(format!("{SINGLE} is read, and {INDEX} with its shards is not, as transformers does it"));
+        }
         Ok((vec![shard], tensors))
+    } else if sharded {
+        open_sharded(root)
     } else {
-        Err(Error::NoWeights { root: root.to_owned(), pickle: find_pickle(root) })
+        let pickle = find(root, &["bin", "pt", "pth"]);
+        Err(Error::NoWeights { root: root.to_owned(), pickle, other: find(root, &["safetensors"]) })
     }
 }
 
@@ -120,10 +133,10 @@ fn is_plain_name(file: &str) -> bool {
     matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
 }
 
-fn find_pickle(root: &Path) -> Option<String> {
+/// A file with one of these endings.
+fn find(root: &Path, endings: &[&str]) -> Option<String> {
     let names = fs::read_dir(root).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.into_iter().find(|name| {
-        let path = Path::new(name);
-        ["bin", "pt", "pth"].iter().any(|ending| path.extension().is_some_and(|found| found == *ending))
-    })
+    let has_ending =
+        |name: &String| Path::new(name).extension().is_some_and(|found| endings.iter().any(|e| found == *e));
+    names.filter(has_ending).min()
 }

@@ -31,6 +31,8 @@ pub struct Checkpoint {
     pub tensors: Vec<StoredTensor>,
     /// Small files that belong to the model, sorted by name.
     pub companions: Vec<CompanionFile>,
+    /// What the user should know about the choice of files.
+    pub warnings: Vec<String>,
 }
 
 impl Checkpoint {

@@ -16,6 +16,8 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Books {
     next: u64,
+    /// What is in use without a grant.
+    own: u64,
     out: u64,
     peak: u64,
     grants: HashMap<u64, u64>,
@@ -42,6 +44,11 @@ impl Ledger {
         Self { limit, books: Mutex::default() }
     }
 
+    /// Counts memory that is in use without a grant: the process itself.
+    pub fn set_own(&self, bytes: u64) {
+        self.books().own = bytes;
+    }
+
     /// Grants `bytes`; the answer names the grant.
     ///
     /// # Errors
@@ -49,8 +56,13 @@ impl Ledger {
     pub fn grant(&self, bytes: u64, purpose: &str) -> Result<u64, Refused> {
         let mut books = self.books();
         let out = books.out.saturating_add(bytes);
-        if let Some(limit) = self.limit.filter(|&limit| out > limit) {
-            return Err(Refused { purpose: purpose.to_owned(), asked: bytes, out: books.out, limit });
+        if let Some(limit) = self.limit.filter(|&limit| out.saturating_add(books.own) > limit) {
+            return Err(Refused {
+                purpose: purpose.to_owned(),
+                asked: bytes,
+                out: books.out.saturating_add(books.own),
+                limit,
+            });
         }
         books.out = out;
         books.peak = books.peak.max(out);
@@ -94,6 +106,10 @@ mod tests {
         let second = ledger.grant(100, "second").unwrap();
         assert_ne!(first, second);
         assert_eq!(ledger.peak(), 100);
+        ledger.release(second);
+        ledger.set_own(30);
+        assert!(ledger.grant(71, "too much").is_err());
+        assert!(ledger.grant(70, "the rest").is_ok());
     }
 
     #[test]

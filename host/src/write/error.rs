@@ -20,6 +20,12 @@ pub enum Error {
         /// The system's words.
         source: io::Error,
     },
+    /// Something was put in the output's place while it was being made.
+    #[error("{} has appeared while the output was made", path.display())]
+    Appeared {
+        /// The output.
+        path: PathBuf,
+    },
     /// Another process works on the same output.
     #[error("another qhost is writing {} just now", path.display())]
     Busy {
@@ -39,7 +45,7 @@ impl Fault for Error {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Io { .. } => ExitCode::Resources,
-            Self::Busy { .. } => ExitCode::Usage,
+            Self::Appeared { .. } | Self::Busy { .. } => ExitCode::Usage,
         }
     }
 
@@ -51,6 +57,9 @@ impl Fault for Error {
                 }
                 _ => Some("choose a folder that can be written with -o".into()),
             },
+            Self::Appeared { .. } => {
+                Some("move it away, or replace it with --force; the finished work is kept, and the same command puts it in place".into())
+            }
             Self::Busy { .. } => Some("wait for it, or choose another folder with -o".into()),
         }
     }

@@ -9,7 +9,7 @@ mod target;
 mod work_folder;
 
 pub use error::Error;
-pub use finish::{publish, unpublished, write_atomically};
+pub use finish::{publish, sync_folder, unpublished};
 pub use reserved::ReservedFiles;
 pub use target::{Target, survey};
 pub use work_folder::WorkFolder;

@@ -11,7 +11,7 @@ use std::{
 use fs4::FileExt as _;
 use qhost_plugin_api::documents::PlannedFile;
 
-use super::Error;
+use super::{Error, Target, sync_folder};
 use crate::stream::positioned::{read_full_at, write_all_at};
 
 /// The name of the file of a single-file output while it is worked on.
@@ -48,6 +48,21 @@ impl ReservedFiles {
                 reserve(&reserved, file.bytes).map_err(Error::io("reserve room for", &path))?;
             }
             Ok(Reserved { name: file.name.clone(), path, bytes: file.bytes, file: reserved })
+        });
+        let files = files.collect::<Result<_, Error>>()?;
+        sync_folder(folder)?;
+        Ok(Self { files })
+    }
+
+    /// Opens the files of an output that is in its place, for reading.
+    ///
+    /// # Errors
+    /// Fails when one of them is not there or cannot be read.
+    pub fn published(target: &Target, planned: &[PlannedFile]) -> Result<Self, Error> {
+        let files = planned.iter().map(|file| {
+            let path = if file.name.is_empty() { target.path() } else { target.path().join(&file.name) };
+            let opened = File::open(&path).map_err(Error::io("read", &path))?;
+            Ok(Reserved { name: file.name.clone(), path, bytes: file.bytes, file: opened })
         });
         Ok(Self { files: files.collect::<Result<_, Error>>()? })
     }

@@ -2,12 +2,13 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use qhost_plugin_api::documents::OutputKind;
 
-use crate::plan::Facts;
+use super::WorkFolder;
+use crate::plan::Place;
 
 /// The place of an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,18 @@ impl Target {
         self.folder.join(&self.name)
     }
 
+    /// The folder that holds the work until it is finished.
+    #[must_use]
+    pub fn work_folder(&self) -> PathBuf {
+        self.folder.join(format!("{}.partial", self.name))
+    }
+
+    /// Whether something is in the output's place.
+    #[must_use]
+    pub fn is_occupied(&self) -> bool {
+        fs::symlink_metadata(self.path()).is_ok()
+    }
+
     /// What to tell a user who seems to have named a file where a folder is asked for.
     #[must_use]
     pub fn misnamed(&self) -> Option<String> {
@@ -34,41 +47,77 @@ impl Target {
         (self.folder.extension() == Some(extension) && !self.folder.is_dir())
             .then(|| format!("-o names a folder, which will be made: the output is {}", self.path().display()))
     }
-
-    /// The folder that holds the work until it is finished.
-    #[must_use]
-    pub fn work_folder(&self) -> PathBuf {
-        self.folder.join(format!("{}.partial", self.name))
-    }
 }
 
-/// Gathers what the plan has to know about the target.
+/// Looks at the place of an output.
 #[must_use]
-pub fn survey(target: &Target, source: &Path, force: bool, memory_limit: Option<u64>) -> Facts {
-    let path = target.path();
+pub fn survey(target: &Target, source: &Path) -> Place {
     let existing = nearest_existing(&target.folder);
-    let inside_source = existing
-        .as_ref()
-        .and_then(|folder| fs::canonicalize(folder).ok())
-        .is_some_and(|folder| folder.starts_with(source));
-    Facts {
-        exists: fs::symlink_metadata(&path).is_ok(),
-        force,
-        inside_source,
-        free: existing.and_then(|folder| fs4::available_space(folder).ok()),
+    let found = fs::symlink_metadata(target.path()).ok();
+    Place {
+        output: target.path(),
+        exists: found.is_some(),
+        other_kind: found.is_some_and(|found| found.is_dir() != (target.kind == OutputKind::Folder)),
+        inside_source: existing.as_ref().is_some_and(|folder| folder.starts_with(source)),
+        foreign: WorkFolder::foreign(&target.work_folder()),
+        free: existing.and_then(|folder| free_space(&folder)),
         reserved: reserved_by_earlier_run(&target.work_folder()),
-        memory_limit,
-        output: path,
     }
 }
 
-/// The folder itself, or the closest one above it that is there already.
+/// The folder itself, or the closest one above it that is there already, free of links.
 fn nearest_existing(folder: &Path) -> Option<PathBuf> {
-    let absolute = std::path::absolute(folder).ok()?;
-    absolute.ancestors().find(|ancestor| ancestor.is_dir()).map(Path::to_owned)
+    let mut nearest = PathBuf::new();
+    for component in std::path::absolute(folder).ok()?.components() {
+        match component {
+            // What is not there yet will be a plain folder, so its parent is known.
+            Component::ParentDir => drop(nearest.pop()),
+            component => nearest.push(component),
+        }
+        // Step by step, so that the parent of a link is that of the folder it leads to.
+        if let Ok(real) = fs::canonicalize(&nearest) {
+            nearest = real;
+        }
+    }
+    nearest.ancestors().find(|ancestor| ancestor.is_dir()).map(Path::to_owned)
 }
 
+/// Bytes free, unless the file system counts none, as those that are not on a disk do.
+fn free_space(folder: &Path) -> Option<u64> {
+    let stats = fs4::statvfs(folder).ok()?;
+    (stats.total_space() > 0).then(|| stats.available_space())
+}
+
+/// Blocks, not lengths: where a disk can set no blocks aside, a file's length says nothing.
 fn reserved_by_earlier_run(work_folder: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(super::WorkFolder::files_in(work_folder)) else { return 0 };
-    entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).fold(0, u64::saturating_add)
+    use fs4::FileExt as _;
+    let Ok(entries) = fs::read_dir(WorkFolder::files_in(work_folder)) else { return 0 };
+    let allocated = |entry: fs::DirEntry| fs::File::open(entry.path()).ok()?.allocated_size().ok();
+    entries.filter_map(|entry| allocated(entry.ok()?)).fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn the_nearest_folder_is_found_through_links_and_dots() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("model/deep")).unwrap();
+        fs::create_dir(root.join("out")).unwrap();
+        std::os::unix::fs::symlink(root.join("model/deep"), root.join("out/link")).unwrap();
+        for (given, nearest) in [
+            ("out", "out"),
+            ("out/new/newer", "out"),
+            ("out/new/../../model", "model"),
+            ("out/new/../../model/x", "model"),
+            ("model/new/../../out", "out"),
+            ("out/link/..", "model"),
+            ("out/link/../x", "model"),
+        ] {
+            assert_eq!(nearest_existing(&root.join(given)), Some(root.join(nearest)), "{given}");
+        }
+    }
 }

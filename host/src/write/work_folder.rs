@@ -1,17 +1,23 @@
 //! The folder beside the output that holds the work until it is finished.
 //!
 //! `NAME.partial/` holds `files/` (the output's files), `journal` and whatever a plugin saved. It
-//! lies on the output's disk, so that the last step is a rename.
+//! lies on the output's disk, so that the last step is a rename. What is not of qhost's making is
+//! never removed.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use super::{Error, Target};
+use super::{Error, Target, sync_folder};
 
 const FILES: &str = "files";
 const BLOBS: &str = "saved";
+/// The output that was there before, between being moved aside and being removed.
+const REPLACED: &str = "replaced";
+/// A small file on its way to its place.
+const DRAFT: &str = "draft";
 const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
 
@@ -19,8 +25,10 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct WorkFolder {
     path: PathBuf,
+    /// The output's place.
+    target: PathBuf,
     /// Held for its lock; the system lets go of it when the process ends, however it ends.
-    _lock: File,
+    lock: File,
 }
 
 impl WorkFolder {
@@ -30,16 +38,28 @@ impl WorkFolder {
     /// Fails when the disk refuses, or when another process works on the same output.
     pub fn open(target: &Target) -> Result<Self, Error> {
         let path = target.work_folder();
-        fs::create_dir_all(&path).map_err(Error::io("make the folder", &path))?;
-        let lock_path = path.join(LOCK);
-        let lock = File::create(&lock_path).map_err(Error::io("write", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: target.path() }),
-            // Some network disks have no locks: then the user has to take care.
-            Err(TryLockError::Error(error)) => tracing::debug!("{} cannot be locked: {error}", lock_path.display()),
+        loop {
+            fs::create_dir_all(&path).map_err(Error::io("make the folder", &path))?;
+            sync_folder(&target.folder)?;
+            if let Some(lock) = lock(&path.join(LOCK), target)? {
+                return Ok(Self { path, target: target.path(), lock });
+            }
         }
-        Ok(Self { path, _lock: lock })
+    }
+
+    /// Something in the way of a work folder that qhost has not made, if there is such a thing.
+    #[must_use]
+    pub fn foreign(path: &Path) -> Option<PathBuf> {
+        let found = fs::symlink_metadata(path).ok()?;
+        if !found.is_dir() {
+            return Some(path.to_owned());
+        }
+        let ours = [FILES, BLOBS, REPLACED, DRAFT, JOURNAL, LOCK];
+        let entries = fs::read_dir(path).ok()?;
+        entries
+            .filter_map(Result::ok)
+            .find(|entry| ours.iter().all(|name| entry.file_name() != *name))
+            .map(|e| e.path())
     }
 
     /// The folder itself.
@@ -66,10 +86,37 @@ impl WorkFolder {
         self.path.join(BLOBS)
     }
 
+    /// Where an output that is to be replaced is moved.
+    #[must_use]
+    pub(super) fn replaced(&self) -> PathBuf {
+        self.path.join(REPLACED)
+    }
+
     /// The journal file.
     #[must_use]
     pub fn journal(&self) -> PathBuf {
-        self.path.join(JOURNAL)
+        Self::journal_in(&self.path)
+    }
+
+    /// The journal file in a work folder.
+    #[must_use]
+    pub fn journal_in(work_folder: &Path) -> PathBuf {
+        work_folder.join(JOURNAL)
+    }
+
+    /// Writes a small file so that under its name there is always either the old or the new content.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    pub fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        let draft = self.path.join(DRAFT);
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&draft)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&draft, path)
+        };
+        write().map_err(Error::io("write", path))
     }
 
     /// Throws everything away but the folder and its lock.
@@ -79,31 +126,133 @@ impl WorkFolder {
     /// # Errors
     /// Fails when the disk refuses.
     pub fn clear(&self) -> Result<(), Error> {
-        let journal = self.journal();
-        if journal.exists() {
-            fs::remove_file(&journal).map_err(Error::io("remove", &journal))?;
+        let replaced = self.replaced();
+        if replaced.exists() && !self.target.exists() {
+            // The run ended between moving the old output aside and putting the new one in place.
+            fs::rename(&replaced, &self.target).map_err(Error::io("move back", &self.target))?;
         }
-        for folder in [self.files(), self.blobs()] {
-            if folder.exists() {
-                fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
-            }
-        }
-        Ok(())
+        remove(&self.journal())?;
+        self.remove_contents()
     }
 
     /// Removes the folder.
     ///
-    /// The journal goes last of its contents, so that an interruption leaves a folder from which the
-    /// next run sees that the work is finished.
+    /// The journal goes after the rest, so that an interruption leaves a folder from which the next run
+    /// sees that the work is finished.
     ///
     /// # Errors
     /// Fails when the disk refuses.
     pub fn remove(self) -> Result<(), Error> {
-        for folder in [self.files(), self.blobs()] {
-            if folder.exists() {
-                fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
-            }
+        self.remove_contents()?;
+        remove(&self.journal())?;
+        remove(&self.path.join(LOCK))?;
+        drop(self.lock);
+        match fs::remove_dir(&self.path) {
+            // Another run has begun, or somebody has put something in.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            outcome => outcome.map_err(Error::io("remove", &self.path)),
         }
-        fs::remove_dir_all(&self.path).map_err(Error::io("remove", &self.path))
+    }
+
+    fn remove_contents(&self) -> Result<(), Error> {
+        [self.files(), self.blobs(), self.replaced(), self.path.join(DRAFT)].iter().try_for_each(|path| remove(path))
+    }
+}
+
+/// Removes a file, or a folder with all that is in it; what is not there is removed already.
+fn remove(path: &Path) -> Result<(), Error> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map_err(Error::io("remove", path)),
+    }
+}
+
+/// Locks the file at `path`; gives none if another process has removed it meanwhile.
+fn lock(path: &Path, target: &Target) -> Result<Option<File>, Error> {
+    let lock = match OpenOptions::new().write(true).create(true).truncate(false).open(path) {
+        // The whole folder has gone.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(Error::io("write", path))?,
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(is_still_at(&lock, path).then_some(lock)),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy { path: target.path() }),
+        // Some network disks have no locks: then the user has to take care.
+        Err(TryLockError::Error(error)) => {
+            tracing::debug!("{} cannot be locked: {error}", path.display());
+            Ok(Some(lock))
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_still_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let place = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+    matches!((file.metadata(), fs::metadata(path)), (Ok(open), Ok(there)) if place(&open) == place(&there))
+}
+
+#[cfg(not(unix))]
+fn is_still_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use qhost_plugin_api::documents::OutputKind;
+
+    use super::*;
+
+    fn target(folder: &Path) -> Target {
+        Target { folder: folder.to_owned(), name: "x".into(), kind: OutputKind::Folder }
+    }
+
+    #[test]
+    fn only_our_own_things_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = target(folder.path());
+        let work = WorkFolder::open(&target).unwrap();
+        fs::create_dir(work.files()).unwrap();
+        fs::write(work.journal(), "").unwrap();
+        assert_eq!(WorkFolder::foreign(work.path()), None);
+        let notes = work.path().join("notes");
+        fs::write(&notes, "mine").unwrap();
+        assert_eq!(WorkFolder::foreign(work.path()), Some(notes.clone()));
+        work.clear().unwrap();
+        work.remove().unwrap();
+        assert_eq!(fs::read(&notes).unwrap(), b"mine");
+        fs::remove_file(notes).unwrap();
+        WorkFolder::open(&target).unwrap().remove().unwrap();
+        assert!(!target.work_folder().exists());
+    }
+
+    #[test]
+    fn an_output_that_was_moved_aside_comes_back_when_the_new_one_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = target(folder.path());
+        let work = WorkFolder::open(&target).unwrap();
+        fs::create_dir(work.replaced()).unwrap();
+        fs::write(work.replaced().join("old"), "").unwrap();
+        work.clear().unwrap();
+        assert!(target.path().join("old").exists());
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_under_its_holder_is_taken_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = target(folder.path());
+        let first = WorkFolder::open(&target).unwrap();
+        assert!(matches!(WorkFolder::open(&target), Err(Error::Busy { .. })));
+        let lock_path = first.path().join(LOCK);
+        let stale = File::open(&lock_path).unwrap();
+        first.remove().unwrap();
+        let second = WorkFolder::open(&target).unwrap();
+        assert!(!cfg!(unix) || !is_still_at(&stale, &lock_path));
+        assert!(is_still_at(&second.lock, &lock_path));
     }
 }
