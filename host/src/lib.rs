@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` beside this folder tells which room knows what.
 
+pub mod bus_error;
 pub mod cancel;
 pub mod cli;
 pub mod exit_code;

@@ -1,7 +1,6 @@
 //! How much memory this process uses.
 //!
-//! It knows the system's counters only: Linux tells everything; elsewhere the peak is known and the
-//! present figures are not.
+//! It knows the system's counters only, and those of Linux alone; elsewhere every figure is zero.
 
 /// The process's memory, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

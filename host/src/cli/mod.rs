@@ -7,12 +7,19 @@ mod completions;
 mod plugins;
 mod quantize;
 
-use std::{ffi::OsString, io::Write, path::PathBuf};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, error::ErrorKind};
+use serde_json::Value;
 
 use self::arguments::{Command, CommandLine, Global, OutputFormat};
 use crate::{
+    bus_error,
     exit_code::ExitCode,
     plugin::{self, Catalog, SearchPath, SearchSettings},
     report::{self, LogSettings, Problem, Verbosity},
@@ -34,29 +41,37 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => return show_usage(&error, wants_json),
     };
     let session = Session::new(&line.global, line.command.output_format());
-    let log = LogSettings { verbosity: session.verbosity, file: line.global.log_file.as_deref() };
-    if let Err(error) = report::start_logging(log) {
-        let path = line.global.log_file.unwrap_or_default();
-        let problem = Problem {
-            code: ExitCode::Resources,
-            message: format!("cannot write the log file {}: {error}", path.display()),
-            hint: Some("choose another place with --log-file".into()),
-        };
-        return session.failed(&problem);
-    }
-    let session = Session { log_level: log.level(), ..session };
-    let outcome = match line.command {
-        Command::Quantize(arguments) => quantize::quantize(&session, arguments),
-        Command::Plan(arguments) => quantize::plan(&session, arguments),
-        Command::Plugins(arguments) => plugins::run(&session, &arguments),
-        Command::Completions(arguments) => {
-            completions::print(arguments.shell);
-            Ok(())
-        }
+    let log_file = line.global.log_file.clone();
+    // A panic is a defect, and ends like any other error. Its own message is on standard error already.
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| run_command(&session, line)));
+    let defect = |_| {
+        let hint = "this is a defect of qhost: please report it, with the message above; finished work is kept";
+        Err(Problem::new(ExitCode::Internal, "qhost came to a state that it should never be in", hint))
     };
-    match outcome {
+    match outcome.unwrap_or_else(defect) {
         Ok(()) => ExitCode::Done,
-        Err(problem) => session.failed(&problem),
+        Err(mut problem) => {
+            if let Some(log) = log_file.filter(|_| problem.code == ExitCode::Internal) {
+                problem.hint = problem.hint.map(|hint| format!("{hint}; {} tells more", log.display()));
+            }
+            report::show_problem(&problem, session.json);
+            problem.code
+        }
+    }
+}
+
+fn run_command(session: &Session, line: CommandLine) -> CommandResult {
+    bus_error::answer(session.json);
+    report::start_logging(&session.log).map_err(|error| {
+        let path = session.log.file.as_deref().unwrap_or_else(|| Path::new("")).display();
+        let message = format!("cannot write the log file {path}: {error}");
+        Problem::new(ExitCode::Resources, message, "choose another place with --log-file")
+    })?;
+    match line.command {
+        Command::Quantize(arguments) => quantize::quantize(session, arguments),
+        Command::Plan(arguments) => quantize::plan(session, arguments),
+        Command::Plugins(arguments) => plugins::run(session, &arguments),
+        Command::Completions(arguments) => completions::print(arguments.shell),
     }
 }
 
@@ -65,17 +80,18 @@ struct Session {
     verbosity: Verbosity,
     json: bool,
     plugin_dirs: Vec<PathBuf>,
-    log_level: u32,
+    log: LogSettings,
 }
 
 impl Session {
     fn new(global: &Global, own_format: Option<OutputFormat>) -> Self {
         let format = if global.json { OutputFormat::Json } else { own_format.unwrap_or(global.output_format) };
+        let (verbosity, json) = (global.verbosity(), format == OutputFormat::Json);
         Self {
-            verbosity: global.verbosity(),
-            json: format == OutputFormat::Json,
+            verbosity,
+            json,
             plugin_dirs: global.plugin_dirs.clone(),
-            log_level: 0,
+            log: LogSettings { verbosity, json, file: global.log_file.clone() },
         }
     }
 
@@ -83,10 +99,18 @@ impl Session {
         Catalog::search(&SearchPath::new(&SearchSettings::of_process(self.plugin_dirs.clone())))
     }
 
-    fn failed(&self, problem: &Problem) -> ExitCode {
-        report::show_problem(problem, self.json);
-        problem.code
+    /// Prints a command's result in the form that was asked for.
+    fn print(&self, document: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> CommandResult {
+        printed(if self.json { report::print_json(&document()) } else { report::print_text(&text()) })
     }
+}
+
+/// The outcome of printing a result.
+fn printed(outcome: io::Result<()>) -> CommandResult {
+    outcome.map_err(|error| {
+        let message = format!("cannot write the result to standard output: {error}");
+        Problem::new(ExitCode::Resources, message, "the work itself is done; look at where standard output goes")
+    })
 }
 
 /// Whether the caller reads JSON, as far as that can be told from arguments that may be wrong.
@@ -108,15 +132,17 @@ fn show_usage(error: &clap::Error, as_json: bool) -> ExitCode {
             ExitCode::Done
         }
         _ if as_json => {
+            // The first paragraph; what follows is the usage and where to get help.
             let text = error.render().to_string();
-            let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            let hint = Some("`qhost --help` shows the commands and options".to_owned());
-            report::show_problem(&Problem { code: ExitCode::Usage, message, hint }, true);
+            let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+            let message = lines.join(" ").trim_start_matches("error: ").to_owned();
+            let hint = "`qhost --help` shows the commands and options";
+            report::show_problem(&Problem::new(ExitCode::Usage, message, hint), true);
             ExitCode::Usage
         }
         _ => {
             let _ = error.print();
-            let _ = std::io::stderr().flush();
+            let _ = io::stderr().flush();
             ExitCode::Usage
         }
     }

@@ -21,13 +21,8 @@ pub(super) fn run(session: &Session, arguments: &PluginsArguments) -> CommandRes
 
 fn list(session: &Session) -> CommandResult {
     let catalog = session.catalog()?;
-    if session.json {
-        let rows: Vec<_> = catalog.found.iter().map(|found| PluginRow { found, description: None }).collect();
-        report::print_json(&report::plugins_document(&rows));
-    } else {
-        report::print_text(&report::show_plugins(&catalog));
-    }
-    Ok(())
+    let rows: Vec<_> = catalog.found.iter().map(|found| PluginRow { found, description: None }).collect();
+    session.print(|| report::plugins_document(&rows), || report::show_plugins(&catalog))
 }
 
 fn info(session: &Session, id: &str) -> CommandResult {
@@ -36,16 +31,11 @@ fn info(session: &Session, id: &str) -> CommandResult {
     let resources = Resources {
         threads: all_cores(),
         max_memory: None,
-        log_level: session.log_level,
+        log_level: session.log.level(),
         cancel: CancelFlag::default(),
     };
     let plugin = LoadedPlugin::load(found, manifest, &run::connect(&resources)?)?;
     let description = plugin.describe()?;
     let row = PluginRow { found, description: Some(&description) };
-    if session.json {
-        report::print_json(&report::plugins_document(&[row]));
-    } else {
-        report::print_text(&report::show_plugin(&row));
-    }
-    Ok(())
+    session.print(|| report::plugins_document(&[row]), || report::show_plugin(&row))
 }

@@ -10,7 +10,6 @@ use crate::{
     exit_code::ExitCode,
     report::{self, Problem, Progress, ProgressStyle, Verbosity},
     run::{self, Prepared, Request, Resources},
-    write,
 };
 
 /// The report's name beside the output.
@@ -18,16 +17,14 @@ const REPORT: &str = "qhost-report.json";
 
 pub(super) fn plan(session: &Session, arguments: QuantizeArguments) -> CommandResult {
     let (prepared, _) = prepare(session, arguments)?;
-    show_plan(session, &prepared);
-    Ok(())
+    show_plan(session, &prepared)
 }
 
 pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> CommandResult {
     let (dry_run, no_report) = (arguments.dry_run, arguments.no_report);
     let (prepared, cancel) = prepare(session, arguments)?;
     if dry_run {
-        show_plan(session, &prepared);
-        return Ok(());
+        return show_plan(session, &prepared);
     }
     stop_on_signal(cancel);
     let options = prepared.options.clone();
@@ -40,21 +37,13 @@ pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> Comma
     let usage = progress.finish();
     if !no_report {
         let document = report::report_document(&finished.outcome, usage, &options);
-        let path = report_path(&finished.outcome.path);
-        write::write_atomically(&path, format!("{document:#}\n").as_bytes())?;
+        finished.put(REPORT, format!("{document:#}\n").as_bytes())?;
     }
     let outcome = finished.tidy_up()?;
-    if session.json {
-        report::print_json(&report::result_document(&outcome, usage));
-    } else if session.verbosity > Verbosity::Quiet {
-        report::print_text(&report::show_result(&outcome, usage));
+    if !session.json && session.verbosity == Verbosity::Quiet {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// In the output folder, or beside the output file.
-fn report_path(output: &std::path::Path) -> std::path::PathBuf {
-    if output.is_dir() { output.join(REPORT) } else { output.with_file_name(REPORT) }
+    session.print(|| report::result_document(&outcome, usage), || report::show_result(&outcome, usage))
 }
 
 struct PreparedCommand {
@@ -63,10 +52,9 @@ struct PreparedCommand {
 }
 
 fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedCommand, CancelFlag), Problem> {
-    let [format] = <[String; 1]>::try_from(arguments.format).map_err(|formats| Problem {
-        code: ExitCode::Usage,
-        message: format!("{} formats in one run cannot be made yet", formats.len()),
-        hint: Some("run the command once for each format".into()),
+    let [format] = <[String; 1]>::try_from(arguments.format).map_err(|formats| {
+        let message = format!("{} formats in one run cannot be made yet", formats.len());
+        Problem::new(ExitCode::Usage, message, "run the command once for each format")
     })?;
     let flag = |yes: bool, no: bool| if yes { Some(true) } else { no.then_some(false) };
     let options = Options {
@@ -89,19 +77,16 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedC
     let resources = Resources {
         threads: arguments.threads.map_or_else(all_cores, usize::from),
         max_memory: arguments.max_memory.map(|size| size.as_u64()),
-        log_level: session.log_level,
+        log_level: session.log.level(),
         cancel: cancel.clone(),
     };
     let prepared = run::prepare(&request, &session.catalog()?, &resources)?;
     Ok((PreparedCommand { prepared, options }, cancel))
 }
 
-fn show_plan(session: &Session, command: &PreparedCommand) {
-    if session.json {
-        report::print_json(&report::plan_document(&command.prepared));
-    } else {
-        report::print_text(&report::show_plan(&command.prepared));
-    }
+fn show_plan(session: &Session, command: &PreparedCommand) -> CommandResult {
+    let prepared = &command.prepared;
+    session.print(|| report::plan_document(prepared), || report::show_plan(prepared))
 }
 
 pub(super) fn all_cores() -> usize {

@@ -1,6 +1,6 @@
 //! The JSON documents for programs: results, plans, plugin lists, and the report beside the output.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use qhost_plugin_api::documents::{Description, Findings, Options};
 use serde_json::{Value, json};
@@ -35,6 +35,7 @@ pub fn report_document(outcome: &Outcome, usage: Usage, options: &Options) -> Va
         "options": options,
         "encodings": encodings(outcome.tensors.iter().map(|tensor| (&*tensor.encoding, tensor.elements, tensor.bytes))),
         "tensors": outcome.tensors.iter().map(tensor).collect::<Vec<_>>(),
+        "unused": unused(&outcome.unused),
     });
     merge(&mut document, common(outcome, usage));
     document
@@ -45,12 +46,17 @@ fn ratio(source: u64, file: u64) -> f64 {
     if file == 0 { 0.0 } else { source as f64 / file as f64 }
 }
 
+/// A path as text: JSON has no other way to hold it.
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
 fn common(outcome: &Outcome, usage: Usage) -> Value {
     json!({
-        "output_path": outcome.path,
+        "output_path": text(&outcome.path),
         "format": outcome.format,
         "level": outcome.level,
-        "source": outcome.source,
+        "source": text(&outcome.source),
         "architecture": outcome.architecture,
         "parameter_count": outcome.parameters,
         "source_size": outcome.source_bytes,
@@ -83,6 +89,11 @@ fn tensor(tensor: &TensorOutcome) -> Value {
         "fallback": tensor.fallback,
         "metrics": tensor.metrics,
     })
+}
+
+/// Tensors of the model that are not in the output.
+fn unused(tensors: &[(String, String)]) -> Value {
+    tensors.iter().map(|(tensor, reason)| json!({"tensor": tensor, "reason": reason})).collect()
 }
 
 /// How many tensors, weights and bytes there are of each encoding.
@@ -122,10 +133,10 @@ pub fn plan_document(prepared: &Prepared) -> Value {
         "schema": "qhost.run-plan/1",
         "status": "ok",
         "dry_run": true,
-        "output_path": prepared.output(),
+        "output_path": text(&prepared.output()),
         "format": plan.plan.format,
         "level": plan.plan.level,
-        "source": prepared.source(),
+        "source": text(prepared.source()),
         "architecture": prepared.architecture(),
         "plugin": {"id": id, "version": version},
         "parameter_count": plan.parameters,
@@ -137,6 +148,7 @@ pub fn plan_document(prepared: &Prepared) -> Value {
         "units": plan.plan.units.len(),
         "encodings": encodings(plan.tensors().map(|(_, bytes, tensor)| (&*tensor.encoding, tensor.elements, bytes))),
         "tensors": tensors.collect::<Vec<_>>(),
+        "unused": unused(&prepared.unused()),
         "warnings": prepared.warnings,
     })
 }
@@ -164,7 +176,7 @@ pub fn plugins_document(rows: &[PluginRow<'_>]) -> Value {
 fn plugin(row: &PluginRow<'_>) -> Value {
     let found = row.found;
     let mut document = json!({
-        "path": found.path,
+        "path": text(&found.path),
         "status": found.status.name(),
         "usable": found.status == Status::Ready,
         "reason": found.reason,

@@ -1,8 +1,11 @@
 //! Showing what went wrong, with what to do about it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::screen::{self, ERROR, HINT};
+use super::{
+    LOGGED,
+    screen::{self, ERROR, HINT},
+};
 use crate::exit_code::{ExitCode, Fault};
 
 /// An error as it is shown.
@@ -14,23 +17,37 @@ pub struct Problem {
     pub message: String,
     /// What the user can do.
     pub hint: Option<String>,
+    /// More for programs.
+    pub details: Option<Value>,
+}
+
+impl Problem {
+    /// A problem of the command line itself.
+    #[must_use]
+    pub fn new(code: ExitCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: Some(hint.into()), details: None }
+    }
 }
 
 impl<E: Fault> From<E> for Problem {
     fn from(error: E) -> Self {
-        Self { code: error.exit_code(), message: error.to_string(), hint: error.hint() }
+        Self { code: error.exit_code(), message: error.to_string(), hint: error.hint(), details: error.details() }
     }
 }
 
 /// Shows an error: as a JSON document on standard output, or in words on standard error.
 pub fn show_problem(problem: &Problem, as_json: bool) {
+    let Problem { code, message, .. } = problem;
+    tracing::error!(target: LOGGED, code = *code as u8, hint = problem.hint.as_deref(), "{message}");
     if as_json {
-        screen::print_json(&json!({
+        // Where it cannot be printed, the exit code still tells.
+        let _ = screen::print_json(&json!({
             "schema": "qhost.error/1",
             "status": "error",
             "code": problem.code as u8,
             "message": problem.message,
             "hint": problem.hint,
+            "details": problem.details,
         }));
     } else {
         screen::eprint_labelled(ERROR, "error", &problem.message);

@@ -41,9 +41,9 @@ pub fn show_result(outcome: &Outcome, usage: Usage) -> String {
     row(
         "took",
         format!(
-            "{}, {} of memory{}",
+            "{}{}{}",
             HumanDuration(outcome.duration),
-            ByteSize(usage.peak_anonymous),
+            usage.peak_anonymous.map_or_else(String::new, |bytes| format!(", {} of memory", ByteSize(bytes))),
             if outcome.resumed.is_some() { ", resumed" } else { "" },
         ),
     );

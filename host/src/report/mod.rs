@@ -17,6 +17,9 @@ pub use logging::{LogSettings, start_logging};
 pub use progress::{Progress, ProgressStyle, Usage};
 pub use screen::{print_json, print_text};
 
+/// The log target of what is shown on the screen anyway: it goes to the log file only.
+const LOGGED: &str = "qhost::shown";
+
 /// How much is said beside the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {

@@ -15,7 +15,10 @@ use bytesize::ByteSize;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle as BarStyle};
 use serde_json::{Value, json};
 
-use super::screen::{self, HINT, WARNING};
+use super::{
+    LOGGED,
+    screen::{self, HINT, WARNING},
+};
 use crate::{
     memory::Memory,
     run::{Event, Events},
@@ -39,13 +42,13 @@ pub enum ProgressStyle {
     Json,
 }
 
-/// The memory that a run took.
+/// The memory that a run took, where the system tells.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// The most that was resident, mapped files included.
-    pub peak_resident: u64,
+    pub peak_resident: Option<u64>,
     /// The most memory of its own that was seen, looking ten times a second.
-    pub peak_anonymous: u64,
+    pub peak_anonymous: Option<u64>,
 }
 
 /// Shows what [`Events`] tell, until dropped.
@@ -107,7 +110,8 @@ impl Progress {
         self.stop();
         let memory = Memory::now();
         let peak_anonymous = self.state.peak_anonymous.load(Ordering::Relaxed).max(memory.anonymous);
-        Usage { peak_resident: memory.peak_resident, peak_anonymous }
+        let known = |bytes: u64| (bytes > 0).then_some(bytes);
+        Usage { peak_resident: known(memory.peak_resident), peak_anonymous: known(peak_anonymous) }
     }
 
     fn stop(&mut self) {
@@ -165,18 +169,29 @@ impl Events for State {
                 self.say(WARNING, "warning", &text, &json!({"event": "discarding", "reason": reason}));
             }
             Event::Warning(text) => self.say(WARNING, "warning", text, &json!({"event": "warning", "message": text})),
-            Event::UnitStarted { name } => name.clone_into(&mut self.step()),
-            Event::UnitCommitted { .. } => {
+            Event::UnitStarted { name } => {
+                tracing::debug!("{name} is begun");
+                name.clone_into(&mut self.step());
+            }
+            Event::UnitCommitted { name } => {
+                tracing::info!("{name} is done and on the disk");
                 self.committed.fetch_add(1, Ordering::Relaxed);
             }
-            Event::Checking => "checking".clone_into(&mut self.step()),
-            Event::Published => "done".clone_into(&mut self.step()),
+            Event::Checking => {
+                tracing::info!("the output is read back");
+                "checking".clone_into(&mut self.step());
+            }
+            Event::Published => {
+                tracing::info!("the output is in its place");
+                "done".clone_into(&mut self.step());
+            }
         }
     }
 }
 
 impl State {
     fn say(&self, style: anstyle::Style, label: &str, text: &str, document: &Value) {
+        tracing::warn!(target: LOGGED, "{text}");
         match self.style {
             ProgressStyle::Silent => {}
             ProgressStyle::Human => screen::eprint_labelled(style, label, text),

@@ -17,18 +17,30 @@ pub(super) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 pub(super) const HINT: Style = AnsiColor::Cyan.on_default().bold();
 pub(super) const STRONG: Style = Style::new().bold();
 
-/// Prints text to standard output. A reader that has gone away is no error.
-pub fn print_text(text: &str) {
+/// Prints text to standard output.
+///
+/// # Errors
+/// Fails when it cannot be written; a reader that has gone away is no error.
+pub fn print_text(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    unless_gone(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
 /// Prints one JSON document to standard output.
-pub fn print_json(document: &impl Serialize) {
-    // The documents hold strings, numbers and lists: they can always be written.
-    let text = serde_json::to_string_pretty(document).unwrap_or_else(|error| format!("\"{error}\""));
+///
+/// # Errors
+/// Fails when it cannot be written; a reader that has gone away is no error.
+pub fn print_json(document: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(document)?;
     let mut out = io::stdout();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    unless_gone(writeln!(out, "{text}").and_then(|()| out.flush()))
+}
+
+fn unless_gone(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// Prints a line to standard error, above a bar if there is one.
