@@ -274,6 +274,34 @@ fn indexes_that_do_not_fit_their_shards() {
     case.fails(5, &["is in both"]);
 }
 
+/// transformers takes the single file, too.
+#[test]
+fn a_single_file_beside_shards_is_the_one_that_is_read() {
+    let case = Case::sharded();
+    let other = RandomLlama { seed: 7, ..RandomLlama::default() };
+    let alone = case.folder.path().join("alone");
+    other.write(&alone);
+    fs::copy(alone.join("model.safetensors"), case.weights()).unwrap();
+    let made = |model: &Path| {
+        let qhost = Qhost::new(["quantize", "--format", "gguf", "--level", "Q8_0", "--force", "-o"]);
+        let result = qhost.arg(case.output()).arg(model).json();
+        (fs::read(result["output_path"].as_str().unwrap()).unwrap(), result)
+    };
+    let (bytes, result) = made(&case.model);
+    assert!(result["warnings"].to_string().contains("model.safetensors is read"), "{result}");
+    fs::remove_dir_all(&case.model).unwrap();
+    fs::rename(&alone, &case.model).unwrap();
+    assert!(bytes == made(&case.model).0);
+}
+
+#[test]
+fn weights_under_another_name_are_told_of() {
+    let case = Case::new();
+    fs::rename(case.weights(), case.model.join("model-00001-of-00002.safetensors")).unwrap();
+    let error = case.fails(5, &["model.safetensors.index.json"]);
+    assert!(error["hint"].as_str().unwrap().contains("model-00001-of-00002.safetensors"), "{error}");
+}
+
 #[test]
 fn weights_that_are_no_numbers_are_named_and_nothing_is_finished() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -306,6 +334,10 @@ fn an_output_inside_the_model_s_folder() {
         let error = Qhost::new(["quantize", "--format", "gguf", "-o"]).arg(output).arg(&case.model).fail_with(2);
         assert!(error["message"].as_str().unwrap().contains("inside the model"), "{error}");
     }
+    fs::create_dir(case.folder.path().join("elsewhere")).unwrap();
+    let around = case.folder.path().join("elsewhere/new/../../stories260K");
+    let error = Qhost::new(["quantize", "--format", "gguf", "-o"]).arg(around).arg(&case.model).fail_with(2);
+    assert!(error["message"].as_str().unwrap().contains("inside the model"), "{error}");
     let here = Qhost::new(["quantize", ".", "--format", "gguf"]).in_folder(&case.model).fail_with(2);
     assert!(here["hint"].as_str().unwrap().contains("-o"), "{here}");
     let mut names: Vec<_> = fs::read_dir(&case.model).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -6,6 +6,8 @@ mod bad_plugin;
 mod help;
 mod loading;
 mod memory;
+mod messages;
 mod plugins;
 mod quantize;
 mod resume;
+mod safety;

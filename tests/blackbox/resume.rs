@@ -5,6 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
+    process::Child,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use qhost_tests::{
     command::{Ended, Qhost},
 };
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// A model that takes long enough to be caught at it.
 fn model(folder: &Path) -> PathBuf {
@@ -23,7 +25,12 @@ fn model(folder: &Path) -> PathBuf {
 }
 
 fn quantize(model: &Path, output: &Path) -> Qhost {
-    Qhost::new(["quantize", "--format", "gguf", "--level", "Q4_K_M", "--threads", "1", "-o"]).arg(output).arg(model)
+    Qhost::new(["quantize", "--format", "gguf", "--level", "Q4_K_M", "-o"]).arg(output).arg(model)
+}
+
+/// One thread makes it slow, so that it can be caught.
+fn start(model: &Path, output: &Path) -> (Child, TempDir) {
+    quantize(model, output).args(["--threads", "1"]).start()
 }
 
 fn partial(output: &Path) -> PathBuf {
@@ -36,7 +43,7 @@ fn journal_lines(output: &Path) -> usize {
 
 /// Starts a run and ends it the hard way after so many units are in its journal.
 fn kill_after(model: &Path, output: &Path, units: usize) {
-    let (mut child, _home) = quantize(model, output).start();
+    let (mut child, _home) = start(model, output);
     let began = Instant::now();
     // The first two lines are the start and the header.
     while journal_lines(output) < units + 2 && child.try_wait().unwrap().is_none() {
@@ -69,7 +76,8 @@ fn a_run_killed_after_some_units_goes_on_with_the_next_and_gives_the_same_report
     let output = folder.path().join("out");
     kill_after(&model, &output, 4);
     assert!(!output.join("model-Q4_K_M.gguf").exists());
-    let ended = quantize(&model, &output).arg("--json").run();
+    // With another number of threads, too.
+    let ended = quantize(&model, &output).args(["--threads", "2", "--json"]).run();
     let (result, bytes) = finish(&ended, &output);
     assert!(bytes == expected);
     let done = result["resumed"]["units_done"].as_u64().unwrap();
@@ -92,12 +100,14 @@ fn runs_killed_at_any_instant_end_with_the_same_bytes() {
     let expected = whole(&model, folder.path());
     let span = began.elapsed();
     let output = folder.path().join("out");
+    let mut at_work = 0;
     for attempt in 0..24_u32 {
         // Instants spread over a whole run and a little beyond, in an order that jumps about.
         let instant = span * (attempt * 7 % 24) / 22;
-        let (mut child, _home) = quantize(&model, &output).start();
+        let (mut child, _home) = start(&model, &output);
         std::thread::sleep(instant);
         child.kill().unwrap();
+        at_work += u32::from(journal_lines(&output) > 2);
         let ended_by_itself = child.wait().unwrap().success();
         let path = output.join("model-Q4_K_M.gguf");
         // Whatever has the final name is whole.
@@ -118,6 +128,7 @@ fn runs_killed_at_any_instant_end_with_the_same_bytes() {
             fs::remove_dir_all(&output).unwrap();
         }
     }
+    assert!(at_work >= 8, "only {at_work} of the kills hit a run at work");
 }
 
 #[test]
@@ -129,7 +140,7 @@ fn an_output_that_was_put_in_place_before_the_kill_is_finished_without_work() {
     // The state between putting in place and tidying up: made by hand, because the instant is short.
     kill_after(&model, &output, 3);
     let journal = partial(&output).join("journal");
-    let (mut child, _home) = quantize(&model, &output).start();
+    let (mut child, _home) = start(&model, &output);
     let mut kept = Vec::new();
     while child.try_wait().unwrap().is_none() {
         if let Ok(text) = fs::read(&journal) {
@@ -202,6 +213,13 @@ fn work_for_something_else_is_not_continued() {
     assert_eq!(finish(&fresh, &output).0["resumed"], Value::Null);
     fs::remove_dir_all(&output).unwrap();
 
+    // An option may change bytes without changing any length.
+    kill_after(&model, &output, 2);
+    let other = quantize(&model, &output).args(["--plugin-option", "pre=llama-bpe", "--json"]).run();
+    assert!(other.stderr.contains("other options"), "{other:?}");
+    assert_eq!(finish(&other, &output).0["resumed"], Value::Null);
+    fs::remove_dir_all(&output).unwrap();
+
     kill_after(&model, &output, 2);
     let changed = RandomLlama { hidden: 512, ffn: 1536, layers: 10, heads: 8, seed: 1, ..RandomLlama::default() };
     changed.write(&model);
@@ -216,7 +234,7 @@ fn two_runs_on_one_output_do_not_mix() {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path());
     let output = folder.path().join("out");
-    let (mut child, _home) = quantize(&model, &output).start();
+    let (mut child, _home) = start(&model, &output);
     while journal_lines(&output) < 2 {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -234,7 +252,7 @@ fn an_interrupted_run_ends_with_130_and_goes_on_later() {
     let expected = whole(&model, folder.path());
     let output = folder.path().join("out");
     for signal in ["INT", "TERM"] {
-        let (mut child, _home) = quantize(&model, &output).start();
+        let (mut child, _home) = start(&model, &output);
         while journal_lines(&output) < 4 {
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -114,6 +114,13 @@ impl Qhost {
         self
     }
 
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
@@ -157,7 +164,9 @@ impl Qhost {
         let document = ended.document();
         assert_eq!(document["status"], "error", "{ended:?}");
         assert_eq!(document["code"], code, "{ended:?}");
-        assert!(document["message"].as_str().is_some_and(|message| !message.is_empty()), "{ended:?}");
+        for text in ["message", "hint"] {
+            assert!(document[text].as_str().is_some_and(|text| !text.is_empty()), "{ended:?}");
+        }
         document
     }
 

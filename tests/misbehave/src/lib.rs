@@ -1,9 +1,9 @@
 //! A plugin that breaks the contract in whatever way a test asks for, and otherwise writes the
 //! weights as they are, widened to `f32`.
 //!
-//! `--plugin-option behave=WAY` chooses the way; `--plugin-option unit=N` the unit in which it
-//! happens, by default the third. The plan does not depend on either, so that a run that failed
-//! goes on where it stopped with another behaviour.
+//! The environment's `QHOST_BEHAVE` chooses the way, and `QHOST_BEHAVE_UNIT` the unit in which it
+//! happens, by default the third. They are no options: with other options a run begins anew, and a run
+//! that failed is to go on where it stopped with another behaviour.
 #![expect(clippy::panic, reason = "panicking is what it is for")]
 
 use std::borrow::Cow;
@@ -42,8 +42,8 @@ impl Format for Misbehave {
     }
 
     fn open(&self, request: OpenRequest, _: FilesHandle) -> Result<Rows> {
-        let option = |key: &str| request.options.plugin.get(key).map_or("", String::as_str).to_owned();
-        let behave = option("behave");
+        let behave = std::env::var("QHOST_BEHAVE").unwrap_or_default();
+        let unit = std::env::var("QHOST_BEHAVE_UNIT").ok().and_then(|unit| unit.parse().ok());
         match behave.as_str() {
             "panic-open" => panic!("told to panic while planning"),
             "refuse" => return Err(Failure::unsupported("told to refuse").hint("ask for something else")),
@@ -51,6 +51,8 @@ impl Format for Misbehave {
         }
         let mut plan = plan(&request.model);
         match behave.as_str() {
+            // Units that depend on one another through what they save.
+            "chain" | "chain-fails" => plan.order = UnitOrder::Sequential,
             "plan-overlap" => plan.segments[1].offset -= 1,
             "plan-drop" => drop(plan.segments.pop()),
             "plan-escape" => plan.output.suffix = "/../../escaped".into(),
@@ -58,7 +60,7 @@ impl Format for Misbehave {
             "plan-memory" => plan.units.iter_mut().for_each(|unit| unit.memory = 1 << 40),
             _ => {}
         }
-        Ok(Rows { unit: option("unit").parse().unwrap_or(2), behave, plan, model: request.model })
+        Ok(Rows { unit: unit.unwrap_or(2), behave, plan, model: request.model })
     }
 }
 
@@ -133,6 +135,17 @@ impl Rows {
     }
 }
 
+/// Checks that all units before this one have left their mark, and adds its own.
+fn extend_chain(unit: u32, io: &UnitHandle) -> Result<()> {
+    let mut chain = io.load("chain")?.unwrap_or_default();
+    let expected: Vec<u8> = (0..unit).map(|before| u8::try_from(before).unwrap_or(u8::MAX)).collect();
+    if chain != expected {
+        return Err(Failure::corrupt(format!("unit {unit} finds {chain:?} and should find {expected:?}")));
+    }
+    chain.push(u8::try_from(unit).unwrap_or(u8::MAX));
+    io.save("chain", &chain)
+}
+
 impl FormatJob for Rows {
     fn plan(&self) -> &Plan {
         &self.plan
@@ -151,9 +164,12 @@ impl FormatJob for Rows {
         tracing::info!(unit, "misbehave speaks through tracing");
         let segments: Vec<u32> =
             (1..).zip(&self.model.tensors).filter(|(_, t)| t.unit == unit).map(|(id, _)| id).collect();
+        if self.behave.starts_with("chain") {
+            extend_chain(unit, io)?;
+        }
         match spoil {
             "panic-unit" => panic!("told to panic in a unit"),
-            "fail" => return Err(Failure::corrupt("told to fail").about("some.tensor")),
+            "fail" | "chain-fails" => return Err(Failure::corrupt("told to fail").about("some.tensor")),
             "short" => return Ok(()),
             "past-end" => io.write(segments[0], u64::MAX - 1, &[0; 4])?,
             "other-unit" => io.write(0, 0, &[0; 4])?,
