@@ -87,3 +87,26 @@ fn paths_that_are_no_text_are_shown_as_well_as_can_be() {
     assert!(result["output_path"].as_str().unwrap().contains('\u{fffd}'), "{result}");
     assert_eq!(fs::read_dir(&output).unwrap().count(), 2, "the file and its report");
 }
+
+/// The ceiling is kept, or refused in the plan: it is never passed.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_ceiling_of_memory_is_kept_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kept = 0;
+    for threads in ["1", "2", "8"] {
+        for mebibytes in [16, 24, 32, 48, 64, 96] {
+            let qhost = quantize(folder.path()).args(["--force", "--json", "--threads", threads]);
+            let ended = qhost.arg(format!("--max-memory={mebibytes}MiB")).run();
+            let document = ended.document();
+            if ended.code == Some(0) {
+                kept += 1;
+                assert!(document["peak_memory_bytes"].as_u64().unwrap() <= mebibytes << 20, "{threads}: {document}");
+            } else {
+                assert_eq!(ended.code, Some(6), "{ended:?}");
+                assert!(document["hint"].as_str().unwrap().contains("--max-memory"), "{document}");
+            }
+        }
+    }
+    assert!(kept >= 6, "{kept}");
+}

@@ -27,7 +27,7 @@ use crate::{
 
 /// Memory that comes on top of what the process holds when the work begins: code that has not run
 /// yet, and pages of the weights that are being read.
-const YET_TO_COME: u64 = 8 << 20;
+const YET_TO_COME: u64 = 16 << 20;
 
 /// What the user wants.
 #[derive(Debug, Clone)]

@@ -13,9 +13,12 @@ use std::{
 
 use super::MappedFile;
 
-/// Linux maps this much around every page that is touched, so a loan leaves pages behind on both sides,
-/// some of them after their own loan was given back. A neighbour that is still in use gets them again.
-const AROUND: u64 = 64 << 10;
+/// Pages of so many returned bytes may stay until they are all let go together.
+const KEPT: u64 = 8 << 20;
+
+/// Linux may map this much around a page that is touched (a large folio), so a loan leaves pages on both
+/// sides, some of them after their own loan was returned. That is why pages are not let go loan by loan.
+const AROUND: u64 = 2 << 20;
 
 /// Where a tensor's rows lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,16 @@ pub struct Lender {
     files: Vec<Arc<MappedFile>>,
     tensors: Vec<Placement>,
     next: AtomicU64,
-    out: Mutex<HashMap<u64, (usize, Range<u64>)>>,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    out: HashMap<u64, (usize, Range<u64>)>,
+    /// For each file, from the first to the last byte that was returned and whose pages are still there.
+    returned: HashMap<usize, Range<u64>>,
+    /// Bytes in those loans.
+    kept: u64,
 }
 
 /// Rows on loan. The bytes stay where they are for the life of the [`Lender`].
@@ -62,7 +74,7 @@ impl Lender {
     /// A lender of these tensors.
     #[must_use]
     pub fn new(files: Vec<Arc<MappedFile>>, tensors: Vec<Placement>) -> Self {
-        Self { files, tensors, next: AtomicU64::new(1), out: Mutex::default() }
+        Self { files, tensors, next: AtomicU64::new(1), books: Mutex::default() }
     }
 
     /// Lends rows of a tensor.
@@ -82,16 +94,32 @@ impl Lender {
             .and_then(|(start, end)| file.bytes().get(start..end))
             .ok_or_else(refused)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.out().insert(id, (placement.file, range));
+        self.books().out.insert(id, (placement.file, range));
         Ok(Loan { id, bytes })
     }
 
-    /// Takes rows back and lets their pages go; an unknown loan is ignored.
+    /// Takes rows back; an unknown loan is ignored.
+    ///
+    /// Their pages go when enough have come together. Rows in between that are still on loan lose theirs,
+    /// too, and get them again from the system's cache when they are touched.
     pub fn take_back(&self, id: u64) {
-        let loan = self.out().remove(&id);
-        if let Some((file, range)) = loan {
-            self.files[file].release(range.start.saturating_sub(AROUND)..range.end + AROUND);
+        for (file, range) in self.return_loan(id) {
+            self.files[file].release(range.start.saturating_sub(AROUND)..range.end.saturating_add(AROUND));
         }
+    }
+
+    /// Strikes a loan out; gives the ranges to let go, if it is time.
+    fn return_loan(&self, id: u64) -> HashMap<usize, Range<u64>> {
+        let mut books = self.books();
+        let Some((file, range)) = books.out.remove(&id) else { return HashMap::new() };
+        books.kept += range.end - range.start;
+        let span = books.returned.entry(file).or_insert_with(|| range.clone());
+        *span = span.start.min(range.start)..span.end.max(range.end);
+        if books.kept < KEPT {
+            return HashMap::new();
+        }
+        books.kept = 0;
+        std::mem::take(&mut books.returned)
     }
 
     /// Asks the system to read a tensor into its cache.
@@ -102,8 +130,8 @@ impl Lender {
         }
     }
 
-    fn out(&self) -> MutexGuard<'_, HashMap<u64, (usize, Range<u64>)>> {
-        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -129,7 +157,24 @@ mod tests {
             lender.take_back(loan.id);
             lender.take_back(loan.id);
         }
-        assert!(lender.out().is_empty());
+        assert!(lender.books().out.is_empty());
+    }
+
+    #[test]
+    fn pages_go_when_enough_have_come_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes");
+        std::fs::File::create(&path).unwrap().set_len(4 * KEPT).unwrap();
+        let file = Arc::new(MappedFile::open(&path).unwrap());
+        let tensor = Placement { file: 0, offset: 0, rows: 4, row_bytes: KEPT };
+        let lender = Lender::new(vec![file], vec![tensor, Placement { rows: 64, row_bytes: KEPT / 16, ..tensor }]);
+        let row = |tensor, row| lender.lend(tensor, row, 1).unwrap().id;
+        let (small, later) = (row(1, 63), row(1, 0));
+        assert_eq!(lender.return_loan(small), HashMap::new());
+        assert_eq!(lender.return_loan(small), HashMap::new(), "twice is once");
+        let whole = row(0, 1);
+        assert_eq!(lender.return_loan(whole), HashMap::from([(0, KEPT..4 * KEPT)]));
+        assert_eq!(lender.return_loan(later), HashMap::new(), "counted from the start again");
     }
 
     #[test]
