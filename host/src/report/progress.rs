@@ -241,7 +241,7 @@ impl State {
         let here = done.saturating_sub(self.inherited.load(Ordering::Relaxed)) as f64;
         let speed = here / self.began.elapsed().as_secs_f64().max(1e-3);
         let left = self.weights.load(Ordering::Relaxed).saturating_sub(done) as f64;
-        let eta = (speed > 0.0).then(|| Duration::try_from_secs_f64(left / speed).ok()).flatten();
+        let eta = (speed > 0.0 && left > 0.0).then(|| Duration::try_from_secs_f64(left / speed).ok()).flatten();
         (speed, eta)
     }
 
