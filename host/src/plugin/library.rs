@@ -13,7 +13,8 @@ use std::{
 
 use abi_stable::library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use qhost_plugin_api::{
-    abi::{API_VERSION, Failure, JobObject, PluginModuleRef, PluginObject},
+    API_VERSION,
+    abi::{Failure, JobObject, PluginModuleRef, PluginObject},
     documents::{Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
 };
 use rayon::ThreadPool;

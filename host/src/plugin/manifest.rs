@@ -9,7 +9,8 @@ use std::{fs, io, path::Path};
 
 use object::{Architecture, BinaryFormat, Endianness, Object, ObjectKind, ObjectSection, ObjectSegment};
 use qhost_plugin_api::{
-    abi::{ABI_TAG, API_VERSION},
+    API_VERSION,
+    abi::ABI_TAG,
     documents::{Document, Manifest},
 };
 use semver::{Version, VersionReq};

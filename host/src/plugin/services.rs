@@ -95,14 +95,14 @@ impl Host for ProcessServices {
         }
     }
 
-    fn parallel_for(&self, count: u64, task: Task) {
+    fn parallel_for(&self, count: u64, task: Task) -> RResult<(), Failure> {
         let task = SharedTask(task);
         let Ok(count) = usize::try_from(count) else {
-            tracing::error!(target: "plugin", plugin = self.plugin, "asked for {count} loop iterations");
-            return;
+            return RResult::RErr(Failure::internal(format!("{count} loop iterations are too many for this machine")));
         };
         // One iteration is the smallest piece of work: iterations are few and may differ in cost.
         self.pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(|index| task.run(index as u64)));
+        RResult::ROk(())
     }
 
     fn grant(&self, bytes: u64, purpose: RStr<'_>) -> RResult<u64, Failure> {
@@ -139,7 +139,8 @@ unsafe impl Sync for SharedTask {}
 
 impl SharedTask {
     fn run(&self, index: u64) {
-        (self.0.run)(self.0.context, index);
+        // SAFETY: the pointer is the one that came with the function, and `parallel_for` is running.
+        unsafe { (self.0.run)(self.0.context, index) };
     }
 }
 
@@ -157,6 +158,10 @@ impl Files for FilesBridge {
 
     fn read(&self, name: RStr<'_>, offset: u64, mut out: RSliceMut<'_, u8>) -> RResult<u64, Failure> {
         self.0.read(&name, offset, out.as_mut_slice()).into()
+    }
+
+    fn query_interface(&self, _name: RStr<'_>) -> ROption<ServiceObject> {
+        ROption::RNone
     }
 }
 

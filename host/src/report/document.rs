@@ -156,7 +156,7 @@ pub fn plugins_document(rows: &[PluginRow<'_>]) -> Value {
     json!({
         "schema": "qhost.plugins/1",
         "status": "ok",
-        "api": qhost_plugin_api::abi::API_VERSION,
+        "api": qhost_plugin_api::API_VERSION,
         "plugins": rows.iter().map(plugin).collect::<Vec<_>>(),
     })
 }

@@ -62,14 +62,14 @@ impl HostHandle {
     /// After a failure, a panic or a cancellation no further index is started.
     ///
     /// # Errors
-    /// Gives the failure of the lowest index that failed.
+    /// Gives the failure of the lowest index that failed, or the host's if it could not run them all.
     pub fn parallel(&self, count: u64, body: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {
         let state = Loop { host: self, body: &body, stop: AtomicBool::new(false), failure: Mutex::new(None) };
         // `state` is borrowed by the tasks only until `parallel_for` returns: it waits for all of them.
-        self.object.parallel_for(count, state.task());
+        let ran = self.object.parallel_for(count, state.task()).into_result();
         match state.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some((_, failure)) => Err(failure),
-            None => Ok(()),
+            None => ran,
         }
     }
 
@@ -126,7 +126,7 @@ impl<F: Fn(u64) -> Result<()> + Sync> Loop<'_, F> {
         Task { context: std::ptr::from_ref(self).cast(), run: Self::run }
     }
 
-    extern "C" fn run(context: *const (), index: u64) {
+    unsafe extern "C" fn run(context: *const (), index: u64) {
         // SAFETY: `context` is the pointer that `task` made from a `Loop` of this very type, which
         // outlives the loop because `parallel` waits for it; the host shares it between threads only
         // immutably, and every field is `Sync`.

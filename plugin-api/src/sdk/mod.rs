@@ -6,7 +6,6 @@
 
 mod bridge;
 mod chunks;
-mod failure;
 mod files;
 mod float;
 mod format;
