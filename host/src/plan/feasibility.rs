@@ -26,11 +26,11 @@ pub struct Facts {
     pub memory_limit: Option<u64>,
 }
 
-/// Refuses what cannot work.
+/// Refuses what cannot work with so many threads.
 ///
 /// # Errors
 /// Fails with the first reason found.
-pub fn refuse_impossible(plan: &RunPlan, facts: &Facts) -> Result<(), Error> {
+pub fn refuse_impossible(plan: &RunPlan, threads: u32, facts: &Facts) -> Result<(), Error> {
     let path = || facts.output.clone();
     if facts.inside_source {
         return Err(Error::InsideSource { path: path() });
@@ -42,7 +42,7 @@ pub fn refuse_impossible(plan: &RunPlan, facts: &Facts) -> Result<(), Error> {
     if let Some(free) = facts.free.filter(|&free| free < needed) {
         return Err(Error::DiskTooSmall { path: path(), needed, free });
     }
-    let memory = plan.working_memory();
+    let memory = plan.working_memory(threads);
     match facts.memory_limit.filter(|&limit| limit < memory) {
         Some(limit) => Err(Error::MemoryTooSmall { needed: memory, limit }),
         None => Ok(()),

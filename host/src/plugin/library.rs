@@ -13,7 +13,6 @@ use std::{
 
 use abi_stable::library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use qhost_plugin_api::{
-    API_VERSION,
     abi::{Failure, JobObject, PluginModuleRef, PluginObject},
     documents::{Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
 };
@@ -37,6 +36,14 @@ pub struct ConnectSettings {
     pub cancel: CancelFlag,
     /// Messages above this [`LogLevel`](qhost_plugin_api::abi::LogLevel) are not wanted.
     pub log_level: u32,
+}
+
+impl ConnectSettings {
+    /// The number of threads that parallel loops run on.
+    #[must_use]
+    pub fn threads(&self) -> u32 {
+        u32::try_from(self.pool.current_num_threads()).unwrap_or(u32::MAX)
+    }
 }
 
 /// A plugin that is loaded and connected.
@@ -75,12 +82,10 @@ impl LoadedPlugin {
             cancel: settings.cancel.clone(),
         });
         let failed = |failure: Failure| Error::Failed { plugin: manifest.id.clone(), failure: Box::new(failure) };
-        let facts = HostFacts {
-            schema: HostFacts::SCHEMA.into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            api: API_VERSION.into(),
-            log_level: settings.log_level,
-        };
+        let mut facts = HostFacts::new(env!("CARGO_PKG_VERSION"));
+        facts.log_level = settings.log_level;
+        facts.threads = settings.threads();
+        facts.services = services::NAMES.map(str::to_owned).to_vec();
         let facts = facts.to_json().map_err(failed)?;
         let object = (module.connect())(host, facts.as_str().into()).into_result().map_err(failed)?;
         Ok(Self { path: path.clone(), manifest: manifest.clone(), sha256, object })

@@ -21,6 +21,9 @@ use rayon::{
 
 use crate::{cancel::CancelFlag, stream::Ledger};
 
+/// The services that `query_interface` finds, on whatever object: plugins are told of them at the start.
+pub(super) const NAMES: [&str; 0] = [];
+
 /// A set of named byte sources that a plugin may read.
 pub trait FileSource: Send + Sync + 'static {
     /// The files.

@@ -70,7 +70,7 @@ pub fn show_plan(prepared: &Prepared) -> String {
             plan.bits_per_weight()
         ),
     );
-    row("memory", format!("{} of working memory", ByteSize(plan.working_memory())));
+    row("memory", format!("{} of working memory", ByteSize(prepared.working_memory())));
     text.push('\n');
     let width = plan.tensors().map(|(_, _, tensor)| tensor.name.len()).max().unwrap_or(0);
     for (_, bytes, tensor) in plan.tensors() {

@@ -14,7 +14,7 @@ pub(super) struct Companions(pub(super) Vec<CompanionFile>);
 
 impl FileSource for Companions {
     fn list(&self) -> Vec<SourceFile> {
-        self.0.iter().map(|file| SourceFile { name: file.name.clone(), bytes: file.bytes }).collect()
+        self.0.iter().map(|file| SourceFile::new(file.name.clone(), file.bytes)).collect()
     }
 
     fn read(&self, name: &str, offset: u64, out: &mut [u8]) -> Result<u64, Failure> {
@@ -30,7 +30,7 @@ pub(super) struct OutputFiles(pub(super) Arc<ReservedFiles>);
 
 impl FileSource for OutputFiles {
     fn list(&self) -> Vec<SourceFile> {
-        self.0.list().map(|(name, bytes)| SourceFile { name: name.to_owned(), bytes }).collect()
+        self.0.list().map(|(name, bytes)| SourceFile::new(name, bytes)).collect()
     }
 
     fn read(&self, name: &str, offset: u64, out: &mut [u8]) -> Result<u64, Failure> {

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use qhost_plugin_api::documents::{Document, Model, OpenRequest, Options};
+use qhost_plugin_api::documents::{Model, OpenRequest, Options};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
@@ -101,6 +101,12 @@ impl Prepared {
     pub fn plugin(&self) -> (&str, &str) {
         (&self.plugin.manifest.id, &self.plugin.manifest.version)
     }
+
+    /// The most working memory that a unit asks for, in bytes.
+    #[must_use]
+    pub fn working_memory(&self) -> u64 {
+        self.plan.working_memory(self.settings.threads())
+    }
 }
 
 /// Prepares a run; no weight is read and nothing is written.
@@ -113,13 +119,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let (found, manifest) = catalog.bringing(&request.format)?;
     let settings = connect(resources)?;
     let plugin = LoadedPlugin::load(found, manifest, &settings)?;
-    let open = OpenRequest {
-        schema: OpenRequest::SCHEMA.into(),
-        format: request.format.clone(),
-        options: request.options.clone(),
-        model,
-        threads: u32::try_from(resources.threads).unwrap_or(u32::MAX),
-    };
+    let open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
     let job = plugin.open(&open, Arc::new(Companions(checkpoint.companions.clone())))?;
     let plan = plan::accept(job.plan.clone(), &open.model)?;
     warnings.extend(plan.plan.warnings.iter().cloned());
@@ -138,7 +138,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         // Our own finished output, of a run that ended before it had tidied up.
         facts.exists = false;
     }
-    plan::refuse_impossible(&plan, &facts)?;
+    plan::refuse_impossible(&plan, settings.threads(), &facts)?;
     let model = Arc::new(open.model);
     Ok(Prepared {
         checkpoint,

@@ -14,6 +14,7 @@ mod host;
 mod panics;
 mod rows;
 mod scratch;
+mod service;
 mod unit;
 
 pub use bridge::connect;
@@ -24,6 +25,7 @@ pub use format::{Format, FormatJob, NoJob};
 pub use host::{Grant, HostHandle};
 pub use rows::Rows;
 pub use scratch::{Scratch, with_scratch};
+pub use service::{FormatService, Operand, OperandMut, ServiceAnswer, ServiceHandle};
 pub use unit::UnitHandle;
 
 pub use crate::abi::{DType, Failure, FailureKind};
