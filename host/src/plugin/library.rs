@@ -172,6 +172,9 @@ fn load_module(path: &Path) -> Result<PluginModuleRef, Error> {
     let header = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL) };
     let header = *header.map_err(|_| cannot("it exports no root module".into()))?;
     let header = header.upgrade().map_err(|error| cannot(short(&error)))?;
+    if header.layout().is_none() {
+        return Err(cannot("it opts out of the comparison of layouts".into()));
+    }
     // Not `RootModule::load_from`: that keeps one module per type for the whole process, so that a second
     // plugin would silently be the first.
     header.init_root_module::<PluginModuleRef>().map_err(|error| cannot(short(&error)))
@@ -186,7 +189,19 @@ unsafe fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map(Into::into)
 }
 
-#[cfg(not(unix))]
+/// Opens a library; what it needs is looked for beside it and in the system's folders, and not in the
+/// working directory or along PATH.
+#[cfg(windows)]
+unsafe fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    use libloading::os::windows::{LOAD_LIBRARY_SEARCH_DEFAULT_DIRS, LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR, Library};
+    // These flags want an absolute path. It keeps its usual form: `canonicalize` would give `\\?\…`.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let flags = LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR | LOAD_LIBRARY_SEARCH_DEFAULT_DIRS;
+    // SAFETY: the caller's.
+    unsafe { Library::load_with_flags(path, flags) }.map(Into::into)
+}
+
+#[cfg(not(any(unix, windows)))]
 unsafe fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     // SAFETY: the caller's.
     unsafe { libloading::Library::new(path) }

@@ -19,7 +19,7 @@ use rayon::{
     iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator},
 };
 
-use crate::{cancel::CancelFlag, stream::Ledger};
+use crate::{cancel::CancelFlag, stream::Ledger, text::shown};
 
 /// The services that `query_interface` finds, on whatever object: plugins are told of them at the start.
 pub(super) const NAMES: [&str; 0] = [];
@@ -88,7 +88,8 @@ pub(super) fn host_object(services: ProcessServices) -> HostObject {
 
 impl Host for ProcessServices {
     fn log(&self, level: LogLevel, target: RStr<'_>, message: RStr<'_>) {
-        let (plugin, target, message) = (self.plugin.as_str(), target.as_str(), message.as_str());
+        let (plugin, target, message) = (self.plugin.as_str(), shown(&target), shown(&message));
+        let target = &*target;
         match level {
             LogLevel::ERROR => tracing::error!(target: "plugin", plugin, module = target, "{message}"),
             LogLevel::WARN => tracing::warn!(target: "plugin", plugin, module = target, "{message}"),

@@ -19,6 +19,7 @@ use super::screen::{self, HINT, WARNING};
 use crate::{
     memory::Memory,
     run::{Event, Events},
+    text::shown,
 };
 
 /// How often memory is looked at, and the bar is drawn.
@@ -179,7 +180,7 @@ impl State {
     fn say(&self, style: anstyle::Style, label: &str, text: &str, document: &Value) {
         match self.style {
             ProgressStyle::Silent => {}
-            ProgressStyle::Human => screen::eprint_labelled(style, label, text),
+            ProgressStyle::Human => screen::eprint_labelled(style, label, &shown(text)),
             ProgressStyle::Json => screen::eprint_line(&document.to_string()),
         }
     }
