@@ -15,6 +15,7 @@ mod panics;
 mod rows;
 mod scratch;
 mod service;
+pub mod testing;
 mod unit;
 
 pub use bridge::connect;
