@@ -109,6 +109,15 @@ impl TestModel {
         id
     }
 
+    /// Gives a tensor other values, stored as `F32`; nothing happens if there is no such tensor.
+    pub fn set_values(&mut self, tensor: u32, values: impl IntoIterator<Item = f32>) {
+        let index = tensor as usize;
+        if let Some(weights) = Arc::make_mut(&mut self.weights).get_mut(index) {
+            self.model.tensors[index].dtype = "F32".into();
+            *weights = Weights { dtype: DType::F32, bytes: values.into_iter().flat_map(f32::to_le_bytes).collect() };
+        }
+    }
+
     /// Adds a companion file.
     pub fn companion(&mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) {
         let (name, bytes) = (name.into(), bytes.into());
