@@ -185,3 +185,20 @@ pub fn root_module(module: PluginModule) -> RootModuleResult {
     // SAFETY: `lib_header` tells the loader that the erased module is a `PluginModuleRef`, which it is.
     RResult::ROk(unsafe { module.leak_into_prefix().to_prefix_ref().cast::<ErasedPrefix>() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{assert_id, assert_plain};
+
+    #[test]
+    fn texts_and_ids_are_held_to_what_the_host_takes() {
+        assert_plain(&["", "4-bit größer, naïve → ≤ 10 %"]);
+        assert_id("my-format-2");
+        for bad in ["a\"b", "a\\b", "a\nb", "\u{1b}[2J", "\u{7f}", "\u{9b}"] {
+            assert!(std::panic::catch_unwind(|| assert_plain(&["good", bad])).is_err(), "{bad:?}");
+        }
+        for bad in ["", "Half", "a_b", "a b", "größe"] {
+            assert!(std::panic::catch_unwind(|| assert_id(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -158,8 +158,8 @@ fn model() -> TestModel {
     model
 }
 
-fn plugin(host: &TestHost) -> TestPlugin {
-    host.connect::<Puppet>().unwrap()
+fn plugin(host: &TestHost) -> Result<TestPlugin> {
+    host.connect::<Puppet>()
 }
 
 fn told(act: &str) -> Options {
@@ -167,7 +167,7 @@ fn told(act: &str) -> Options {
 }
 
 fn make(act: &str) -> Result<Made> {
-    plugin(&TestHost::new().threads(3).memory(1 << 20)).make(&model(), "puppet", told(act))
+    plugin(&TestHost::new().threads(3).memory(1 << 20))?.make(&model(), "puppet", told(act))
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn what_breaks_the_contract_is_found() {
 #[test]
 fn a_panic_while_a_job_is_dropped_is_contained_and_logged() {
     let host = TestHost::new();
-    plugin(&host).make(&model(), "puppet", told("panic-drop")).unwrap();
+    plugin(&host).unwrap().make(&model(), "puppet", told("panic-drop")).unwrap();
     let messages = host.messages();
     assert!(messages.iter().any(|message| message.text.contains("told to panic while being dropped")), "{messages:?}");
 }
@@ -215,9 +215,9 @@ fn a_panic_while_a_job_is_dropped_is_contained_and_logged() {
 fn an_option_that_this_version_does_not_know_is_refused_by_name() {
     let mut options = Options::default();
     options.other.insert("act_bits".into(), json!(null));
-    plugin(&TestHost::new()).plan(&model(), "puppet", options.clone()).unwrap();
+    plugin(&TestHost::new()).unwrap().plan(&model(), "puppet", options.clone()).unwrap();
     options.other.insert("damp_percent".into(), json!(0.01));
-    let failure = plugin(&TestHost::new()).plan(&model(), "puppet", options).unwrap_err();
+    let failure = plugin(&TestHost::new()).unwrap().plan(&model(), "puppet", options).unwrap_err();
     assert_eq!(failure.kind, FailureKind::UNSUPPORTED);
     assert!(failure.message.contains("--damp-percent"), "{failure}");
 }
@@ -226,7 +226,7 @@ fn an_option_that_this_version_does_not_know_is_refused_by_name() {
 fn services_go_both_ways_and_their_panics_are_contained() {
     let host = TestHost::new().service("statistics/1", Double);
     assert!(host.handle().facts().has_service("statistics/1"));
-    let plugin = plugin(&host);
+    let plugin = plugin(&host).unwrap();
     plugin.make(&model(), "puppet", told("needs-service")).unwrap();
     assert!(plugin.service("half/1").is_none());
     for service in [plugin.service("double/1").unwrap(), host.handle().service("statistics/1").unwrap()] {

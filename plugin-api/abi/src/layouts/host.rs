@@ -79,7 +79,7 @@ pub trait Files: Send + Sync + 'static {
 /// A shared, owned [`Files`].
 pub type FilesObject = Files_TO<RArc<()>>;
 
-/// One unit of work (a decoder layer, say) while [`Job::run_unit`](super::Job::run_unit) runs.
+/// One unit of work (a decoder layer, say) while [`Job::run_unit`](crate::Job::run_unit) runs.
 ///
 /// Every call after that function has returned fails.
 #[sabi_trait]

@@ -41,7 +41,7 @@ pub struct TensorViewMut<'a> {
     pub data: RSliceMut<'a, u8>,
 }
 
-/// Rows lent by the host until [`Unit::release`](super::Unit::release) is called with `id`.
+/// Rows lent by the host until [`Unit::release`](crate::Unit::release) is called with `id`.
 ///
 /// The bytes are the host's own mapping of the checkpoint where that is possible, so nothing is
 /// copied. They are valid on every thread until the release, and must not be written to.
