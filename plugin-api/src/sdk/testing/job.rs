@@ -92,7 +92,6 @@ impl TestPlugin {
         }
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         let mut files = assemble(&job, &plan, &progress)?;
-        let findings = Findings::from_json(&job.check(objects::files_object(files.clone())).into_result()?)?;
         for companion in &plan.companions {
             let bytes = match &companion.content {
                 CompanionContent::Copy(source) => model.companions.get(source).cloned(),
@@ -101,6 +100,7 @@ impl TestPlugin {
             let bytes = bytes.ok_or_else(|| broken("it copies a companion that the model does not have"))?;
             files.insert(companion.name.clone(), bytes);
         }
+        let findings = Findings::from_json(&job.check(objects::files_object(files.clone())).into_result()?)?;
         let mut metrics = std::mem::take(&mut progress.metrics);
         metrics.sort_by(|a, b| (a.segment, &a.key).cmp(&(b.segment, &b.key)));
         let saved = std::mem::take(&mut progress.saved);
