@@ -1,6 +1,6 @@
 //! Small renderings that several rooms share.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 /// Bytes in lower-case hexadecimal.
 #[must_use]
@@ -12,6 +12,21 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// A text of somebody else's for the terminal: control characters, with which it could move the cursor
+/// or forge lines, are shown as escapes.
+#[must_use]
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = text.chars().flat_map(|character| {
+        let (plain, escape) =
+            if character.is_control() { (None, Some(character.escape_default())) } else { (Some(character), None) };
+        plain.into_iter().chain(escape.into_iter().flatten())
+    });
+    Cow::Owned(escaped.collect())
+}
+
 /// A list for people: `a`, `a and b`, `a, b and c`.
 #[must_use]
 pub fn list<S: AsRef<str>>(items: &[S]) -> String {
@@ -21,5 +36,13 @@ pub fn list<S: AsRef<str>>(items: &[S]) -> String {
         [first @ .., last] => {
             format!("{} and {}", first.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", "), last.as_ref())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn control_characters_are_shown_as_escapes_and_letters_stay() {
+        assert_eq!(super::shown("größer\n\u{1b}[31m\u{9b}x"), "größer\\n\\u{1b}[31m\\u{9b}x");
     }
 }

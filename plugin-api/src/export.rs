@@ -17,9 +17,12 @@
 /// }
 /// ```
 ///
+/// One program can hold one plugin: keep code that others are to use in a crate without this macro.
+///
 /// `plugin` is a type that implements [`Format`](crate::sdk::Format). Version, licence and homepage
-/// are the crate's own. The texts are JSON string contents and may hold neither `"` nor `\`; that is
-/// checked at compile time. The manifest is also available to the crate as `MANIFEST_JSON`.
+/// are the crate's own. The texts are JSON string contents and may hold neither `"` nor `\` nor control
+/// characters, ids are made of a-z, 0-9 and hyphens; that is checked at compile time. The manifest is
+/// also available to the crate as `MANIFEST_JSON`.
 #[macro_export]
 macro_rules! export_plugin {
     (
@@ -29,6 +32,9 @@ macro_rules! export_plugin {
         formats: [ $first:tt $(, $rest:tt)* $(,)? ],
         plugin: $format:ty $(,)?
     ) => {
+        #[cfg(panic = "abort")]
+        ::core::compile_error!("a plugin contains its panics, so it is built with panic = \"unwind\"");
+
         /// The manifest of this plugin, as in the library's manifest section.
         pub const MANIFEST_JSON: &str = ::core::concat!(
             "{\"schema\":\"qhost.manifest/1\",\"id\":\"", $id,
@@ -46,6 +52,9 @@ macro_rules! export_plugin {
             $crate::export::assert_plain(&[
                 $id, $summary, $api, ::core::env!("CARGO_PKG_LICENSE"), ::core::env!("CARGO_PKG_HOMEPAGE"),
             ]);
+            $crate::export::assert_id($id);
+            $crate::__check_manifest_format!($first);
+            $($crate::__check_manifest_format!($rest);)*
 
             #[used]
             #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__qhost"))]
@@ -64,7 +73,8 @@ macro_rules! export_plugin {
                 host: $crate::abi::HostObject,
                 facts: $crate::export::RStr<'_>,
             ) -> $crate::export::RResult<$crate::abi::PluginObject, $crate::abi::Failure> {
-                $crate::sdk::connect::<$format>(host, &facts)
+                // SAFETY: the host that loads the library keeps the border's contract.
+                unsafe { $crate::sdk::connect::<$format>(host, &facts) }
             }
 
             extern "C" fn root_module() -> $crate::export::RootModuleResult {
@@ -87,6 +97,16 @@ macro_rules! __manifest_format {
             "{\"id\":\"", $id, "\",\"summary\":\"", $summary,
             "\",\"levels\":[\"", $first, "\"", $(",\"", $rest, "\"",)* "]}",
         )
+    };
+}
+
+/// Checks the texts of one format.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __check_manifest_format {
+    ({ id: $id:literal, summary: $summary:literal, levels: [ $($level:literal),+ $(,)? ] $(,)? }) => {
+        $crate::export::assert_id($id);
+        $crate::export::assert_plain(&[$id, $summary, $($level),+]);
     };
 }
 
@@ -123,13 +143,29 @@ pub const fn assert_plain(texts: &[&str]) {
         let bytes = texts[t].as_bytes();
         let mut i = 0;
         while i < bytes.len() {
+            // U+0080 to U+009F are control characters too; as UTF-8 they are C2 80 to C2 9F.
+            let late = bytes[i] == 0xc2 && bytes[i + 1] < 0xa0;
             assert!(
-                bytes[i] >= b' ' && bytes[i] != b'"' && bytes[i] != b'\\',
+                bytes[i] >= b' ' && bytes[i] != 0x7f && !late && bytes[i] != b'"' && bytes[i] != b'\\',
                 "a manifest text holds a quote, a backslash or a control character"
             );
             i += 1;
         }
         t += 1;
+    }
+}
+
+/// Refuses, at compile time, an id that the host would refuse.
+pub const fn assert_id(id: &str) {
+    let bytes = id.as_bytes();
+    assert!(!bytes.is_empty() && bytes.len() <= 64, "an id has 1 to 64 characters");
+    let mut i = 0;
+    while i < bytes.len() {
+        assert!(
+            bytes[i].is_ascii_lowercase() || bytes[i].is_ascii_digit() || bytes[i] == b'-',
+            "an id is made of a-z, 0-9 and hyphens"
+        );
+        i += 1;
     }
 }
 
@@ -148,4 +184,21 @@ pub const fn lib_header(root_module: extern "C" fn() -> RootModuleResult) -> Lib
 pub fn root_module(module: PluginModule) -> RootModuleResult {
     // SAFETY: `lib_header` tells the loader that the erased module is a `PluginModuleRef`, which it is.
     RResult::ROk(unsafe { module.leak_into_prefix().to_prefix_ref().cast::<ErasedPrefix>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{assert_id, assert_plain};
+
+    #[test]
+    fn texts_and_ids_are_held_to_what_the_host_takes() {
+        assert_plain(&["", "4-bit größer, naïve → ≤ 10 %"]);
+        assert_id("my-format-2");
+        for bad in ["a\"b", "a\\b", "a\nb", "\u{1b}[2J", "\u{7f}", "\u{9b}"] {
+            assert!(std::panic::catch_unwind(|| assert_plain(&["good", bad])).is_err(), "{bad:?}");
+        }
+        for bad in ["", "Half", "a_b", "a b", "größe"] {
+            assert!(std::panic::catch_unwind(|| assert_id(bad)).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The one crate that a qhost format plugin depends on.
 //!
-//! - [`abi`]: the frozen border between host and plugin.
+//! - [`abi`]: the frozen border between host and plugin, a package of its own.
 //! - [`documents`]: the JSON documents that cross it, which may grow.
 //! - [`sdk`]: ordinary Rust over both, compiled into the plugin.
 //! - [`export_plugin!`]: makes a crate a plugin library.
@@ -8,16 +8,13 @@
 //! It knows no format and no model family. `README.md` shows how to write a plugin; `ABI.md` tells
 //! what is frozen, and how everything else may grow.
 
-#[expect(
-    non_local_definitions,
-    unsafe_code,
-    unused_qualifications,
-    clippy::expl_impl_clone_on_copy,
-    clippy::used_underscore_binding,
-    reason = "in code that abi_stable's macros generate; none of it is written here"
-)]
-pub mod abi;
+pub use qhost_plugin_abi as abi;
+
 pub mod documents;
 #[doc(hidden)]
 pub mod export;
 pub mod sdk;
+
+/// The plugin API that this crate speaks: the frozen layouts plus the services, document keys and
+/// numbers known so far. A manifest states the range that it needs (`^1.0`).
+pub const API_VERSION: &str = "1.0.0";

@@ -48,8 +48,8 @@ const FORBIDDEN_IN_PLUGINS: [&str; 8] =
 /// Longer files want a better noun to be split by.
 const LONGEST: usize = 600;
 
-const FROZEN: &str = "plugin-api/src/abi";
-const FROZEN_DIGEST: &str = "plugin-api/abi-v1.xxh3";
+const FROZEN: &str = "plugin-api/abi/src/layouts";
+const FROZEN_DIGEST: &str = "plugin-api/abi/layouts-v1.xxh3";
 
 struct Source {
     /// Relative to the repository, with `/`.
@@ -225,9 +225,9 @@ fn check_frozen(root: &Path, faults: &mut Vec<String>) -> Result<()> {
             "{FROZEN}: differs from what was frozen as v1; layouts never change, see plugin-api/ABI.md for how to grow"
         ));
     }
-    let manifest = fs::read_to_string(root.join("plugin-api/Cargo.toml"))?;
+    let manifest = fs::read_to_string(root.join("plugin-api/abi/Cargo.toml"))?;
     if !manifest.lines().any(|line| line.starts_with("version = \"1.")) {
-        faults.push("plugin-api/Cargo.toml: the version is not 1.x, so older plugins would be refused".into());
+        faults.push("plugin-api/abi/Cargo.toml: the version is not 1.x, so older plugins would be refused".into());
     }
     Ok(())
 }

@@ -64,6 +64,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedC
         symmetric: flag(arguments.sym, arguments.asym),
         act_order: flag(arguments.desc_act, arguments.no_desc_act),
         plugin: arguments.plugin_options.into_iter().collect(),
+        ..Options::default()
     };
     let request = Request {
         model: arguments.model,

@@ -72,7 +72,7 @@ impl Entry {
     /// The entry's role.
     #[must_use]
     pub fn role(&self) -> Role {
-        Role { kind: self.kind.clone(), part: self.part, expert: None }
+        Role::new(self.kind.clone(), self.part)
     }
 }
 

@@ -39,16 +39,13 @@ pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
     let warnings = inventory.rest()?;
     let (tensors, stored) = inventory.taken.into_iter().unzip();
     let companions = checkpoint.companions.iter();
-    let companions = companions.map(|file| SourceFile { name: file.name.clone(), bytes: file.bytes }).collect();
-    let model = Model {
-        name: checkpoint.name.clone(),
-        family: family.id.to_owned(),
-        config: config.clone(),
-        hyperparameters,
-        units: units.into_iter().map(|(unit, ..)| unit).collect(),
-        tensors,
-        companions,
-    };
+    let companions = companions.map(|file| SourceFile::new(file.name.clone(), file.bytes)).collect();
+    let mut model = Model::new(checkpoint.name.clone(), family.id);
+    model.config = config.clone();
+    model.hyperparameters = hyperparameters;
+    model.units = units.into_iter().map(|(unit, ..)| unit).collect();
+    model.tensors = tensors;
+    model.companions = companions;
     Ok(Understood { model, stored, warnings })
 }
 
@@ -77,13 +74,12 @@ fn refuse_quantised(config: &Value) -> Result<(), Error> {
 type UnitTable = (UnitInfo, &'static [Entry], String);
 
 fn units(family: &'static Family, model: &Hyperparameters) -> Vec<UnitTable> {
-    let unit = |id, kind, layer| UnitInfo { id, kind, layer };
-    let prologue = (unit(0, UnitKind::Prologue, None), family.prologue, String::new());
+    let prologue = (UnitInfo::new(0, UnitKind::Prologue), family.prologue, String::new());
     let layers = (0..model.layers).map(|layer| {
         let prefix = family.layer_prefix.replace("{}", &layer.to_string());
-        (unit(layer + 1, UnitKind::Layer, Some(layer)), family.layer, prefix)
+        (UnitInfo::layer(layer + 1, layer), family.layer, prefix)
     });
-    let epilogue = (unit(model.layers + 1, UnitKind::Epilogue, None), family.epilogue, String::new());
+    let epilogue = (UnitInfo::new(model.layers + 1, UnitKind::Epilogue), family.epilogue, String::new());
     std::iter::once(prologue).chain(layers).chain(std::iter::once(epilogue)).collect()
 }
 
@@ -124,8 +120,7 @@ impl<'a> Inventory<'a> {
         if !READABLE.contains(&stored.dtype.as_str()) {
             return Err(Error::UnsupportedDtype { name, dtype: stored.dtype.clone() });
         }
-        let tensor =
-            SourceTensor { name, role: entry.role(), unit, dtype: stored.dtype.clone(), shape: stored.shape.clone() };
+        let tensor = SourceTensor::new(name, entry.role(), unit, stored.dtype.clone(), stored.shape.clone());
         self.taken.push((tensor, index));
         Ok(())
     }

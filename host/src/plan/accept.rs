@@ -58,6 +58,7 @@ impl Checker<'_> {
                 }
                 Ok(())
             }
+            _ => Err("an output of an unknown kind".into()),
         }
     }
 
@@ -110,7 +111,7 @@ impl Checker<'_> {
         let mut accounted = vec![false; self.model.tensors.len()];
         let used = self.plan.segments.iter().filter_map(|segment| match &segment.content {
             SegmentContent::Tensor(tensor) => Some(tensor.sources.as_slice()),
-            SegmentContent::Constant { .. } => None,
+            _ => None,
         });
         let unused = self.plan.unused.iter().map(|unused| &unused.tensor);
         for &tensor in used.flatten().chain(unused) {
@@ -155,63 +156,36 @@ fn is_plain_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use qhost_plugin_api::documents::{
-        Document, Hyperparameters, Output, PlannedFile, PlannedUnit, Role, RoleKind, Segment, SourceTensor,
-        TensorSegment, UnitInfo, UnitKind, UnitOrder,
+        Output, PlannedFile, PlannedUnit, Role, RoleKind, Segment, SourceTensor, TensorSegment, UnitInfo,
     };
 
     use super::*;
 
     fn model() -> Model {
-        let tensor = |name: &str| SourceTensor {
-            name: name.into(),
-            role: Role::weight(RoleKind::FfnUp),
-            unit: 1,
-            dtype: "F32".into(),
-            shape: vec![2, 4],
-        };
-        Model {
-            name: "m".into(),
-            family: "f".into(),
-            config: serde_json::Value::Null,
-            hyperparameters: Hyperparameters::default(),
-            units: vec![UnitInfo { id: 1, kind: UnitKind::Layer, layer: Some(0) }],
-            tensors: vec![tensor("a"), tensor("b")],
-            companions: Vec::new(),
-        }
+        let tensor = |name| SourceTensor::new(name, Role::weight(RoleKind::FfnUp), 1, "F32", vec![2, 4]);
+        let mut model = Model::new("m", "f");
+        model.units = vec![UnitInfo::layer(1, 0)];
+        model.tensors = vec![tensor("a"), tensor("b")];
+        model
     }
 
     fn segment(offset: u64, bytes: u64, source: u32) -> Segment {
-        let tensor = TensorSegment {
-            name: format!("t{source}"),
-            unit: 1,
-            sources: vec![source],
-            encoding: "E".into(),
-            elements: 8,
-            fallback: None,
-        };
-        Segment { file: 0, offset, bytes, content: SegmentContent::Tensor(tensor) }
+        Segment::tensor(0, offset, bytes, TensorSegment::new(format!("t{source}"), 1, vec![source], "E", 8))
     }
 
     fn plan() -> Plan {
-        Plan {
-            schema: Plan::SCHEMA.into(),
-            format: "x".into(),
-            level: "l".into(),
-            output: Output { kind: OutputKind::File, suffix: "-l.x".into() },
-            files: vec![PlannedFile { name: String::new(), bytes: 40 }],
-            segments: vec![segment(24, 16, 1), segment(8, 16, 0)],
-            units: vec![PlannedUnit { unit: 1, memory: 5 }],
-            order: UnitOrder::Independent,
-            companions: Vec::new(),
-            unused: Vec::new(),
-            warnings: Vec::new(),
-        }
+        let mut plan = Plan::new("x", "l", Output::file("-l.x"));
+        plan.files = vec![PlannedFile::single(40)];
+        plan.segments = vec![segment(24, 16, 1), segment(8, 16, 0)];
+        plan.units = vec![PlannedUnit::new(1)];
+        (plan.units[0].memory, plan.units[0].memory_per_thread) = (5, 3);
+        plan
     }
 
     #[test]
     fn a_sound_plan_is_accepted_and_summed() {
         let accepted = accept(plan(), &model()).unwrap();
-        assert_eq!((accepted.file_bytes, accepted.parameters, accepted.working_memory()), (40, 16, 5));
+        assert_eq!((accepted.file_bytes, accepted.parameters, accepted.working_memory(2)), (40, 16, 11));
         assert_eq!(accepted.unit_weights, [(1, 16)]);
     }
 

@@ -41,11 +41,11 @@ pub struct Facts {
     pub memory_own: u64,
 }
 
-/// Refuses what cannot work.
+/// Refuses what cannot work with so many threads.
 ///
 /// # Errors
 /// Fails with the first reason found.
-pub fn refuse_impossible(plan: &RunPlan, facts: &Facts) -> Result<(), Error> {
+pub fn refuse_impossible(plan: &RunPlan, threads: u32, facts: &Facts) -> Result<(), Error> {
     let place = &facts.place;
     let path = || place.output.clone();
     if place.inside_source {
@@ -65,7 +65,7 @@ pub fn refuse_impossible(plan: &RunPlan, facts: &Facts) -> Result<(), Error> {
     if let Some(free) = place.free.filter(|&free| free < needed) {
         return Err(Error::DiskTooSmall { path: path(), needed, free });
     }
-    let memory = plan.working_memory().saturating_add(facts.memory_own);
+    let memory = plan.working_memory(threads).saturating_add(facts.memory_own);
     match facts.memory_limit.filter(|&limit| limit < memory) {
         Some(limit) => Err(Error::MemoryTooSmall { needed: memory, limit }),
         None => Ok(()),

@@ -38,14 +38,14 @@ impl RunPlan {
     pub fn tensors(&self) -> impl Iterator<Item = (u32, u64, &TensorSegment)> {
         (0..).zip(&self.plan.segments).filter_map(|(id, segment)| match &segment.content {
             SegmentContent::Tensor(tensor) => Some((id, segment.bytes, tensor)),
-            SegmentContent::Constant { .. } => None,
+            _ => None,
         })
     }
 
-    /// The most working memory that a unit asks for.
+    /// The most working memory that a unit asks for, with so many threads.
     #[must_use]
-    pub fn working_memory(&self) -> u64 {
-        self.plan.units.iter().map(|unit| unit.memory).max().unwrap_or(0)
+    pub fn working_memory(&self, threads: u32) -> u64 {
+        self.plan.units.iter().map(|unit| unit.working_memory(threads)).max().unwrap_or(0)
     }
 
     /// Names this work: the same plan with the same options from the same source with the same plugin has the

@@ -13,7 +13,7 @@ use std::{
 
 use abi_stable::library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use qhost_plugin_api::{
-    abi::{API_VERSION, Failure, JobObject, PluginModuleRef, PluginObject},
+    abi::{Failure, JobObject, PluginModuleRef, PluginObject},
     documents::{Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
 };
 use rayon::ThreadPool;
@@ -36,6 +36,14 @@ pub struct ConnectSettings {
     pub cancel: CancelFlag,
     /// Messages above this [`LogLevel`](qhost_plugin_api::abi::LogLevel) are not wanted.
     pub log_level: u32,
+}
+
+impl ConnectSettings {
+    /// The number of threads that parallel loops run on.
+    #[must_use]
+    pub fn threads(&self) -> u32 {
+        u32::try_from(self.pool.current_num_threads()).unwrap_or(u32::MAX)
+    }
 }
 
 /// A plugin that is loaded and connected.
@@ -74,12 +82,10 @@ impl LoadedPlugin {
             cancel: settings.cancel.clone(),
         });
         let failed = |failure: Failure| Error::Failed { plugin: manifest.id.clone(), failure: Box::new(failure) };
-        let facts = HostFacts {
-            schema: HostFacts::SCHEMA.into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            api: API_VERSION.into(),
-            log_level: settings.log_level,
-        };
+        let mut facts = HostFacts::new(env!("CARGO_PKG_VERSION"));
+        facts.log_level = settings.log_level;
+        facts.threads = settings.threads();
+        facts.services = services::NAMES.map(str::to_owned).to_vec();
         let facts = facts.to_json().map_err(failed)?;
         let object = (module.connect())(host, facts.as_str().into()).into_result().map_err(failed)?;
         Ok(Self { path: path.clone(), manifest: manifest.clone(), sha256, object })
@@ -166,6 +172,9 @@ fn load_module(path: &Path) -> Result<PluginModuleRef, Error> {
     let header = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL) };
     let header = *header.map_err(|_| cannot("it exports no root module".into()))?;
     let header = header.upgrade().map_err(|error| cannot(short(&error)))?;
+    if header.layout().is_none() {
+        return Err(cannot("it opts out of the comparison of layouts".into()));
+    }
     // Not `RootModule::load_from`: that keeps one module per type for the whole process, so that a second
     // plugin would silently be the first.
     header.init_root_module::<PluginModuleRef>().map_err(|error| cannot(short(&error)))
@@ -180,7 +189,19 @@ unsafe fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map(Into::into)
 }
 
-#[cfg(not(unix))]
+/// Opens a library; what it needs is looked for beside it and in the system's folders, and not in the
+/// working directory or along PATH.
+#[cfg(windows)]
+unsafe fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    use libloading::os::windows::{LOAD_LIBRARY_SEARCH_DEFAULT_DIRS, LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR, Library};
+    // These flags want an absolute path. It keeps its usual form: `canonicalize` would give `\\?\…`.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let flags = LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR | LOAD_LIBRARY_SEARCH_DEFAULT_DIRS;
+    // SAFETY: the caller's.
+    unsafe { Library::load_with_flags(path, flags) }.map(Into::into)
+}
+
+#[cfg(not(any(unix, windows)))]
 unsafe fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     // SAFETY: the caller's.
     unsafe { libloading::Library::new(path) }

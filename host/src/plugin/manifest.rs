@@ -7,9 +7,10 @@
 
 use std::{fs, io, path::Path};
 
-use object::{Architecture, BinaryFormat, Endianness, Object, ObjectKind, ObjectSection, ObjectSegment};
+use object::{Architecture, BinaryFormat, Endianness, FileKind, Object, ObjectKind, ObjectSection, ObjectSegment};
 use qhost_plugin_api::{
-    abi::{ABI_TAG, API_VERSION},
+    API_VERSION,
+    abi::ABI_TAG,
     documents::{Document, Manifest},
 };
 use semver::{Version, VersionReq};
@@ -32,6 +33,9 @@ pub enum Unreadable {
         /// Format, architecture.
         found: String,
     },
+    /// Several libraries for several machines in one file.
+    #[error("a universal (fat) Mach-O file; plugins are built for one architecture")]
+    Universal,
     /// The library has no manifest.
     #[error("not a qhost plugin: it has no manifest")]
     NoManifest,
@@ -58,6 +62,10 @@ impl Unreadable {
             Self::Foreign { .. } => {
                 format!("install the build for {}-{}", std::env::consts::ARCH, std::env::consts::OS)
             }
+            Self::Universal => format!(
+                "take out the part for this machine: `lipo FILE -thin {} -output NEW`",
+                if std::env::consts::ARCH == "aarch64" { "arm64" } else { std::env::consts::ARCH }
+            ),
             Self::NoManifest => "move the library out of the plugin folder".into(),
             Self::BadManifest(_) => "ask the plugin's authors for a fixed build".into(),
             Self::Incompatible { .. } => "install a version of the plugin or of qhost that fits the other".into(),
@@ -79,6 +87,9 @@ fn parse(bytes: &[u8]) -> Result<Manifest, Unreadable> {
     let damaged = |error: object::Error| Unreadable::Damaged(error.to_string());
     if bytes.is_empty() {
         return Err(Unreadable::Damaged("the file is empty".into()));
+    }
+    if let Ok(FileKind::MachOFat32 | FileKind::MachOFat64) = FileKind::parse(bytes) {
+        return Err(Unreadable::Universal);
     }
     let file = object::File::parse(bytes).map_err(damaged)?;
     check_machine(&file)?;
@@ -133,8 +144,19 @@ fn check_machine(file: &object::File<'_>) -> Result<(), Unreadable> {
     }
 }
 
+/// Every text of a manifest: they are shown on terminals.
+fn texts(manifest: &Manifest) -> impl Iterator<Item = &str> {
+    let Manifest { schema, id, version, abi, api, summary, license, homepage, formats } = manifest;
+    let own = [schema, id, version, abi, api, summary, license, homepage];
+    let of_formats = formats.iter().flat_map(|format| [&format.id, &format.summary].into_iter().chain(&format.levels));
+    own.into_iter().chain(of_formats).map(String::as_str)
+}
+
 fn check_versions(manifest: Manifest) -> Result<Manifest, Unreadable> {
     let bad = |reason: String| Unreadable::BadManifest(reason);
+    if let Some(text) = texts(&manifest).find(|text| text.contains(char::is_control)) {
+        return Err(bad(format!("the text `{}` has control characters", text.escape_debug())));
+    }
     for (what, id) in
         std::iter::once(("id", &manifest.id)).chain(manifest.formats.iter().map(|format| ("format", &format.id)))
     {
@@ -157,4 +179,40 @@ fn check_versions(manifest: Manifest) -> Result<Manifest, Unreadable> {
         return Ok(manifest);
     };
     Err(Unreadable::Incompatible { reason, manifest: Box::new(manifest) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let text = r#"{"schema":"qhost.manifest/1","id":"x","version":"1.0.0","abi":"abi_stable-0.11","api":"^1.0",
+            "summary":"s","formats":[{"id":"x","summary":"s","levels":["a","b"]}]}"#;
+        Manifest::from_json(text).unwrap()
+    }
+
+    #[test]
+    fn control_characters_are_refused_in_every_text() {
+        assert!(check_versions(manifest()).is_ok());
+        let spoils: [fn(&mut Manifest); 5] = [
+            |manifest| manifest.summary.push('\u{1b}'),
+            |manifest| manifest.homepage.push('\n'),
+            |manifest| manifest.license.push('\u{7f}'),
+            |manifest| manifest.formats[0].summary.push('\u{9b}'),
+            |manifest| manifest.formats[0].levels[1].push('\r'),
+        ];
+        for spoil in spoils {
+            let mut manifest = manifest();
+            spoil(&mut manifest);
+            let error = check_versions(manifest).unwrap_err().to_string();
+            assert!(error.contains("control characters") && !error.contains(char::is_control), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn universal_files_are_named_as_such() {
+        // Magic, one architecture: x86-64 at 4096.
+        let header = [0xcafe_babe_u32, 1, 0x0100_0007, 3, 4096, 16, 12].map(u32::to_be_bytes).concat();
+        assert!(matches!(parse(&header), Err(Unreadable::Universal)));
+    }
 }

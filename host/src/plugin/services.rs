@@ -19,7 +19,10 @@ use rayon::{
     iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator},
 };
 
-use crate::{cancel::CancelFlag, stream::Ledger};
+use crate::{cancel::CancelFlag, stream::Ledger, text::shown};
+
+/// The services that `query_interface` finds, on whatever object: plugins are told of them at the start.
+pub(super) const NAMES: [&str; 0] = [];
 
 /// A set of named byte sources that a plugin may read.
 pub trait FileSource: Send + Sync + 'static {
@@ -85,7 +88,8 @@ pub(super) fn host_object(services: ProcessServices) -> HostObject {
 
 impl Host for ProcessServices {
     fn log(&self, level: LogLevel, target: RStr<'_>, message: RStr<'_>) {
-        let (plugin, target, message) = (self.plugin.as_str(), target.as_str(), message.as_str());
+        let (plugin, target, message) = (self.plugin.as_str(), shown(&target), shown(&message));
+        let target = &*target;
         match level {
             LogLevel::ERROR => tracing::error!(target: "plugin", plugin, module = target, "{message}"),
             LogLevel::WARN => tracing::warn!(target: "plugin", plugin, module = target, "{message}"),
@@ -95,14 +99,14 @@ impl Host for ProcessServices {
         }
     }
 
-    fn parallel_for(&self, count: u64, task: Task) {
+    fn parallel_for(&self, count: u64, task: Task) -> RResult<(), Failure> {
         let task = SharedTask(task);
         let Ok(count) = usize::try_from(count) else {
-            tracing::error!(target: "plugin", plugin = self.plugin, "asked for {count} loop iterations");
-            return;
+            return RResult::RErr(Failure::internal(format!("{count} loop iterations are too many for this machine")));
         };
         // One iteration is the smallest piece of work: iterations are few and may differ in cost.
         self.pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(|index| task.run(index as u64)));
+        RResult::ROk(())
     }
 
     fn grant(&self, bytes: u64, purpose: RStr<'_>) -> RResult<u64, Failure> {
@@ -139,7 +143,8 @@ unsafe impl Sync for SharedTask {}
 
 impl SharedTask {
     fn run(&self, index: u64) {
-        (self.0.run)(self.0.context, index);
+        // SAFETY: the pointer is the one that came with the function, and `parallel_for` is running.
+        unsafe { (self.0.run)(self.0.context, index) };
     }
 }
 
@@ -157,6 +162,10 @@ impl Files for FilesBridge {
 
     fn read(&self, name: RStr<'_>, offset: u64, mut out: RSliceMut<'_, u8>) -> RResult<u64, Failure> {
         self.0.read(&name, offset, out.as_mut_slice()).into()
+    }
+
+    fn query_interface(&self, _name: RStr<'_>) -> ROption<ServiceObject> {
+        ROption::RNone
     }
 }
 

@@ -144,7 +144,7 @@ pub fn plan_document(prepared: &Prepared) -> Value {
         "file_size": plan.file_bytes,
         "bits_per_weight": plan.bits_per_weight(),
         "compression_ratio": ratio(prepared.source_bytes(), plan.file_bytes),
-        "working_memory_bytes": plan.working_memory(),
+        "working_memory_bytes": prepared.working_memory(),
         "units": plan.plan.units.len(),
         "encodings": encodings(plan.tensors().map(|(_, bytes, tensor)| (&*tensor.encoding, tensor.elements, bytes))),
         "tensors": tensors.collect::<Vec<_>>(),
@@ -168,7 +168,7 @@ pub fn plugins_document(rows: &[PluginRow<'_>]) -> Value {
     json!({
         "schema": "qhost.plugins/1",
         "status": "ok",
-        "api": qhost_plugin_api::abi::API_VERSION,
+        "api": qhost_plugin_api::API_VERSION,
         "plugins": rows.iter().map(plugin).collect::<Vec<_>>(),
     })
 }

@@ -6,7 +6,10 @@ use super::{
     LOGGED,
     screen::{self, ERROR, HINT},
 };
-use crate::exit_code::{ExitCode, Fault};
+use crate::{
+    exit_code::{ExitCode, Fault},
+    text::shown,
+};
 
 /// An error as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +53,10 @@ pub fn show_problem(problem: &Problem, as_json: bool) {
             "details": problem.details,
         }));
     } else {
-        screen::eprint_labelled(ERROR, "error", &problem.message);
+        // Some of the words are a plugin's, or a file's.
+        screen::eprint_labelled(ERROR, "error", &shown(&problem.message));
         if let Some(hint) = &problem.hint {
-            screen::eprint_labelled(HINT, "hint", hint);
+            screen::eprint_labelled(HINT, "hint", &shown(hint));
         }
     }
 }

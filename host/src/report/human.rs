@@ -13,6 +13,7 @@ use crate::{
     plan::bits_per_weight,
     plugin::{Catalog, Status},
     run::{Outcome, Prepared},
+    text::shown,
 };
 
 /// The result of `quantize`.
@@ -25,7 +26,7 @@ pub fn show_result(outcome: &Outcome, usage: Usage) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<10} {value}");
     };
-    row("format", format!("{} {}", outcome.format, outcome.level));
+    row("format", format!("{} {}", shown(&outcome.format), shown(&outcome.level)));
     row("model", format!("{}, {} parameters", outcome.architecture, HumanCount(outcome.parameters)));
     row(
         "size",
@@ -37,7 +38,7 @@ pub fn show_result(outcome: &Outcome, usage: Usage) -> String {
         ),
     );
     let checks: Vec<_> = outcome.findings.checks.iter().map(|check| check.name.as_str()).collect();
-    row("checked", crate::text::list(&checks));
+    row("checked", shown(&crate::text::list(&checks)).into_owned());
     row(
         "took",
         format!(
@@ -59,7 +60,7 @@ pub fn show_plan(prepared: &Prepared) -> String {
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<10} {value}");
     };
-    row("format", format!("{} {} (plugin {id} {version})", plan.plan.format, plan.plan.level));
+    row("format", format!("{} {} (plugin {id} {version})", shown(&plan.plan.format), shown(&plan.plan.level)));
     row("model", format!("{}, {} parameters", prepared.architecture(), HumanCount(plan.parameters)));
     row(
         "size",
@@ -70,16 +71,18 @@ pub fn show_plan(prepared: &Prepared) -> String {
             plan.bits_per_weight()
         ),
     );
-    row("memory", format!("{} of working memory", ByteSize(plan.working_memory())));
+    row("memory", format!("{} of working memory", ByteSize(prepared.working_memory())));
     text.push('\n');
     let width = plan.tensors().map(|(_, _, tensor)| tensor.name.len()).max().unwrap_or(0);
     for (_, bytes, tensor) in plan.tensors() {
-        let fallback = tensor.fallback.as_ref().map_or_else(String::new, |why| format!("  {WARNING}{why}{WARNING:#}"));
+        let fallback =
+            tensor.fallback.as_ref().map_or_else(String::new, |why| format!("  {WARNING}{}{WARNING:#}", shown(why)));
         let size = ByteSize(bytes).to_string();
-        let _ = writeln!(text, "  {:<width$}  {:<6} {size:>10}{fallback}", tensor.name, tensor.encoding);
+        let _ =
+            writeln!(text, "  {:<width$}  {:<6} {size:>10}{fallback}", shown(&tensor.name), shown(&tensor.encoding));
     }
     for warning in &prepared.warnings {
-        let _ = writeln!(text, "{WARNING}warning:{WARNING:#} {warning}");
+        let _ = writeln!(text, "{WARNING}warning:{WARNING:#} {}", shown(warning));
     }
     text
 }
@@ -126,15 +129,20 @@ pub fn show_plugins(catalog: &Catalog) -> String {
 pub fn show_plugin(row: &PluginRow<'_>) -> String {
     let mut text = show_plugins(&Catalog { found: vec![row.found.clone()] });
     for format in row.description.iter().flat_map(|description| &description.formats) {
-        let _ = writeln!(text, "\n{STRONG}{}{STRONG:#}", format.id);
+        let _ = writeln!(text, "\n{STRONG}{}{STRONG:#}", shown(&format.id));
         let width = format.levels.iter().map(|level| level.id.len()).max().unwrap_or(0);
         for level in &format.levels {
             let mark = if format.default_level.as_ref() == Some(&level.id) { "*" } else { " " };
-            let _ =
-                writeln!(text, " {mark}{:<width$}  {:>5.2} bits  {}", level.id, level.bits_per_weight, level.summary);
+            let _ = writeln!(
+                text,
+                " {mark}{:<width$}  {:>5.2} bits  {}",
+                shown(&level.id),
+                level.bits_per_weight,
+                shown(&level.summary)
+            );
         }
         for option in &format.options {
-            let _ = writeln!(text, "  --plugin-option {}=…  {}", option.key, option.summary);
+            let _ = writeln!(text, "  --plugin-option {}=…  {}", shown(&option.key), shown(&option.summary));
         }
     }
     text

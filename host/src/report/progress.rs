@@ -22,6 +22,7 @@ use super::{
 use crate::{
     memory::Memory,
     run::{Event, Events},
+    text::shown,
 };
 
 /// How often memory is looked at, and the bar is drawn.
@@ -194,7 +195,7 @@ impl State {
         tracing::warn!(target: LOGGED, "{text}");
         match self.style {
             ProgressStyle::Silent => {}
-            ProgressStyle::Human => screen::eprint_labelled(style, label, text),
+            ProgressStyle::Human => screen::eprint_labelled(style, label, &shown(text)),
             ProgressStyle::Json => screen::eprint_line(&document.to_string()),
         }
     }

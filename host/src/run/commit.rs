@@ -69,7 +69,7 @@ pub(super) fn segments_of(plan: &Plan, unit: Option<u32>) -> impl Iterator<Item 
     (0..).zip(&plan.segments).filter_map(move |(id, segment)| {
         let of = match &segment.content {
             SegmentContent::Tensor(tensor) => Some(tensor.unit),
-            SegmentContent::Constant { .. } => None,
+            _ => None,
         };
         (of == unit).then_some(id)
     })

@@ -175,9 +175,8 @@ impl Prepared {
 
 /// The findings of a run that had published its output already: it did so only after the check.
 fn findings_of_earlier_run() -> Findings {
-    let detail = "passed before the output was put in place by the interrupted run".to_owned();
-    let check = Check { name: "earlier run".into(), status: CheckStatus::Passed, detail };
-    Findings { schema: <Findings as qhost_plugin_api::documents::Document>::SCHEMA.into(), checks: vec![check] }
+    let detail = "passed before the output was put in place by the interrupted run";
+    Findings::new(vec![Check::passed("earlier run", detail)])
 }
 
 fn open_journal(work: &WorkFolder) -> Result<Journal, Error> {
@@ -280,7 +279,7 @@ impl<'a> Run<'a> {
     fn make_constants(&self, journal: &mut Journal) -> Result<(), Error> {
         for id in commit::segments_of(self.plan, None) {
             let segment = &self.plan.segments[id as usize];
-            let SegmentContent::Constant { label } = &segment.content else { continue };
+            let SegmentContent::Constant { label, .. } = &segment.content else { continue };
             let bytes = self.prepared.job.constant(id)?;
             if bytes.len() as u64 != segment.bytes {
                 return Err(Error::WrongConstant {
@@ -395,6 +394,8 @@ impl<'a> Run<'a> {
                     let bytes = fs::read(&source.path).map_err(|source| Error::SourceUnreadable { source })?;
                     self.work.put(&path, &bytes)?;
                 }
+                // No other kind of content is read from a plan.
+                _ => {}
             }
         }
         Ok(())
@@ -418,7 +419,7 @@ impl<'a> Run<'a> {
         };
         let mut findings = self.prepared.job.check(Arc::new(files)).map_err(|error| self.failed(error))?;
         let detail = format!("{} segments read back as they were written", self.plan.segments.len());
-        findings.checks.insert(0, Check { name: "bytes".into(), status: CheckStatus::Passed, detail });
+        findings.checks.insert(0, Check::passed("bytes", detail));
         if let Some(failed) = findings.checks.iter().find(|check| check.status == CheckStatus::Failed) {
             return Err(Error::CheckFailed { detail: format!("{}: {}", failed.name, failed.detail) });
         }

@@ -34,7 +34,7 @@ impl Companions {
 
 impl FileSource for Companions {
     fn list(&self) -> Vec<SourceFile> {
-        self.files.iter().map(|file| SourceFile { name: file.name.clone(), bytes: file.bytes }).collect()
+        self.files.iter().map(|file| SourceFile::new(file.name.clone(), file.bytes)).collect()
     }
 
     fn read(&self, name: &str, offset: u64, out: &mut [u8]) -> Result<u64, Failure> {
@@ -54,10 +54,10 @@ pub(super) struct OutputFiles {
 
 impl FileSource for OutputFiles {
     fn list(&self) -> Vec<SourceFile> {
-        let planned = self.reserved.list().map(|(name, bytes)| SourceFile { name: name.to_owned(), bytes });
+        let planned = self.reserved.list().map(|(name, bytes)| SourceFile::new(name, bytes));
         let companions = self.companions.iter().filter_map(|name| {
             let bytes = fs::metadata(self.folder.join(name)).ok()?.len();
-            Some(SourceFile { name: name.clone(), bytes })
+            Some(SourceFile::new(name.clone(), bytes))
         });
         planned.chain(companions).collect()
     }

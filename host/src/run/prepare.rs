@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use qhost_plugin_api::documents::{CompanionContent, Document, Model, OpenRequest, Options, Plan};
+use qhost_plugin_api::documents::{CompanionContent, Model, OpenRequest, Options, Plan};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
@@ -117,6 +117,12 @@ impl Prepared {
     pub fn plugin(&self) -> (&str, &str) {
         (&self.plugin.manifest.id, &self.plugin.manifest.version)
     }
+
+    /// The most working memory that a unit asks for, in bytes.
+    #[must_use]
+    pub fn working_memory(&self) -> u64 {
+        self.plan.working_memory(self.settings.threads())
+    }
 }
 
 /// Prepares a run; no weight is read and nothing is written.
@@ -137,13 +143,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let settings = connect(resources)?;
     let plugin = LoadedPlugin::load(found, manifest, &settings)?;
     tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
-    let open = OpenRequest {
-        schema: OpenRequest::SCHEMA.into(),
-        format: request.format.clone(),
-        options: request.options.clone(),
-        model,
-        threads: u32::try_from(resources.threads).unwrap_or(u32::MAX),
-    };
+    let open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
     let companions = Arc::new(Companions::new(checkpoint.companions.clone()));
     let job = plugin.open(&open, Arc::<Companions>::clone(&companions) as _)?;
     let plan = plan::accept(job.plan.clone(), &open.model)?;
@@ -157,7 +157,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
 
     let copied = plan.plan.companions.iter().filter_map(|companion| match &companion.content {
         CompanionContent::Copy(name) => Some(name.clone()),
-        CompanionContent::Text(_) => None,
+        _ => None,
     });
     let copied: BTreeSet<String> = copied.collect();
     let copied_bytes = checkpoint.companions.iter().filter(|file| copied.contains(&file.name)).map(|file| file.bytes);
@@ -182,7 +182,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         // Our own finished output, of a run that ended before it had tidied up.
         facts.place.exists = false;
     }
-    plan::refuse_impossible(&plan, &facts)?;
+    plan::refuse_impossible(&plan, settings.threads(), &facts)?;
     let model = Arc::new(open.model);
     Ok(Prepared {
         checkpoint,

@@ -40,7 +40,7 @@ pub fn unpublished(work_folder: &Path, kind: OutputKind) -> PathBuf {
     let files = WorkFolder::files_in(work_folder);
     match kind {
         OutputKind::File => ReservedFiles::path_of(&files, ""),
-        OutputKind::Folder => files,
+        _ => files,
     }
 }
 

@@ -6,6 +6,7 @@ use super::Document;
 
 /// What a check of finished files found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Findings {
     /// Always [`Findings::SCHEMA`].
     pub schema: String,
@@ -14,6 +15,12 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// The outcome of these checks.
+    #[must_use]
+    pub fn new(checks: Vec<Check>) -> Self {
+        Self { schema: Self::SCHEMA.into(), checks }
+    }
+
     /// Whether every check passed.
     #[must_use]
     pub fn passed(&self) -> bool {
@@ -27,6 +34,7 @@ impl Document for Findings {
 
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Check {
     /// What was checked, in a word or two: `structure`, `numbers`.
     pub name: String,
@@ -36,9 +44,22 @@ pub struct Check {
     pub detail: String,
 }
 
+impl Check {
+    /// A check that found all as it should be.
+    pub fn passed(name: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { name: name.into(), status: CheckStatus::Passed, detail: detail.into() }
+    }
+
+    /// A check that found something wrong.
+    pub fn failed(name: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { name: name.into(), status: CheckStatus::Failed, detail: detail.into() }
+    }
+}
+
 /// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum CheckStatus {
     /// As it should be.
     Passed,

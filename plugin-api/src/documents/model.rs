@@ -1,6 +1,7 @@
 //! The model as the host understands it: units, tensors with roles, hyperparameters, companions.
 //!
-//! It holds no weights and no paths.
+//! It holds no weights and no paths. Plugins only read it; `new` is for hosts, and for tests
+//! ([`sdk::testing`](crate::sdk::testing) makes a whole model with weights).
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +9,7 @@ use super::Role;
 
 /// A model, as handed to a plugin for planning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Model {
     /// A name for people and for file names, such as the folder's or the repository's.
     pub name: String,
@@ -27,6 +29,19 @@ pub struct Model {
 }
 
 impl Model {
+    /// A model without units, tensors and companions, which are to be filled in.
+    pub fn new(name: impl Into<String>, family: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            family: family.into(),
+            config: serde_json::Value::Null,
+            hyperparameters: Hyperparameters::default(),
+            units: Vec::new(),
+            tensors: Vec::new(),
+            companions: Vec::new(),
+        }
+    }
+
     /// The number of parameters: the elements of all tensors.
     #[must_use]
     pub fn parameters(&self) -> u64 {
@@ -36,6 +51,7 @@ impl Model {
 
 /// The granule of work and of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct UnitInfo {
     /// Names the unit everywhere.
     pub id: u32,
@@ -46,9 +62,24 @@ pub struct UnitInfo {
     pub layer: Option<u32>,
 }
 
+impl UnitInfo {
+    /// A unit that is no decoder layer.
+    #[must_use]
+    pub fn new(id: u32, kind: UnitKind) -> Self {
+        Self { id, kind, layer: None }
+    }
+
+    /// A decoder layer.
+    #[must_use]
+    pub fn layer(id: u32, layer: u32) -> Self {
+        Self { id, kind: UnitKind::Layer, layer: Some(layer) }
+    }
+}
+
 /// What a unit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum UnitKind {
     /// Before the first layer: embeddings.
     Prologue,
@@ -63,6 +94,7 @@ pub enum UnitKind {
 
 /// One tensor of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SourceTensor {
     /// The name in the checkpoint, for messages.
     pub name: String,
@@ -77,6 +109,11 @@ pub struct SourceTensor {
 }
 
 impl SourceTensor {
+    /// A tensor of the unit `unit`.
+    pub fn new(name: impl Into<String>, role: Role, unit: u32, dtype: impl Into<String>, shape: Vec<u64>) -> Self {
+        Self { name: name.into(), role, unit, dtype: dtype.into(), shape }
+    }
+
     /// The number of elements.
     #[must_use]
     pub fn elements(&self) -> u64 {
@@ -98,6 +135,7 @@ impl SourceTensor {
 
 /// A companion file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SourceFile {
     /// Its name, relative to the model.
     pub name: String,
@@ -105,8 +143,17 @@ pub struct SourceFile {
     pub bytes: u64,
 }
 
+impl SourceFile {
+    /// A file of this name and length.
+    pub fn new(name: impl Into<String>, bytes: u64) -> Self {
+        Self { name: name.into(), bytes }
+    }
+}
+
 /// A family's settings under names that do not depend on the family; absent means that the family
 /// or the checkpoint does not have it.
+///
+/// It gets more fields: make one with `..Hyperparameters::default()`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hyperparameters {
@@ -138,7 +185,7 @@ pub struct Hyperparameters {
     pub tied_embeddings: bool,
 }
 
-/// Rotary position embedding.
+/// Rotary position embedding. It gets more fields: make one with `..Rope::default()`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rope {

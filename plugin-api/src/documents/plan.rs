@@ -2,6 +2,9 @@
 //!
 //! A plan is pure data: the host checks it, reserves the files, and holds the plugin to it. It
 //! knows no paths; file names are relative to the output.
+//!
+//! Every type is made by its `new` (or by what it is: `Output::file`), and its optional fields are set
+//! afterwards, so that later versions can have more of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +12,7 @@ use super::Document;
 
 /// The plan of one output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Plan {
     /// Always [`Plan::SCHEMA`].
     pub schema: String,
@@ -38,12 +42,34 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+impl Plan {
+    /// A plan without files, segments and units, which are to be filled in.
+    ///
+    /// Its units depend on each other until `order` says otherwise.
+    pub fn new(format: impl Into<String>, level: impl Into<String>, output: Output) -> Self {
+        Self {
+            schema: Self::SCHEMA.into(),
+            format: format.into(),
+            level: level.into(),
+            output,
+            files: Vec::new(),
+            segments: Vec::new(),
+            units: Vec::new(),
+            order: UnitOrder::default(),
+            companions: Vec::new(),
+            unused: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
 impl Document for Plan {
     const SCHEMA: &'static str = "qhost.plan/1";
 }
 
 /// The shape of an output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Output {
     /// One file or a folder.
     pub kind: OutputKind,
@@ -51,9 +77,22 @@ pub struct Output {
     pub suffix: String,
 }
 
+impl Output {
+    /// One file, named by the model's name and `suffix` (`-4bit.ext`).
+    pub fn file(suffix: impl Into<String>) -> Self {
+        Self { kind: OutputKind::File, suffix: suffix.into() }
+    }
+
+    /// A folder, named by the model's name and `suffix` (`-4bit-g128`).
+    pub fn folder(suffix: impl Into<String>) -> Self {
+        Self { kind: OutputKind::Folder, suffix: suffix.into() }
+    }
+}
+
 /// One file or a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OutputKind {
     /// The output is one file, named by the model's name and the suffix.
     File,
@@ -63,6 +102,7 @@ pub enum OutputKind {
 
 /// A file that segments fill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PlannedFile {
     /// The name within a folder output; empty for a single-file output.
     pub name: String,
@@ -70,8 +110,22 @@ pub struct PlannedFile {
     pub bytes: u64,
 }
 
+impl PlannedFile {
+    /// The only file of a single-file output.
+    #[must_use]
+    pub fn single(bytes: u64) -> Self {
+        Self { name: String::new(), bytes }
+    }
+
+    /// A file of a folder output.
+    pub fn new(name: impl Into<String>, bytes: u64) -> Self {
+        Self { name: name.into(), bytes }
+    }
+}
+
 /// A contiguous range of one file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Segment {
     /// Index of the file.
     pub file: u32,
@@ -84,11 +138,26 @@ pub struct Segment {
     pub content: SegmentContent,
 }
 
+impl Segment {
+    /// Bytes that are known at planning time.
+    pub fn constant(file: u32, offset: u64, bytes: u64, label: impl Into<String>) -> Self {
+        Self { file, offset, bytes, content: SegmentContent::Constant { label: label.into() } }
+    }
+
+    /// A tensor.
+    #[must_use]
+    pub fn tensor(file: u32, offset: u64, bytes: u64, tensor: TensorSegment) -> Self {
+        Self { file, offset, bytes, content: SegmentContent::Tensor(tensor) }
+    }
+}
+
 /// What a segment holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "content", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SegmentContent {
     /// Bytes that are known at planning time, from [`Job::constant`](crate::abi::Job::constant).
+    #[non_exhaustive]
     Constant {
         /// What it is, for messages.
         label: String,
@@ -99,6 +168,7 @@ pub enum SegmentContent {
 
 /// A tensor in the output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TensorSegment {
     /// The name in the output format.
     pub name: String,
@@ -115,18 +185,51 @@ pub struct TensorSegment {
     pub fallback: Option<String>,
 }
 
+impl TensorSegment {
+    /// A tensor of `elements` weights that `unit` makes from the source tensors `sources`.
+    pub fn new(
+        name: impl Into<String>,
+        unit: u32,
+        sources: Vec<u32>,
+        encoding: impl Into<String>,
+        elements: u64,
+    ) -> Self {
+        Self { name: name.into(), unit, sources, encoding: encoding.into(), elements, fallback: None }
+    }
+}
+
 /// A unit to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PlannedUnit {
     /// The unit's id in the model.
     pub unit: u32,
-    /// Working memory that the plugin will ask for while it runs, in bytes.
+    /// Working memory that it takes whatever the number of threads, in bytes.
+    #[serde(default)]
     pub memory: u64,
+    /// Working memory that it takes for every thread of a parallel loop, in bytes.
+    #[serde(default)]
+    pub memory_per_thread: u64,
+}
+
+impl PlannedUnit {
+    /// A unit of the model, which takes no working memory worth planning.
+    #[must_use]
+    pub fn new(unit: u32) -> Self {
+        Self { unit, memory: 0, memory_per_thread: 0 }
+    }
+
+    /// The working memory that it takes with so many threads, in bytes.
+    #[must_use]
+    pub fn working_memory(&self, threads: u32) -> u64 {
+        self.memory.saturating_add(self.memory_per_thread.saturating_mul(u64::from(threads)))
+    }
 }
 
 /// Whether units depend on each other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum UnitOrder {
     /// Each unit can be made alone, on any machine.
     Independent,
@@ -137,6 +240,7 @@ pub enum UnitOrder {
 
 /// A small file beside the weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Companion {
     /// Its name in the output folder.
     pub name: String,
@@ -145,9 +249,22 @@ pub struct Companion {
     pub content: CompanionContent,
 }
 
+impl Companion {
+    /// A copy of the model's companion `source`.
+    pub fn copy(name: impl Into<String>, source: impl Into<String>) -> Self {
+        Self { name: name.into(), content: CompanionContent::Copy(source.into()) }
+    }
+
+    /// A file with this text.
+    pub fn text(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), content: CompanionContent::Text(text.into()) }
+    }
+}
+
 /// Where a companion's bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum CompanionContent {
     /// A copy of the model's companion of this name.
     Copy(String),
@@ -157,9 +274,17 @@ pub enum CompanionContent {
 
 /// A source tensor that is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct UnusedTensor {
     /// The tensor's id.
     pub tensor: u32,
     /// Why the output does not need it.
     pub reason: String,
+}
+
+impl UnusedTensor {
+    /// A source tensor, and why the output does not need it.
+    pub fn new(tensor: u32, reason: impl Into<String>) -> Self {
+        Self { tensor, reason: reason.into() }
+    }
 }

@@ -8,6 +8,7 @@ use super::{Document, Model};
 
 /// The host, as far as a plugin may depend on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct HostFacts {
     /// Always [`HostFacts::SCHEMA`].
     pub schema: String,
@@ -16,7 +17,39 @@ pub struct HostFacts {
     /// The plugin API that the host speaks.
     pub api: String,
     /// Messages above this [`LogLevel`](crate::abi::LogLevel) are not wanted.
+    #[serde(default)]
     pub log_level: u32,
+    /// Threads that parallel loops run on. Neither a plan nor the bytes may depend on it.
+    #[serde(default = "one")]
+    pub threads: u32,
+    /// The names of all services that this host has, those of units and files included: what can be
+    /// relied on while planning.
+    #[serde(default)]
+    pub services: Vec<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl HostFacts {
+    /// A host with one thread that wants no messages and has no services.
+    pub fn new(version: impl Into<String>) -> Self {
+        Self {
+            schema: Self::SCHEMA.into(),
+            version: version.into(),
+            api: crate::API_VERSION.into(),
+            log_level: 0,
+            threads: 1,
+            services: Vec::new(),
+        }
+    }
+
+    /// Whether the host has the service `name`, on whatever object.
+    #[must_use]
+    pub fn has_service(&self, name: &str) -> bool {
+        self.services.iter().any(|service| service == name)
+    }
 }
 
 impl Document for HostFacts {
@@ -25,6 +58,7 @@ impl Document for HostFacts {
 
 /// A request to plan one output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct OpenRequest {
     /// Always [`OpenRequest::SCHEMA`].
     pub schema: String,
@@ -34,8 +68,13 @@ pub struct OpenRequest {
     pub options: Options,
     /// The source.
     pub model: Model,
-    /// Threads that `parallel_for` will use, for memory estimates; output bytes never depend on it.
-    pub threads: u32,
+}
+
+impl OpenRequest {
+    /// A request for one of the plugin's formats.
+    pub fn new(format: impl Into<String>, options: Options, model: Model) -> Self {
+        Self { schema: Self::SCHEMA.into(), format: format.into(), options, model }
+    }
 }
 
 impl Document for OpenRequest {
@@ -43,24 +82,44 @@ impl Document for OpenRequest {
 }
 
 /// What the user asked for. A plugin refuses an option that it has no meaning for.
+///
+/// It gets more fields: make one with `..Options::default()`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
     /// `--level`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
     /// `--bits`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bits: Option<u32>,
     /// `--group-size`; −1 is the whole row.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group_size: Option<i64>,
     /// `--sym` / `--asym`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub symmetric: Option<bool>,
     /// `--desc-act` / `--no-desc-act`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub act_order: Option<bool>,
     /// `--plugin-option KEY=VALUE`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plugin: BTreeMap<String, String>,
+    /// Options that were added to the API after this version. The SDK refuses a request with any, so
+    /// that nothing that the user asked for is passed over in silence.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
 }
 
 impl Options {
+    /// The first option that is set and that this version of the API does not know, as the user
+    /// writes it.
+    #[must_use]
+    pub fn unknown_flag(&self) -> Option<String> {
+        let mut set = self.other.iter().filter(|(_, value)| !value.is_null());
+        set.next().map(|(key, _)| format!("--{}", key.replace('_', "-")))
+    }
+
     /// The flags that are set apart from `--level`, as the user writes them.
     ///
     /// A plugin whose formats are all levels refuses them in one line with this.

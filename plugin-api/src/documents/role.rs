@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// The layer is not part of it: it is that of the tensor's unit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Role {
     /// What the module does.
     pub kind: RoleKind,
@@ -23,16 +24,22 @@ pub struct Role {
 }
 
 impl Role {
+    /// A part of a module.
+    #[must_use]
+    pub const fn new(kind: RoleKind, part: Part) -> Self {
+        Self { kind, part, expert: None }
+    }
+
     /// The weight of a module.
     #[must_use]
     pub const fn weight(kind: RoleKind) -> Self {
-        Self { kind, part: Part::Weight, expert: None }
+        Self::new(kind, Part::Weight)
     }
 
     /// The bias of a module.
     #[must_use]
     pub const fn bias(kind: RoleKind) -> Self {
-        Self { kind, part: Part::Bias, expert: None }
+        Self::new(kind, Part::Bias)
     }
 }
 
@@ -53,6 +60,7 @@ impl fmt::Display for Role {
 /// Which parameter of a module a tensor is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Part {
     /// The matrix, or the gain of a norm.
     #[default]

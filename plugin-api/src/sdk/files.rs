@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use abi_stable::std_types::RSliceMut;
 use serde::de::DeserializeOwned;
 
-use super::{Failure, FailureKind, Result};
+use super::{Failure, FailureKind, Result, ServiceHandle};
 use crate::{abi::FilesObject, documents::SourceFile};
 
 /// A set of named, read-only files.
@@ -30,6 +30,12 @@ impl FilesHandle {
         let list: Vec<SourceFile> = serde_json::from_str(&object.list())
             .map_err(|error| Failure::internal(format!("the host's file list cannot be read: {error}")))?;
         Ok(Self { object: Arc::new(object), list: list.into() })
+    }
+
+    /// Finds a service of these files by its versioned name.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<ServiceHandle> {
+        ServiceHandle::found(self.object.query_interface(name.into()))
     }
 
     /// The files, in the host's order.

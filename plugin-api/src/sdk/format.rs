@@ -1,12 +1,9 @@
 //! The two traits that a plugin author implements.
 
-use std::{borrow::Cow, convert::Infallible};
+use std::{borrow::Cow, convert::Infallible, sync::Arc};
 
-use super::{FilesHandle, HostHandle, Result, UnitHandle};
-use crate::{
-    abi::ServiceObject,
-    documents::{Description, Findings, OpenRequest, Plan},
-};
+use super::{FilesHandle, FormatService, HostHandle, Result, UnitHandle};
+use crate::documents::{Description, Findings, OpenRequest, Plan};
 
 /// A plugin: one or more formats.
 pub trait Format: Send + Sync + Sized + 'static {
@@ -29,7 +26,7 @@ pub trait Format: Send + Sync + Sized + 'static {
     fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<Self::Job>;
 
     /// Finds a service of the plugin by its versioned name.
-    fn query_interface(&self, _name: &str) -> Option<ServiceObject> {
+    fn service(&self, _name: &str) -> Option<Arc<dyn FormatService>> {
         None
     }
 }
@@ -58,7 +55,7 @@ pub trait FormatJob: Send + Sync + 'static {
     fn check(&self, files: &FilesHandle) -> Result<Findings>;
 
     /// Finds a service of the job by its versioned name.
-    fn query_interface(&self, _name: &str) -> Option<ServiceObject> {
+    fn service(&self, _name: &str) -> Option<Arc<dyn FormatService>> {
         None
     }
 }

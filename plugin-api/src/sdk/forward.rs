@@ -27,8 +27,11 @@ struct Forwarder {
 }
 
 /// Installs the forwarders of this library, once; messages above `max` are dropped at their source.
-pub(super) fn install(host: HostHandle, max: LogLevel) {
-    let forwarder = FORWARDER.get_or_init(|| Forwarder { host, max });
+///
+/// A host connects a plugin once in a process; the messages go to the first host for good.
+pub(super) fn install(host: &HostHandle) {
+    let max = LogLevel(host.facts().log_level);
+    let forwarder = FORWARDER.get_or_init(|| Forwarder { host: host.clone(), max });
     // Both fail only if the plugin has installed its own, which is its right.
     let _ = tracing::subscriber::set_global_default(forwarder.clone());
     if log::set_logger(forwarder).is_ok() {

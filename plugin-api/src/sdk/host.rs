@@ -9,13 +9,17 @@ use std::{
     },
 };
 
-use super::{Failure, Result, panics::contain};
-use crate::abi::{HostObject, LogLevel, ServiceObject, Task};
+use super::{Failure, Result, ServiceHandle, panics::contain};
+use crate::{
+    abi::{HostObject, LogLevel, Task},
+    documents::HostFacts,
+};
 
 /// A shared handle of the host's services.
 #[derive(Clone)]
 pub struct HostHandle {
     object: Arc<HostObject>,
+    facts: Arc<HostFacts>,
 }
 
 impl fmt::Debug for HostHandle {
@@ -25,10 +29,20 @@ impl fmt::Debug for HostHandle {
 }
 
 impl HostHandle {
-    /// Wraps the border's object.
+    /// Wraps the border's object. Tests get a handle from [`TestHost`](super::testing::TestHost).
+    ///
+    /// # Safety
+    /// `object` keeps the contract of [`Host::parallel_for`](crate::abi::Host::parallel_for): it calls
+    /// the task with its own context only, and never once it has returned.
     #[must_use]
-    pub fn new(object: HostObject) -> Self {
-        Self { object: Arc::new(object) }
+    pub unsafe fn new(object: HostObject, facts: HostFacts) -> Self {
+        Self { object: Arc::new(object), facts: Arc::new(facts) }
+    }
+
+    /// What the host says of itself: its version, the API that it speaks, the services that it has.
+    #[must_use]
+    pub fn facts(&self) -> &HostFacts {
+        &self.facts
     }
 
     /// Logs a message. Plugins usually use the `tracing` or `log` macros instead.
@@ -44,8 +58,8 @@ impl HostHandle {
 
     /// Finds a service of the process by its versioned name.
     #[must_use]
-    pub fn query_interface(&self, name: &str) -> Option<ServiceObject> {
-        self.object.query_interface(name.into()).into_option()
+    pub fn service(&self, name: &str) -> Option<ServiceHandle> {
+        ServiceHandle::found(self.object.query_interface(name.into()))
     }
 
     /// Asks for working memory; it is given back when the grant is dropped.
@@ -59,17 +73,19 @@ impl HostHandle {
 
     /// Runs `body` for every index in `0..count` on the host's threads.
     ///
-    /// After a failure, a panic or a cancellation no further index is started.
+    /// After a failure, a panic or a cancellation no further index is started. Loops may nest. A thread
+    /// that waits for a nested loop runs other iterations meanwhile, of any loop: hold no lock and
+    /// no borrowed thread-local around this call.
     ///
     /// # Errors
-    /// Gives the failure of the lowest index that failed.
+    /// Gives the failure of the lowest index that failed, or the host's if it could not run them all.
     pub fn parallel(&self, count: u64, body: impl Fn(u64) -> Result<()> + Sync) -> Result<()> {
         let state = Loop { host: self, body: &body, stop: AtomicBool::new(false), failure: Mutex::new(None) };
         // `state` is borrowed by the tasks only until `parallel_for` returns: it waits for all of them.
-        self.object.parallel_for(count, state.task());
+        let ran = self.object.parallel_for(count, state.task()).into_result();
         match state.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some((_, failure)) => Err(failure),
-            None => Ok(()),
+            None => ran,
         }
     }
 
@@ -126,7 +142,7 @@ impl<F: Fn(u64) -> Result<()> + Sync> Loop<'_, F> {
         Task { context: std::ptr::from_ref(self).cast(), run: Self::run }
     }
 
-    extern "C" fn run(context: *const (), index: u64) {
+    unsafe extern "C" fn run(context: *const (), index: u64) {
         // SAFETY: `context` is the pointer that `task` made from a `Loop` of this very type, which
         // outlives the loop because `parallel` waits for it; the host shares it between threads only
         // immutably, and every field is `Sync`.

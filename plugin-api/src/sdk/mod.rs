@@ -6,7 +6,6 @@
 
 mod bridge;
 mod chunks;
-mod failure;
 mod files;
 mod float;
 mod format;
@@ -15,6 +14,8 @@ mod host;
 mod panics;
 mod rows;
 mod scratch;
+mod service;
+pub mod testing;
 mod unit;
 
 pub use bridge::connect;
@@ -25,6 +26,7 @@ pub use format::{Format, FormatJob, NoJob};
 pub use host::{Grant, HostHandle};
 pub use rows::Rows;
 pub use scratch::{Scratch, with_scratch};
+pub use service::{FormatService, Operand, OperandMut, ServiceAnswer, ServiceHandle};
 pub use unit::UnitHandle;
 
 pub use crate::abi::{DType, Failure, FailureKind};

@@ -3,13 +3,17 @@
 //! A panic that reached the border would end the process, so every entry and every loop body runs
 //! through [`contain`]. The hook is the plugin's own: it is installed in the plugin's copy of the
 //! standard library and does not touch the host's.
+#![expect(unsafe_code, reason = "a value is dropped by hand, where its panic can be caught")]
 
 use std::{
     cell::RefCell,
+    mem::ManuallyDrop,
+    ops::Deref,
     panic::{self, AssertUnwindSafe},
 };
 
-use super::{Failure, FailureKind, Result};
+use super::{Failure, FailureKind, HostHandle, Result};
+use crate::abi::LogLevel;
 
 thread_local! {
     /// Message and location of the panic that is unwinding on this thread.
@@ -33,6 +37,40 @@ pub(super) fn contain<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
         std::mem::forget(payload);
         Err(Failure::new(FailureKind::PLUGIN, format!("the plugin panicked: {message}")))
     })
+}
+
+/// A value of the plugin's, dropped under containment: objects are dropped by the host.
+pub(super) struct Contained<T> {
+    value: ManuallyDrop<T>,
+    host: HostHandle,
+}
+
+impl<T> Contained<T> {
+    pub(super) fn new(value: T, host: HostHandle) -> Self {
+        Self { value: ManuallyDrop::new(value), host }
+    }
+}
+
+impl<T> Deref for Contained<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Drop for Contained<T> {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here, and not used after.
+        let value = unsafe { ManuallyDrop::take(&mut self.value) };
+        let dropped = contain(|| {
+            drop(value);
+            Ok(())
+        });
+        if let Err(failure) = dropped {
+            self.host.log(LogLevel::ERROR, module_path!(), &format!("{failure} while something was dropped"));
+        }
+    }
 }
 
 fn payload_text(payload: &(dyn std::any::Any + Send)) -> String {

@@ -1,14 +1,12 @@
 //! One unit of work as a plugin sees it.
+#![expect(unsafe_code, reason = "the host's leases are trusted to be valid memory")]
 
 use std::{fmt, sync::Arc};
 
 use abi_stable::std_types::RSlice;
 
-use super::{HostHandle, Result, Rows};
-use crate::{
-    abi::{ServiceObject, UnitObject},
-    documents::Model,
-};
+use super::{HostHandle, Result, Rows, ServiceHandle};
+use crate::{abi::UnitObject, documents::Model};
 
 /// The unit that is being made: its source rows, its output segments, its figures.
 pub struct UnitHandle {
@@ -25,8 +23,12 @@ impl fmt::Debug for UnitHandle {
 
 impl UnitHandle {
     /// Wraps the border's object.
+    ///
+    /// # Safety
+    /// `object` keeps the contract of [`Unit::lease`](crate::abi::Unit::lease): what it lends are
+    /// readable bytes that do not change, on every thread, until they are given back.
     #[must_use]
-    pub fn new(object: UnitObject, host: HostHandle, model: Arc<Model>) -> Self {
+    pub unsafe fn new(object: UnitObject, host: HostHandle, model: Arc<Model>) -> Self {
         Self { object, host, model }
     }
 
@@ -85,8 +87,8 @@ impl UnitHandle {
 
     /// Finds a service of this unit by its versioned name.
     #[must_use]
-    pub fn query_interface(&self, name: &str) -> Option<ServiceObject> {
-        self.object.query_interface(name.into()).into_option()
+    pub fn service(&self, name: &str) -> Option<ServiceHandle> {
+        ServiceHandle::found(self.object.query_interface(name.into()))
     }
 
     /// The checkpoint's name of a tensor, for messages.

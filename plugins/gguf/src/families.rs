@@ -143,7 +143,7 @@ pub(crate) fn tensor_name(model: &Model, tensor: &SourceTensor) -> Result<String
     let part = match tensor.role.part {
         Part::Weight => Some("weight"),
         Part::Bias => Some("bias"),
-        Part::Other => None,
+        _ => None,
     };
     let (base, part) = module_name(&tensor.role)
         .zip(part)

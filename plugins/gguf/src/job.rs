@@ -7,8 +7,8 @@ use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use qhost_plugin_api::{
     documents::{
-        Document, Findings, Model, OpenRequest, Options, Output, OutputKind, Plan, PlannedFile, PlannedUnit, RoleKind,
-        Segment, SegmentContent, TensorSegment, UnitOrder,
+        Findings, Model, OpenRequest, Options, Output, Plan, PlannedFile, PlannedUnit, RoleKind, Segment,
+        TensorSegment, UnitOrder,
     },
     sdk::{
         CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, HostHandle, Result, RowJob, UnitHandle, chunks, with_scratch,
@@ -108,50 +108,40 @@ impl GgufJob {
         warnings: Vec<String>,
     ) -> Self {
         let data_start = layout.header.len() as u64;
-        let header = SegmentContent::Constant { label: "header".into() };
-        let mut segments = vec![Segment { file: 0, offset: 0, bytes: data_start, content: header }];
+        let mut segments = vec![Segment::constant(0, 0, data_start, "header")];
         let (mut sources, mut constants) = (BTreeMap::new(), BTreeMap::new());
         for (((item, choice), placed), id) in
             items.into_iter().zip(choices).zip(&layout.tensors).zip(HEADER_SEGMENT + 1..)
         {
             let (row_elements, rows) = row_shape(&item.shape);
-            let content = match item.origin {
+            let (offset, bytes) = (data_start + placed.offset, placed.bytes);
+            segments.push(match item.origin {
                 Origin::Weights { tensor, unit, interleave } => {
                     let block_type = choice.block_type;
                     sources.insert(id, Source { tensor, unit, rows, row_elements, block_type, interleave });
-                    SegmentContent::Tensor(TensorSegment {
-                        name: item.name,
-                        unit,
-                        sources: vec![tensor],
-                        encoding: choice.block_type.name().into(),
-                        elements: rows * row_elements,
-                        fallback: choice.instead_of.map(|wanted| fallback(wanted, row_elements)),
-                    })
+                    let elements = rows * row_elements;
+                    let mut made = TensorSegment::new(item.name, unit, vec![tensor], block_type.name(), elements);
+                    made.fallback = choice.instead_of.map(|wanted| fallback(wanted, row_elements));
+                    Segment::tensor(0, offset, bytes, made)
                 }
-                Origin::Computed(bytes) => {
-                    constants.insert(id, bytes);
-                    SegmentContent::Constant { label: item.name }
+                Origin::Computed(computed) => {
+                    constants.insert(id, computed);
+                    Segment::constant(0, offset, bytes, item.name)
                 }
-            };
-            segments.push(Segment { file: 0, offset: data_start + placed.offset, bytes: placed.bytes, content });
+            });
         }
         let units = request.model.units.iter().filter_map(|unit| {
             let memory = sources.values().filter(|source| source.unit == unit.id).map(Source::chunk_memory).max()?;
-            Some(PlannedUnit { unit: unit.id, memory: memory * u64::from(request.threads) })
+            let mut planned = PlannedUnit::new(unit.id);
+            planned.memory_per_thread = memory;
+            Some(planned)
         });
-        let plan = Plan {
-            schema: Plan::SCHEMA.into(),
-            format: request.format.clone(),
-            level: level.name.into(),
-            output: Output { kind: OutputKind::File, suffix: format!("-{}.gguf", level.name) },
-            files: vec![PlannedFile { name: FILE.into(), bytes: layout.file_bytes }],
-            segments,
-            units: units.collect(),
-            order: UnitOrder::Independent,
-            companions: Vec::new(),
-            unused: Vec::new(),
-            warnings,
-        };
+        let mut plan = Plan::new(&*request.format, level.name, Output::file(format!("-{}.gguf", level.name)));
+        plan.files = vec![PlannedFile::single(layout.file_bytes)];
+        plan.segments = segments;
+        plan.units = units.collect();
+        plan.order = UnitOrder::Independent;
+        plan.warnings = warnings;
         Self { host, plan, layout, sources, constants }
     }
 }
@@ -172,7 +162,8 @@ impl FormatJob for GgufJob {
     }
 
     fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
-        let memory = self.plan.units.iter().find(|planned| planned.unit == unit).map_or(0, |planned| planned.memory);
+        let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
+        let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
         let _grant = io.host().grant(memory, "quantising")?;
         let sources = self.sources.iter().filter(|(_, source)| source.unit == unit);
         let jobs: Vec<_> = sources
@@ -202,7 +193,7 @@ impl FormatJob for GgufJob {
 
     fn check(&self, files: &FilesHandle) -> Result<Findings> {
         let checks = read::check(files, FILE, &self.layout, &self.host)?;
-        Ok(Findings { schema: Findings::SCHEMA.into(), checks })
+        Ok(Findings::new(checks))
     }
 }
 

@@ -18,7 +18,7 @@ pub mod tokenizer;
 mod write;
 
 use qhost_plugin_api::{
-    documents::{Description, Document, Encoding, FormatDescription, LevelDescription, OpenRequest, OptionDescription},
+    documents::{Description, Encoding, FormatDescription, LevelDescription, OpenRequest, OptionDescription},
     sdk::{FilesHandle, Format, HostHandle, Result},
 };
 
@@ -38,21 +38,16 @@ impl Format for Gguf {
 
     fn describe(&self) -> Description {
         #[expect(clippy::cast_precision_loss, reason = "sizes of blocks are small")]
-        let levels = format::LEVELS.iter().map(|level| LevelDescription {
-            id: level.name.into(),
-            summary: level.summary.into(),
-            bits_per_weight: level.base.block_bytes() as f64 * 8.0 / level.base.block_elements() as f64,
+        let levels = format::LEVELS.iter().map(|level| {
+            let bits_per_weight = level.base.block_bytes() as f64 * 8.0 / level.base.block_elements() as f64;
+            LevelDescription::new(level.name, level.summary, bits_per_weight)
         });
         let pre = "name of the pre-tokenizer for llama.cpp, where it is not recognised (llama-bpe, qwen2, …)";
-        let format = FormatDescription {
-            id: "gguf".into(),
-            levels: levels.collect(),
-            default_level: Some(job::DEFAULT_LEVEL.into()),
-            options: vec![OptionDescription { key: job::PRE_OPTION.into(), summary: pre.into() }],
-            takes: vec![Encoding { kind: "float".into(), constraints: serde_json::Map::new() }],
-            gives: Vec::new(),
-        };
-        Description { schema: Description::SCHEMA.into(), formats: vec![format] }
+        let mut format = FormatDescription::new("gguf", levels.collect());
+        format.default_level = Some(job::DEFAULT_LEVEL.into());
+        format.options.push(OptionDescription::new(job::PRE_OPTION, pre));
+        format.takes.push(Encoding::new("float"));
+        Description::new(vec![format])
     }
 
     fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<GgufJob> {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use qhost_plugin_api::{
-    documents::{Check, CheckStatus},
+    documents::Check,
     sdk::{Failure, FilesHandle, HostHandle, Result, with_scratch},
 };
 
@@ -92,11 +92,10 @@ pub(crate) fn check(files: &FilesHandle, name: &str, layout: &Layout, host: &Hos
 type Seen = std::result::Result<String, String>;
 
 fn finding(name: &str, seen: Seen) -> Check {
-    let (status, detail) = match seen {
-        Ok(detail) => (CheckStatus::Passed, detail),
-        Err(detail) => (CheckStatus::Failed, detail),
-    };
-    Check { name: name.into(), status, detail }
+    match seen {
+        Ok(detail) => Check::passed(name, detail),
+        Err(detail) => Check::failed(name, detail),
+    }
 }
 
 fn check_structure(files: &FilesHandle, name: &str, length: u64, layout: &Layout) -> Result<Seen> {

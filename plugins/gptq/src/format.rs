@@ -25,14 +25,9 @@ pub(crate) fn description() -> FormatDescription {
             0 => (format!("{bits}bit-channel"), 0.0),
             _ => (format!("{bits}bit-g{group}"), group_bits / f64::from(group)),
         };
-        LevelDescription { id, summary: summary.into(), bits_per_weight: f64::from(bits) + overhead }
+        LevelDescription::new(id, summary, f64::from(bits) + overhead)
     });
-    FormatDescription {
-        id: "gptq".into(),
-        levels: levels.collect(),
-        default_level: Some("4bit-g128".into()),
-        options: Vec::new(),
-        takes: Vec::new(),
-        gives: Vec::new(),
-    }
+    let mut format = FormatDescription::new("gptq", levels.collect());
+    format.default_level = Some("4bit-g128".into());
+    format
 }

@@ -8,7 +8,7 @@
 mod format;
 
 use qhost_plugin_api::{
-    documents::{Description, Document, OpenRequest},
+    documents::{Description, OpenRequest},
     sdk::{Failure, FilesHandle, Format, HostHandle, NoJob, Result},
 };
 
@@ -23,7 +23,7 @@ impl Format for Gptq {
     }
 
     fn describe(&self) -> Description {
-        Description { schema: Description::SCHEMA.into(), formats: vec![format::description()] }
+        Description::new(vec![format::description()])
     }
 
     fn open(&self, _: OpenRequest, _: FilesHandle) -> Result<NoJob> {

@@ -10,8 +10,8 @@ use std::borrow::Cow;
 
 use qhost_plugin_api::{
     documents::{
-        Check, CheckStatus, Description, Document, Findings, FormatDescription, LevelDescription, Model, OpenRequest,
-        Output, OutputKind, Plan, PlannedFile, PlannedUnit, Segment, SegmentContent, TensorSegment, UnitOrder,
+        Check, Description, Findings, FormatDescription, LevelDescription, Model, OpenRequest, Output, Plan,
+        PlannedFile, PlannedUnit, Segment, TensorSegment, UnitOrder,
     },
     sdk::{Failure, FilesHandle, Format, FormatJob, HostHandle, Result, RowJob, UnitHandle, chunks, with_scratch},
 };
@@ -29,16 +29,8 @@ impl Format for Misbehave {
     }
 
     fn describe(&self) -> Description {
-        let level = LevelDescription { id: "f32".into(), summary: "as they are".into(), bits_per_weight: 32.0 };
-        let format = FormatDescription {
-            id: "rows".into(),
-            levels: vec![level],
-            default_level: None,
-            options: Vec::new(),
-            takes: Vec::new(),
-            gives: Vec::new(),
-        };
-        Description { schema: Description::SCHEMA.into(), formats: vec![format] }
+        let levels = vec![LevelDescription::new("f32", "as they are", 32.0)];
+        Description::new(vec![FormatDescription::new("rows", levels)])
     }
 
     fn open(&self, request: OpenRequest, _: FilesHandle) -> Result<Rows> {
@@ -65,35 +57,20 @@ impl Format for Misbehave {
 }
 
 fn plan(model: &Model) -> Plan {
-    let header = SegmentContent::Constant { label: "header".into() };
-    let mut segments = vec![Segment { file: 0, offset: 0, bytes: HEADER.len() as u64, content: header }];
+    let mut segments = vec![Segment::constant(0, 0, HEADER.len() as u64, "header")];
     let mut offset = HEADER.len() as u64;
     for (id, tensor) in (0..).zip(&model.tensors) {
-        let content = SegmentContent::Tensor(TensorSegment {
-            name: tensor.name.clone(),
-            unit: tensor.unit,
-            sources: vec![id],
-            encoding: "F32".into(),
-            elements: tensor.elements(),
-            fallback: None,
-        });
         let bytes = tensor.elements() * 4;
-        segments.push(Segment { file: 0, offset, bytes, content });
+        let made = TensorSegment::new(tensor.name.clone(), tensor.unit, vec![id], "F32", tensor.elements());
+        segments.push(Segment::tensor(0, offset, bytes, made));
         offset += bytes;
     }
-    Plan {
-        schema: Plan::SCHEMA.into(),
-        format: "rows".into(),
-        level: "f32".into(),
-        output: Output { kind: OutputKind::File, suffix: ".rows".into() },
-        files: vec![PlannedFile { name: String::new(), bytes: offset }],
-        segments,
-        units: model.units.iter().map(|unit| PlannedUnit { unit: unit.id, memory: 1 << 20 }).collect(),
-        order: UnitOrder::Independent,
-        companions: Vec::new(),
-        unused: Vec::new(),
-        warnings: Vec::new(),
-    }
+    let mut plan = Plan::new("rows", "f32", Output::file(".rows"));
+    plan.files = vec![PlannedFile::single(offset)];
+    plan.segments = segments;
+    plan.units = model.units.iter().map(|unit| PlannedUnit::new(unit.id)).collect();
+    plan.order = UnitOrder::Independent;
+    plan
 }
 
 /// A planned job.
@@ -197,9 +174,8 @@ impl FormatJob for Rows {
         let mut header = [0; 8];
         files.read_exact("", 0, &mut header)?;
         let passed = &header == HEADER && self.behave != "check-fails";
-        let status = if passed { CheckStatus::Passed } else { CheckStatus::Failed };
-        let check = Check { name: "header".into(), status, detail: "the first bytes".into() };
-        Ok(Findings { schema: Findings::SCHEMA.into(), checks: vec![check] })
+        let (name, detail) = ("header", "the first bytes");
+        Ok(Findings::new(vec![if passed { Check::passed(name, detail) } else { Check::failed(name, detail) }]))
     }
 }
 

@@ -13,39 +13,6 @@ use abi_stable::{
 #[derive(StableAbi, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DType(pub u32);
 
-impl DType {
-    /// IEEE binary32.
-    pub const F32: Self = Self(1);
-    /// IEEE binary16.
-    pub const F16: Self = Self(2);
-    /// The upper half of a binary32.
-    pub const BF16: Self = Self(3);
-    /// IEEE binary64.
-    pub const F64: Self = Self(4);
-    /// 8-bit float, 4 exponent bits, no infinities (`F8_E4M3` of safetensors).
-    pub const F8_E4M3: Self = Self(5);
-    /// 8-bit float, 5 exponent bits (`F8_E5M2` of safetensors).
-    pub const F8_E5M2: Self = Self(6);
-    /// Signed 8-bit integer.
-    pub const I8: Self = Self(16);
-    /// Unsigned 8-bit integer; also the dtype of opaque bytes, such as blocks of a packed encoding.
-    pub const U8: Self = Self(17);
-    /// Signed 16-bit integer.
-    pub const I16: Self = Self(18);
-    /// Unsigned 16-bit integer.
-    pub const U16: Self = Self(19);
-    /// Signed 32-bit integer.
-    pub const I32: Self = Self(20);
-    /// Unsigned 32-bit integer.
-    pub const U32: Self = Self(21);
-    /// Signed 64-bit integer.
-    pub const I64: Self = Self(22);
-    /// Unsigned 64-bit integer.
-    pub const U64: Self = Self(23);
-    /// One byte, 0 or 1.
-    pub const BOOL: Self = Self(24);
-}
-
 /// Rows of a tensor, borrowed for the length of a call.
 #[repr(C)]
 #[derive(StableAbi, Debug, Clone, Copy)]
@@ -74,7 +41,7 @@ pub struct TensorViewMut<'a> {
     pub data: RSliceMut<'a, u8>,
 }
 
-/// Rows lent by the host until [`Unit::release`](crate::abi::Unit::release) is called with `id`.
+/// Rows lent by the host until [`Unit::release`](crate::Unit::release) is called with `id`.
 ///
 /// The bytes are the host's own mapping of the checkpoint where that is possible, so nothing is
 /// copied. They are valid on every thread until the release, and must not be written to.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::abi::{Failure, FailureKind};
+use crate::layouts::{Failure, FailureKind};
 
 impl Failure {
     /// A failure of a kind, with a sentence in plain words.
@@ -40,6 +40,13 @@ impl Failure {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into().into();
+        self
+    }
+
+    /// Adds a JSON object for programs.
+    #[must_use]
+    pub fn details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into().into();
         self
     }
 

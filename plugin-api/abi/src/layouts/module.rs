@@ -9,7 +9,10 @@ use abi_stable::{
     std_types::{RResult, RStr},
 };
 
-use super::{ABI_VERSION, Failure, HostObject, PluginObject};
+use super::{Failure, HostObject, PluginObject};
+
+/// Version of the frozen layouts in this folder; never the package's version.
+pub const ABI_VERSION: &str = "1.0.0";
 
 /// The functions of a plugin library, found through the symbol that `abi_stable` looks for.
 #[repr(C)]
@@ -19,7 +22,9 @@ use super::{ABI_VERSION, Failure, HostObject, PluginObject};
 pub struct PluginModule {
     /// The manifest's JSON, the same bytes as in the library's manifest section.
     pub manifest: extern "C" fn() -> RStr<'static>,
-    /// Starts the plugin. `facts` is a [`HostFacts`](crate::documents::HostFacts) in JSON.
+    /// Starts the plugin. `facts` is a `HostFacts` document.
+    ///
+    /// Called once in a process: a plugin may keep the host in its statics, as the SDK does for logs.
     #[sabi(last_prefix_field)]
     pub connect: extern "C" fn(host: HostObject, facts: RStr<'_>) -> RResult<PluginObject, Failure>,
 }

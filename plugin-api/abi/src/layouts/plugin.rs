@@ -1,7 +1,7 @@
 //! What a plugin offers to the host: itself ([`Plugin`]) and one planned piece of work ([`Job`]).
 //!
 //! Nothing here knows a model family or a file system. The JSON texts are the documents of
-//! [`crate::documents`].
+//! `qhost-plugin-api`.
 
 use abi_stable::{
     sabi_trait,
@@ -13,10 +13,10 @@ use super::{Failure, FilesObject, ServiceObject, UnitObject};
 /// A loaded plugin, connected to its host.
 #[sabi_trait]
 pub trait Plugin: Send + Sync + 'static {
-    /// What the plugin's formats can do, as a [`Description`](crate::documents::Description).
+    /// What the plugin's formats can do, as a `Description`.
     fn describe(&self) -> RResult<RString, Failure>;
 
-    /// Plans a job without reading a weight: `request` is an [`OpenRequest`](crate::documents::OpenRequest),
+    /// Plans a job without reading a weight: `request` is an `OpenRequest`,
     /// `companions` are the model's small files (tokenizer, chat template, …).
     ///
     /// Whatever can be refused is refused here.
@@ -33,7 +33,7 @@ pub type PluginObject = Plugin_TO<RArc<()>>;
 /// A planned job.
 #[sabi_trait]
 pub trait Job: Send + Sync + 'static {
-    /// The [`Plan`](crate::documents::Plan): the same text at every call, and for every run with
+    /// The `Plan`: the same text at every call, and for every run with
     /// the same request.
     fn plan(&self) -> RResult<RString, Failure>;
 
@@ -44,7 +44,7 @@ pub trait Job: Send + Sync + 'static {
     /// order, and skips units that a checkpoint already holds.
     fn run_unit(&self, unit: u32, io: UnitObject) -> RResult<(), Failure>;
 
-    /// Re-reads the finished files as a loader would, and gives [`Findings`](crate::documents::Findings).
+    /// Re-reads the finished files as a loader would, and gives `Findings`.
     fn check(&self, files: FilesObject) -> RResult<RString, Failure>;
 
     /// Finds a service of the job by its versioned name.

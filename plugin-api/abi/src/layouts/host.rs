@@ -11,23 +11,10 @@ use abi_stable::{
 
 use super::{Failure, Lease, ServiceObject};
 
-/// How important a log message is: 1 error, 2 warn, 3 info, 4 debug, 5 trace.
+/// How important a log message is; a smaller number is more important.
 #[repr(transparent)]
 #[derive(StableAbi, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogLevel(pub u32);
-
-impl LogLevel {
-    /// Something failed.
-    pub const ERROR: Self = Self(1);
-    /// Something the user should know.
-    pub const WARN: Self = Self(2);
-    /// What is being done.
-    pub const INFO: Self = Self(3);
-    /// For whoever looks for a cause.
-    pub const DEBUG: Self = Self(4);
-    /// Everything.
-    pub const TRACE: Self = Self(5);
-}
 
 /// A loop body for [`Host::parallel_for`]: a function and the pointer that it gets back at every call.
 #[repr(C)]
@@ -36,7 +23,10 @@ pub struct Task {
     /// Passed through to `run`; what it points to must be shareable between threads.
     pub context: *const (),
     /// Called with `context` and the index of the iteration. Must not unwind.
-    pub run: extern "C" fn(context: *const (), index: u64),
+    ///
+    /// # Safety
+    /// `context` is the one beside it, and the call lies within [`Host::parallel_for`].
+    pub run: unsafe extern "C" fn(context: *const (), index: u64),
 }
 
 /// Services of the process, the same for all of a plugin's jobs.
@@ -45,9 +35,12 @@ pub trait Host: Send + Sync + 'static {
     /// Logs one message under the plugin's name.
     fn log(&self, level: LogLevel, target: RStr<'_>, message: RStr<'_>);
 
-    /// Runs `task` for every index in `0..count` on the host's threads and returns when all are done.
-    /// The order is not defined. Calls may nest.
-    fn parallel_for(&self, count: u64, task: Task);
+    /// Runs `task` once for every index in `0..count` on the host's threads and returns when all are
+    /// done, also when it fails: no call of `task` is under way or follows after that.
+    ///
+    /// The order is not defined. Calls may nest; a thread that waits may run iterations of other
+    /// loops. Fails when the host could not run every iteration.
+    fn parallel_for(&self, count: u64, task: Task) -> RResult<(), Failure>;
 
     /// Asks for `bytes` of working memory before they are allocated; the answer is the grant's id.
     ///
@@ -76,14 +69,17 @@ pub trait Files: Send + Sync + 'static {
 
     /// Fills `out` from `offset` of the file `name` and gives the number of bytes read, which is less
     /// than asked for only at the end of the file.
-    #[sabi(last_prefix_field)]
     fn read(&self, name: RStr<'_>, offset: u64, out: RSliceMut<'_, u8>) -> RResult<u64, Failure>;
+
+    /// Finds a service of these files by its versioned name.
+    #[sabi(last_prefix_field)]
+    fn query_interface(&self, name: RStr<'_>) -> ROption<ServiceObject>;
 }
 
 /// A shared, owned [`Files`].
 pub type FilesObject = Files_TO<RArc<()>>;
 
-/// One unit of work (a decoder layer, say) while [`Job::run_unit`](crate::abi::Job::run_unit) runs.
+/// One unit of work (a decoder layer, say) while [`Job::run_unit`](crate::Job::run_unit) runs.
 ///
 /// Every call after that function has returned fails.
 #[sabi_trait]

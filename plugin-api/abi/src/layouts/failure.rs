@@ -25,26 +25,3 @@ pub struct Failure {
 #[repr(transparent)]
 #[derive(StableAbi, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FailureKind(pub u32);
-
-impl FailureKind {
-    /// A defect in qhost or the plugin.
-    pub const INTERNAL: Self = Self(1);
-    /// The request contradicts itself or names an unknown option.
-    pub const USAGE: Self = Self(2);
-    /// The model or one of its files is absent or cannot be reached.
-    pub const NOT_FOUND: Self = Self(3);
-    /// The architecture, shape, level or option cannot be expressed in the format.
-    pub const UNSUPPORTED: Self = Self(4);
-    /// The input is damaged or incomplete.
-    pub const CORRUPT: Self = Self(5);
-    /// Out of disk or memory, planned or met.
-    pub const RESOURCES: Self = Self(6);
-    /// The plugin itself failed: it panicked, or broke the contract.
-    pub const PLUGIN: Self = Self(7);
-    /// A check of the result failed.
-    pub const VERIFICATION: Self = Self(8);
-    /// The user has to confirm first.
-    pub const CONFIRMATION: Self = Self(9);
-    /// The user interrupted the run.
-    pub const CANCELLED: Self = Self(130);
-}

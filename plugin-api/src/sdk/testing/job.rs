@@ -1,0 +1,218 @@
+//! A plugin and its jobs, run as the real host runs them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
+
+use super::{
+    Result, TestHost, TestModel, broken,
+    objects::{self, MemoryUnit, Monitor, Progress},
+};
+use crate::{
+    abi::{JobObject, PluginObject},
+    documents::{CompanionContent, Description, Document, Findings, Model, OpenRequest, Options, Plan, SegmentContent},
+    sdk::{Format, ServiceHandle, bridge},
+};
+
+/// A plugin that is connected to a [`TestHost`].
+pub struct TestPlugin {
+    host: TestHost,
+    object: PluginObject,
+}
+
+/// A finished job.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Made {
+    /// What was planned.
+    pub plan: Plan,
+    /// The files by name; that of a single-file output has the name `""`. Companions are among them.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// The figures about segments, ordered by segment and key.
+    pub metrics: Vec<Metric>,
+    /// How many weights the plugin told to be done.
+    pub weights: u64,
+    /// What the units kept.
+    pub saved: BTreeMap<String, Vec<u8>>,
+    /// What the plugin found when it read the files back.
+    pub findings: Findings,
+}
+
+/// A figure about a segment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// The segment.
+    pub segment: u32,
+    /// What was measured.
+    pub key: String,
+    /// The figure.
+    pub value: f64,
+}
+
+impl TestPlugin {
+    pub(super) fn connect<F: Format>(host: TestHost) -> Result<Self> {
+        // Not `bridge::connect`: that takes the panic hook and the loggers of the whole process.
+        let object = bridge::plugin_object::<F>(&host.handle())?;
+        Ok(Self { host, object })
+    }
+
+    /// What the formats can do.
+    ///
+    /// # Errors
+    /// Fails when the plugin does.
+    pub fn describe(&self) -> Result<Description> {
+        Description::from_json(&self.object.describe().into_result()?)
+    }
+
+    /// Finds a service of the plugin.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<ServiceHandle> {
+        ServiceHandle::found(self.object.query_interface(name.into()))
+    }
+
+    /// Plans a job.
+    ///
+    /// # Errors
+    /// Fails when the plugin refuses, or when its plan is not sound.
+    pub fn plan(&self, model: &TestModel, format: &str, options: Options) -> Result<Plan> {
+        self.open(model, format, options).map(|(_, plan)| plan)
+    }
+
+    /// Does a whole job: plan, constants, every unit, check.
+    ///
+    /// # Errors
+    /// Fails when the plugin does, or when it breaks the contract.
+    pub fn make(&self, model: &TestModel, format: &str, options: Options) -> Result<Made> {
+        let (job, plan) = self.open(model, format, options)?;
+        let plan = Arc::new(plan);
+        let progress = Arc::new(Mutex::new(Progress::default()));
+        for unit in &plan.units {
+            self.run_unit(&job, model, &plan, unit.unit, &progress)?;
+        }
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = assemble(&job, &plan, &progress)?;
+        for companion in &plan.companions {
+            let bytes = match &companion.content {
+                CompanionContent::Copy(source) => model.companions.get(source).cloned(),
+                CompanionContent::Text(text) => Some(text.clone().into_bytes()),
+            };
+            let bytes = bytes.ok_or_else(|| broken("it copies a companion that the model does not have"))?;
+            files.insert(companion.name.clone(), bytes);
+        }
+        let findings = Findings::from_json(&job.check(objects::files_object(files.clone())).into_result()?)?;
+        let mut metrics = std::mem::take(&mut progress.metrics);
+        metrics.sort_by(|a, b| (a.segment, &a.key).cmp(&(b.segment, &b.key)));
+        let saved = std::mem::take(&mut progress.saved);
+        Ok(Made { plan: (*plan).clone(), files, metrics, weights: progress.weights, saved, findings })
+    }
+
+    fn open(&self, model: &TestModel, format: &str, options: Options) -> Result<(JobObject, Plan)> {
+        let request = OpenRequest::new(format, options, model.model.clone()).to_json()?;
+        let companions = objects::files_object(model.companions.clone());
+        let job = self.object.open(request.as_str().into(), companions).into_result()?;
+        let text = job.plan().into_result()?;
+        if job.plan().into_result()? != text {
+            return Err(broken("its plan is another at the second call"));
+        }
+        let plan = Plan::from_json(&text)?;
+        check_plan(&plan, &model.model)?;
+        Ok((job, plan))
+    }
+
+    fn run_unit(
+        &self,
+        job: &JobObject,
+        model: &TestModel,
+        plan: &Arc<Plan>,
+        unit: u32,
+        progress: &Arc<Mutex<Progress>>,
+    ) -> Result<()> {
+        let monitor = Arc::new(Monitor::default());
+        let outcome = job.run_unit(
+            unit,
+            objects::unit_object(MemoryUnit {
+                unit,
+                host: self.host.clone(),
+                model: Arc::new(model.model.clone()),
+                weights: Arc::clone(&model.weights),
+                plan: Arc::clone(plan),
+                progress: Arc::clone(progress),
+                monitor: Arc::clone(&monitor),
+            }),
+        );
+        monitor.ended.store(true, Ordering::Relaxed);
+        outcome.into_result()?;
+        if monitor.leases.load(Ordering::Relaxed) != 0 {
+            return Err(broken(format!("it kept rows after unit {unit}")));
+        }
+        if self.host.granted() != 0 {
+            return Err(broken(format!("it kept granted memory after unit {unit}")));
+        }
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, segment) in (0..).zip(&plan.segments) {
+            let SegmentContent::Tensor(tensor) = &segment.content else { continue };
+            let whole = segment.bytes == 0 || progress.segments.get(&index).is_some_and(objects::Piece::is_whole);
+            if tensor.unit == unit && !whole {
+                return Err(broken(format!("it did not write all of {}", tensor.name)));
+            }
+        }
+        let saving = std::mem::take(&mut progress.saving);
+        progress.saved.extend(saving);
+        Ok(())
+    }
+}
+
+/// Puts the files together.
+fn assemble(job: &JobObject, plan: &Plan, progress: &Progress) -> Result<BTreeMap<String, Vec<u8>>> {
+    let too_large = |_| broken("a file is too large for a test");
+    let mut files = Vec::new();
+    for file in &plan.files {
+        files.push(vec![0; usize::try_from(file.bytes).map_err(too_large)?]);
+    }
+    for (index, segment) in (0..).zip(&plan.segments) {
+        let constant;
+        let bytes = match &segment.content {
+            SegmentContent::Constant { label } => {
+                constant = job.constant(index).into_result()?;
+                if constant.len() as u64 != segment.bytes {
+                    return Err(broken(format!("{label} has {} bytes, not {}", constant.len(), segment.bytes)));
+                }
+                constant.as_slice()
+            }
+            SegmentContent::Tensor(_) => progress.segments.get(&index).map_or(&[][..], |piece| &piece.bytes),
+        };
+        // In the file: `check_plan` has seen to that.
+        let start = usize::try_from(segment.offset).map_err(too_large)?;
+        files[segment.file as usize][start..start + bytes.len()].copy_from_slice(bytes);
+    }
+    Ok(plan.files.iter().map(|file| file.name.clone()).zip(files).collect())
+}
+
+/// What the real host checks too: ranges, units, and that no source tensor is dropped.
+fn check_plan(plan: &Plan, model: &Model) -> Result<()> {
+    let mut ranges = Vec::new();
+    let mut accounted: BTreeSet<u32> = plan.unused.iter().map(|unused| unused.tensor).collect();
+    for (index, segment) in plan.segments.iter().enumerate() {
+        let file = plan.files.get(segment.file as usize);
+        let end = segment.offset.checked_add(segment.bytes);
+        if file.zip(end).is_none_or(|(file, end)| end > file.bytes) {
+            return Err(broken(format!("segment {index} is not within its file")));
+        }
+        ranges.push((segment.file, segment.offset, segment.bytes));
+        if let SegmentContent::Tensor(tensor) = &segment.content {
+            if !plan.units.iter().any(|unit| unit.unit == tensor.unit) {
+                return Err(broken(format!("{} belongs to a unit that is not planned", tensor.name)));
+            }
+            accounted.extend(&tensor.sources);
+        }
+    }
+    ranges.sort_unstable();
+    if ranges.windows(2).any(|pair| pair[0].0 == pair[1].0 && pair[0].1 + pair[0].2 > pair[1].1) {
+        return Err(broken("two segments overlap"));
+    }
+    match (0..).zip(&model.tensors).find(|(id, _)| !accounted.contains(id)) {
+        Some((_, dropped)) => Err(broken(format!("it neither uses {} nor lists it as unused", dropped.name))),
+        None => Ok(()),
+    }
+}

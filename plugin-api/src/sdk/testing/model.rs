@@ -1,0 +1,140 @@
+//! A model with its weights in memory.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::json;
+
+use crate::{
+    abi::DType,
+    documents::{Hyperparameters, Model, Role, RoleKind, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind},
+};
+
+/// A model, its weights and its companion files.
+#[derive(Debug, Clone)]
+pub struct TestModel {
+    /// What a plugin is told. Tensors and companions are added by the functions below.
+    pub model: Model,
+    pub(super) weights: Arc<Vec<Weights>>,
+    pub(super) companions: BTreeMap<String, Vec<u8>>,
+}
+
+/// The bytes of a tensor.
+#[derive(Debug, Clone)]
+pub(super) struct Weights {
+    pub(super) dtype: DType,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl TestModel {
+    /// A model without anything in it.
+    pub fn new(name: impl Into<String>, family: impl Into<String>) -> Self {
+        Self { model: Model::new(name, family), weights: Arc::default(), companions: BTreeMap::new() }
+    }
+
+    /// A small model of the family `llama` with weights that look like noise: embedding, `layers`
+    /// decoder layers and a head. Heads are 32 wide; `hidden` is a multiple of 32.
+    pub fn llama(layers: u32, hidden: u64, ffn: u64, vocabulary: u64) -> Self {
+        let mut made = Self::new("test", "llama");
+        let heads = u32::try_from(hidden / 32).unwrap_or(1).max(1);
+        made.model.hyperparameters = Hyperparameters {
+            layers,
+            hidden_size: hidden,
+            ffn_size: ffn,
+            heads,
+            kv_heads: heads,
+            head_dim: 32,
+            vocab_size: vocabulary,
+            context_length: 512,
+            norm_epsilon: 1e-5,
+            rope: Rope { theta: 10_000.0, kind: "default".into(), ..Rope::default() },
+            ..Hyperparameters::default()
+        };
+        made.model.config = json!({
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "num_hidden_layers": layers,
+            "hidden_size": hidden,
+            "intermediate_size": ffn,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "vocab_size": vocabulary,
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10_000.0,
+        });
+        made.model.units.push(UnitInfo::new(0, UnitKind::Prologue));
+        made.noise("model.embed_tokens", RoleKind::TokenEmbedding, 0, &[vocabulary, hidden]);
+        for layer in 0..layers {
+            let unit = layer + 1;
+            made.model.units.push(UnitInfo::layer(unit, layer));
+            let tensors: [(&str, RoleKind, &[u64]); 9] = [
+                ("input_layernorm", RoleKind::AttentionNorm, &[hidden]),
+                ("self_attn.q_proj", RoleKind::AttentionQ, &[hidden, hidden]),
+                ("self_attn.k_proj", RoleKind::AttentionK, &[hidden, hidden]),
+                ("self_attn.v_proj", RoleKind::AttentionV, &[hidden, hidden]),
+                ("self_attn.o_proj", RoleKind::AttentionOutput, &[hidden, hidden]),
+                ("post_attention_layernorm", RoleKind::FfnNorm, &[hidden]),
+                ("mlp.gate_proj", RoleKind::FfnGate, &[ffn, hidden]),
+                ("mlp.up_proj", RoleKind::FfnUp, &[ffn, hidden]),
+                ("mlp.down_proj", RoleKind::FfnDown, &[hidden, ffn]),
+            ];
+            for (name, kind, shape) in tensors {
+                made.noise(&format!("model.layers.{layer}.{name}"), kind, unit, shape);
+            }
+        }
+        made.model.units.push(UnitInfo::new(layers + 1, UnitKind::Epilogue));
+        made.noise("model.norm", RoleKind::OutputNorm, layers + 1, &[hidden]);
+        made.noise("lm_head", RoleKind::Output, layers + 1, &[vocabulary, hidden]);
+        made
+    }
+
+    /// Adds a tensor, stored as `F32`, and gives its id.
+    pub fn tensor(
+        &mut self,
+        name: impl Into<String>,
+        role: Role,
+        unit: u32,
+        shape: &[u64],
+        values: impl IntoIterator<Item = f32>,
+    ) -> u32 {
+        let bytes = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        self.stored_tensor(SourceTensor::new(name, role, unit, "F32", shape.to_vec()), DType::F32, bytes)
+    }
+
+    /// Adds a tensor as it is stored, and gives its id.
+    pub fn stored_tensor(&mut self, tensor: SourceTensor, dtype: DType, bytes: Vec<u8>) -> u32 {
+        let id = u32::try_from(self.model.tensors.len()).unwrap_or(u32::MAX);
+        self.model.tensors.push(tensor);
+        Arc::make_mut(&mut self.weights).push(Weights { dtype, bytes });
+        id
+    }
+
+    /// Gives a tensor other values, stored as `F32`; nothing happens if there is no such tensor.
+    pub fn set_values(&mut self, tensor: u32, values: impl IntoIterator<Item = f32>) {
+        let index = tensor as usize;
+        if let Some(weights) = Arc::make_mut(&mut self.weights).get_mut(index) {
+            self.model.tensors[index].dtype = "F32".into();
+            *weights = Weights { dtype: DType::F32, bytes: values.into_iter().flat_map(f32::to_le_bytes).collect() };
+        }
+    }
+
+    /// Adds a companion file.
+    pub fn companion(&mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) {
+        let (name, bytes) = (name.into(), bytes.into());
+        self.model.companions.push(SourceFile::new(name.clone(), bytes.len() as u64));
+        self.companions.insert(name, bytes);
+    }
+
+    /// Adds a weight whose values lie evenly between -0.1 and 0.1; the same in every run.
+    fn noise(&mut self, name: &str, kind: RoleKind, unit: u32, shape: &[u64]) {
+        let mut state = self.model.tensors.len() as u64;
+        let values = (0..shape.iter().product()).map(|_| {
+            // Knuth's MMIX generator; its high bits are the good ones.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let [.., low, high] = state.to_le_bytes();
+            (f32::from(u16::from_le_bytes([low, high])) / 65_536.0 - 0.5) / 5.0
+        });
+        let values: Vec<f32> = values.collect();
+        self.tensor(format!("{name}.weight"), Role::weight(kind), unit, shape, values);
+    }
+}
