@@ -81,6 +81,7 @@ impl GgufJob {
         let family = families::family_of(model)?;
         let (mut metadata, mut warnings) = families::metadata(model, family)?;
         let vocabulary = model.hyperparameters.vocab_size;
+        let _grant = host.grant(tokenizer::memory(companions, vocabulary), "reading the tokenizer")?;
         let tokenizer = tokenizer::tokenizer_metadata(companions, vocabulary, &model.config, pre)?;
         metadata.append(tokenizer.metadata)?;
         warnings.extend(tokenizer.warnings);
