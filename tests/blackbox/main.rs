@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod bad_plugin;
+mod converter;
+mod gguf;
 mod help;
 mod loading;
 mod memory;

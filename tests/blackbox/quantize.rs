@@ -6,12 +6,12 @@ use std::{
 };
 
 use qhost_tests::{
-    checkpoint::{RandomLlama, copy_of},
+    checkpoint::{RandomLlama, copy_of, write_json},
     command::Qhost,
     fixture,
 };
 use safetensors::Dtype;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const LEVELS: [&str; 17] = [
     "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M",
@@ -111,7 +111,17 @@ fn bytes_do_not_depend_on_threads_shards_or_the_form_of_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("a").join("model");
     let sharded = folder.path().join("b").join("model");
-    let llama = RandomLlama { hostile: true, ..RandomLlama::default() };
+    // A million weights in a matrix are eight pieces of work, so that threads share tensors, and a head's
+    // rows are in several pieces.
+    let llama = RandomLlama {
+        hidden: 1024,
+        ffn: 1024,
+        heads: 4,
+        kv_heads: 2,
+        layers: 2,
+        hostile: true,
+        ..RandomLlama::default()
+    };
     llama.write(&plain);
     RandomLlama { shards: 5, ..llama }.write(&sharded);
     let mut seen = Vec::new();
@@ -224,6 +234,30 @@ fn options_without_a_meaning_for_the_format_are_refused() {
     ] {
         let error = Qhost::new(["plan", "--format", "gguf", option]).arg(&model).fail_with(code);
         assert!(error["message"].as_str().unwrap().contains(word), "{option}: {error}");
+    }
+}
+
+/// GGUF has 32 bits where JSON has 64; what would become zero or infinite there is no setting.
+#[test]
+fn settings_that_the_format_cannot_hold_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = copy_of(&fixture("stories260K"), folder.path());
+    let config: Value = serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
+    let llama3 = |factor: f64| {
+        json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192})
+    };
+    for (key, value, named) in [
+        ("rope_theta", json!(1e300), "`rope_theta`"),
+        ("rms_norm_eps", json!(1e-60), "`rms_norm_eps`"),
+        ("rope_scaling", json!({"rope_type": "linear", "factor": 1e300}), "`factor`"),
+        ("rope_scaling", llama3(1e300), "`factor`"),
+    ] {
+        let mut config = config.clone();
+        config[key] = value;
+        write_json(&model.join("config.json"), &config);
+        let error = Qhost::new(["plan", "--format", "gguf"]).arg(&model).fail_with(5);
+        assert!(error["message"].as_str().unwrap().contains(named), "{error}");
     }
 }
 

@@ -33,9 +33,9 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("plan", &["exit_code", "text"]),
     ("plugin", &["cancel", "exit_code", "stream", "text"]),
     ("write", &["exit_code", "plan", "stream"]),
-    ("run", &["cancel", "exit_code", "model", "plan", "plugin", "source", "stream", "text", "write"]),
+    ("run", &["cancel", "exit_code", "memory", "model", "plan", "plugin", "source", "stream", "text", "write"]),
     ("report", &["exit_code", "memory", "plan", "plugin", "run", "text"]),
-    ("cli", &["cancel", "exit_code", "plugin", "report", "run", "write"]),
+    ("cli", &["bus_error", "cancel", "exit_code", "plugin", "report", "run"]),
 ];
 
 /// Formats live in plugins; the host and the API have never heard of them.

@@ -11,7 +11,8 @@ use qhost_plugin_api::{
         TensorSegment, UnitOrder,
     },
     sdk::{
-        CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, HostHandle, Result, RowJob, UnitHandle, chunks, with_scratch,
+        CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, HostHandle, Result, RowJob, Scratch, UnitHandle, chunks,
+        with_scratch,
     },
 };
 
@@ -80,6 +81,7 @@ impl GgufJob {
         let family = families::family_of(model)?;
         let (mut metadata, mut warnings) = families::metadata(model, family)?;
         let vocabulary = model.hyperparameters.vocab_size;
+        let _grant = host.grant(tokenizer::memory(companions, vocabulary), "reading the tokenizer")?;
         let tokenizer = tokenizer::tokenizer_metadata(companions, vocabulary, &model.config, pre)?;
         metadata.append(tokenizer.metadata)?;
         warnings.extend(tokenizer.warnings);
@@ -199,20 +201,11 @@ impl FormatJob for GgufJob {
 
 /// Makes some rows of a tensor, and gives the sums of squared errors and of squares.
 fn make_rows(io: &UnitHandle, segment: u32, source: &Source, rows: &Range<u64>) -> Result<(f64, f64)> {
-    let lent = io.rows(source.tensor, rows.start, rows.end - rows.start)?;
-    let weights = lent.rows() * lent.row_elements();
+    let count = rows.end - rows.start;
     let row_bytes = source.block_type.row_bytes(source.row_elements).unwrap_or(0);
     let sums = with_scratch(|scratch| {
-        lent.widen(&mut scratch.floats)?;
-        drop(lent);
-        if let Some(head) = source.interleave {
-            // A bias has one element where a weight has a row.
-            let columns = if source.rows == 1 { 1 } else { source.row_elements };
-            interleave_halves(&scratch.floats, &mut scratch.more_floats, head, columns);
-            std::mem::swap(&mut scratch.floats, &mut scratch.more_floats);
-        }
-        let bytes = usize::try_from((rows.end - rows.start) * row_bytes);
-        scratch.bytes.resize(bytes.map_err(|_| Failure::internal("a chunk is too long"))?, 0);
+        source.fetch(io, rows, scratch)?;
+        scratch.bytes.resize(in_memory(count * row_bytes)?, 0);
         source.block_type.quantize(&scratch.floats, &mut scratch.bytes);
         if source.block_type.first_invalid_block(&scratch.bytes).is_some() {
             return Err(too_large(source.block_type).about(io.tensor_name(source.tensor)));
@@ -222,13 +215,14 @@ fn make_rows(io: &UnitHandle, segment: u32, source: &Source, rows: &Range<u64>) 
         io.write(segment, rows.start * row_bytes, &scratch.bytes)?;
         Ok(squared_errors(&scratch.floats, &scratch.more_floats))
     })?;
-    io.progress(weights);
+    io.progress(count * source.row_elements);
     Ok(sums)
 }
 
 impl Source {
+    /// The rows that must stay together: two neighbours come from two places, see [`runs`].
     fn granule(&self) -> u64 {
-        self.interleave.filter(|_| self.rows > 1).unwrap_or(1)
+        if self.interleave.is_some() && self.rows > 1 { 2 } else { 1 }
     }
 
     /// Buffers for one chunk: the weights twice as `f32`, and the bytes.
@@ -236,6 +230,35 @@ impl Source {
         let weights = (self.granule() * self.row_elements).max(CHUNK_WEIGHTS);
         weights.saturating_mul(4 + 4 + 4)
     }
+
+    /// Widens the weights of some rows of the file into `scratch.floats`.
+    fn fetch(&self, io: &UnitHandle, rows: &Range<u64>, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { floats, more_floats, .. } = scratch;
+        let count = rows.end - rows.start;
+        let Some(head) = self.interleave else {
+            return io.rows(self.tensor, rows.start, count)?.widen(floats);
+        };
+        floats.resize(in_memory(count * self.row_elements)?, 0.0);
+        if self.rows > 1 {
+            for run in runs(rows, head) {
+                io.rows(self.tensor, run.first, run.count)?.widen(more_floats)?;
+                spread(more_floats, in_memory(self.row_elements)?, in_memory(run.place)?, floats);
+            }
+        } else {
+            // A bias: it has an element where a weight has a row.
+            io.rows(self.tensor, 0, 1)?.widen(more_floats)?;
+            for run in runs(&(0..self.row_elements), head) {
+                let elements = &more_floats[in_memory(run.first)?..][..in_memory(run.count)?];
+                spread(elements, 1, in_memory(run.place)?, floats);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A length of something that is held in memory.
+fn in_memory(length: u64) -> Result<usize> {
+    usize::try_from(length).map_err(|_| Failure::internal("a chunk is too long"))
 }
 
 fn level(options: &Options) -> Result<&'static Level> {
@@ -318,21 +341,38 @@ fn too_large(block_type: BlockType) -> Failure {
         .hint("use --level BF16 or F32")
 }
 
-/// Turns the two halves of every head's rows into neighbours: rows 0, h/2, 1, h/2 + 1, …
+/// Lines of the checkpoint that follow each other, and stand at every second place in the file.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    /// The first of them in the checkpoint.
+    first: u64,
+    /// How many they are.
+    count: u64,
+    /// The place of the first, from the start of the lines that were asked for.
+    place: u64,
+}
+
+/// Where some lines of a tensor come from whose heads have their two halves interleaved.
 ///
-/// `x` holds rows of `columns` elements, a whole number of heads of `head` rows.
-fn interleave_halves(x: &[f32], out: &mut Vec<f32>, head: u64, columns: u64) {
-    #[expect(clippy::cast_possible_truncation, reason = "the rows are in memory")]
-    let (half, columns) = ((head / 2) as usize, columns as usize);
-    out.resize(x.len(), 0.0);
-    for (x, out) in x.chunks_exact(2 * half * columns).zip(out.chunks_exact_mut(2 * half * columns)) {
-        let (first, second) = x.split_at(half * columns);
-        let pairs = first.chunks_exact(columns).zip(second.chunks_exact(columns));
-        for (pair, (even, odd)) in out.chunks_exact_mut(2 * columns).zip(pairs) {
-            pair[..columns].copy_from_slice(even);
-            pair[columns..].copy_from_slice(odd);
-        }
-    }
+/// A head of `h` lines is stored as lines 0, h/2, 1, h/2 + 1, … of the checkpoint. `lines` starts and
+/// ends between two such pairs, anywhere in a head.
+fn runs(lines: &Range<u64>, head: u64) -> impl Iterator<Item = Run> {
+    let Range { start, end } = *lines;
+    (start / head..end.div_ceil(head)).flat_map(move |index| {
+        let base = index * head;
+        let (from, to) = (start.max(base), end.min(base + head));
+        [0, 1].map(|half| Run {
+            first: base + half * (head / 2) + (from - base) / 2,
+            count: (to - from) / 2,
+            place: from - start + half,
+        })
+    })
+}
+
+/// Copies lines of `columns` elements to every second line of `out`, the first to line `place`.
+fn spread(lines: &[f32], columns: usize, place: usize, out: &mut [f32]) {
+    let places = out.chunks_exact_mut(columns).skip(place).step_by(2);
+    places.zip(lines.chunks_exact(columns)).for_each(|(place, line)| place.copy_from_slice(line));
 }
 
 /// The sum of squared differences, and the sum of squares of `x`.
@@ -353,17 +393,40 @@ fn squared_errors(x: &[f32], y: &[f32]) -> (f64, f64) {
 mod tests {
     use super::*;
 
+    /// Every cut into even pieces, against the definition: reshape to (heads, 2, h/2), swap, flatten.
     #[test]
-    fn halves_of_each_head_become_neighbours() {
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        let x: Vec<f32> = (0..16).map(|index| index as f32).collect();
-        let mut out = Vec::new();
-        interleave_halves(&x, &mut out, 4, 2);
-        let expected = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15].map(|index| x[index]);
-        assert_eq!(out.iter().map(|value| value.to_bits()).collect::<Vec<_>>(), expected.map(f32::to_bits));
-        interleave_halves(&x, &mut out, 8, 1);
-        let expected = [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15].map(|index| x[index]);
-        assert_eq!(out.iter().map(|value| value.to_bits()).collect::<Vec<_>>(), expected.map(f32::to_bits));
+    fn halves_of_each_head_become_neighbours_however_the_tensor_is_cut() {
+        for (heads, head) in [(1, 2), (3, 2), (2, 4), (4, 6), (3, 16)] {
+            let lines = heads * head;
+            let expected: Vec<_> = (0..lines)
+                .map(|line| (line / head, line % head))
+                .map(|(index, line)| index * head + line / 2 + line % 2 * (head / 2))
+                .collect();
+            for step in (2..=lines).step_by(2) {
+                let mut made = Vec::new();
+                for start in (0..lines).step_by(usize::try_from(step).unwrap()) {
+                    let piece = start..lines.min(start + step);
+                    let mut out = vec![u64::MAX; usize::try_from(piece.end - piece.start).unwrap()];
+                    for run in runs(&piece, head) {
+                        assert!(run.count > 0, "an empty run is a loan for nothing");
+                        for line in 0..run.count {
+                            out[usize::try_from(run.place + 2 * line).unwrap()] = run.first + line;
+                        }
+                    }
+                    made.extend(out);
+                }
+                assert_eq!(made, expected, "{heads} heads of {head} in pieces of {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_spread_over_every_second_place() {
+        let mut out = vec![0.0; 12];
+        spread(&[1.0, 2.0, 3.0, 4.0], 2, 2, &mut out);
+        spread(&[5.0, 6.0], 2, 1, &mut out);
+        let expected = [0, 0, 5, 6, 1, 2, 0, 0, 3, 4, 0, 0_u8].map(f32::from);
+        assert!(out.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{out:?}");
     }
 
     #[test]

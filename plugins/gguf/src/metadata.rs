@@ -141,21 +141,14 @@ impl Metadata {
         }
     }
 
-    /// Reads `count` pairs from the start of `bytes` and gives them with the number of bytes they take.
+    /// Reads `count` pairs from where a cursor stands.
     ///
     /// Nothing is allocated for a length before it is checked against the bytes that are left, so memory
-    /// stays within a small multiple of `bytes`.
+    /// stays within a small multiple of them.
     ///
     /// # Errors
     /// Fails with kind `CORRUPT` when the bytes end early, a key comes twice, a string is not UTF-8, or a
     /// type is unknown; arrays of arrays, which no writer produces, are refused as well.
-    pub fn parse(bytes: &[u8], count: u64) -> Result<(Self, usize)> {
-        let mut cursor = Cursor::new(bytes);
-        let metadata = Self::read(&mut cursor, count)?;
-        Ok((metadata, cursor.position()))
-    }
-
-    /// As [`Metadata::parse`], from where a cursor stands.
     pub(crate) fn read(cursor: &mut Cursor<'_>, count: u64) -> Result<Self> {
         let mut metadata = Self::new();
         for index in 0..count {
@@ -442,15 +435,19 @@ mod tests {
         out
     }
 
+    fn refusal(bytes: &[u8], count: u64) -> FailureKind {
+        Metadata::read(&mut Cursor::new(bytes), count).unwrap_err().kind
+    }
+
     #[test]
     fn every_type_comes_back_as_it_was_written() {
         let metadata = sample();
         let mut bytes = bytes(&metadata);
         let length = bytes.len();
         bytes.extend([9; 5]);
-        let (parsed, used) = Metadata::parse(&bytes, metadata.len() as u64).unwrap();
-        assert_eq!(parsed, metadata);
-        assert_eq!(used, length);
+        let mut cursor = Cursor::new(&bytes);
+        assert_eq!(Metadata::read(&mut cursor, metadata.len() as u64).unwrap(), metadata);
+        assert_eq!(cursor.position(), length);
     }
 
     #[test]
@@ -473,7 +470,7 @@ mod tests {
         assert_eq!(metadata.get("k").and_then(Value::as_u64), Some(1));
         let mut twice = bytes(&metadata);
         twice.extend(twice.clone());
-        assert_eq!(Metadata::parse(&twice, 2).unwrap_err().kind, FailureKind::CORRUPT);
+        assert_eq!(refusal(&twice, 2), FailureKind::CORRUPT);
     }
 
     #[test]
@@ -481,8 +478,7 @@ mod tests {
         let metadata = sample();
         let bytes = bytes(&metadata);
         for end in 0..bytes.len() {
-            let failure = Metadata::parse(&bytes[..end], metadata.len() as u64).unwrap_err();
-            assert_eq!(failure.kind, FailureKind::CORRUPT, "cut at {end}");
+            assert_eq!(refusal(&bytes[..end], metadata.len() as u64), FailureKind::CORRUPT, "cut at {end}");
         }
     }
 
@@ -495,13 +491,13 @@ mod tests {
         let huge = [u64::MAX, u64::MAX / 2, 1 << 61, 1 << 32];
         for count in huge {
             for element in 0..=13 {
-                assert_eq!(Metadata::parse(&array(element, count), 1).unwrap_err().kind, FailureKind::CORRUPT);
+                assert_eq!(refusal(&array(element, count), 1), FailureKind::CORRUPT);
             }
             let string = pair(&[&tag::STRING.to_le_bytes()[..], &count.to_le_bytes(), b"abc"].concat());
-            assert_eq!(Metadata::parse(&string, 1).unwrap_err().kind, FailureKind::CORRUPT);
-            assert_eq!(Metadata::parse(&count.to_le_bytes(), 1).unwrap_err().kind, FailureKind::CORRUPT);
+            assert_eq!(refusal(&string, 1), FailureKind::CORRUPT);
+            assert_eq!(refusal(&count.to_le_bytes(), 1), FailureKind::CORRUPT);
         }
-        assert_eq!(Metadata::parse(&[], u64::MAX).unwrap_err().kind, FailureKind::CORRUPT);
+        assert_eq!(refusal(&[], u64::MAX), FailureKind::CORRUPT);
     }
 
     #[test]
@@ -512,7 +508,7 @@ mod tests {
         let boolean = pair(&[&tag::BOOL.to_le_bytes()[..], &[2]].concat());
         let text = pair(&[&tag::STRING.to_le_bytes()[..], &1u64.to_le_bytes(), &[0xff]].concat());
         for bytes in [nested, unknown, boolean, text] {
-            assert_eq!(Metadata::parse(&bytes, 1).unwrap_err().kind, FailureKind::CORRUPT);
+            assert_eq!(refusal(&bytes, 1), FailureKind::CORRUPT);
         }
     }
 }

@@ -142,6 +142,24 @@ mod tests {
     }
 
     #[test]
+    fn no_tensor_overlaps_the_one_before_it_and_none_passes_the_end() {
+        let types = [BlockType::F32, BlockType::F16, BlockType::Q4_0, BlockType::Q3K, BlockType::Q6K, BlockType::Q8_0];
+        let tensors = (0..60).map(|index| Unplaced {
+            name: format!("t{index}"),
+            shape: vec![index % 7 + 1, 256 * (index % 3 + 1)],
+            block_type: types[usize::try_from(index).unwrap() % types.len()],
+        });
+        let layout = lay_out(&Metadata::new(), tensors.collect()).unwrap();
+        let mut end = 0;
+        for tensor in &layout.tensors {
+            assert!(tensor.offset.is_multiple_of(ALIGNMENT), "{}", tensor.name);
+            assert!((end..end + ALIGNMENT).contains(&tensor.offset), "{}", tensor.name);
+            end = tensor.offset + tensor.bytes;
+        }
+        assert_eq!(layout.file_bytes, layout.header.len() as u64 + align(end).unwrap());
+    }
+
+    #[test]
     fn rows_that_do_not_fit_and_sizes_that_overflow_are_errors() {
         let tensor =
             |shape: &[u64]| vec![Unplaced { name: "a".into(), shape: shape.into(), block_type: BlockType::Q4_0 }];

@@ -7,51 +7,21 @@ use serde_json::Value;
 
 use super::{
     special::{Part, Special},
-    vocabulary::{TokenType, Vocabulary},
+    vocabulary::Vocabulary,
 };
 
 /// Applies the family's rules.
 pub(super) fn adjust(config: &Value, vocabulary: &Vocabulary, special: &mut Special) {
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("");
-    let mut by_text = |part: Part, text: &str| {
-        if let Some(id) = vocabulary.find(text) {
-            special.ids.set_default(part, id);
+    if model_type == "llama" {
+        // Code Llama's end of infilling, which llama.cpp does not know by its text.
+        if vocabulary.rows() == 32_016 && vocabulary.get(32_010).is_some_and(|token| token.text == "▁<EOT>") {
+            special.ids.set_default(Part::Eot, 32_010);
         }
-    };
-    match model_type {
-        // A GLM turn ends where the user's begins; the files name no such token.
-        "glm4" => {
-            by_text(Part::Eos, "<|endoftext|>");
-            by_text(Part::Eot, "<|user|>");
-            by_text(Part::Unk, "<|endoftext|>");
-            by_text(Part::Bos, "<|endoftext|>");
+        // Granite's code models have the flag set in their files but were trained without a BOS.
+        if vocabulary.rows() == 49_152 {
+            special.adds.set(Part::Bos, false);
         }
-        "glm4_moe" | "glm4_moe_lite" | "glm_moe_dsa" => {
-            by_text(Part::Bos, "[gMASK]");
-            by_text(Part::Eot, "<|user|>");
-            by_text(Part::Unk, "<|endoftext|>");
-            by_text(Part::Eom, "<|observation|>");
-        }
-        // The chat models end a turn with a token that their files do not name as EOS.
-        "internlm2" | "internlm3" => {
-            let chat_end = vocabulary
-                .find("<|im_end|>")
-                .filter(|&id| vocabulary.get(id).is_some_and(|token| token.kind == TokenType::Control));
-            if let Some(id) = chat_end {
-                special.ids.set(Part::Eos, id);
-            }
-        }
-        "llama" => {
-            // Code Llama's end of infilling, which llama.cpp does not know by its text.
-            if vocabulary.rows() == 32_016 && vocabulary.get(32_010).is_some_and(|token| token.text == "▁<EOT>") {
-                special.ids.set_default(Part::Eot, 32_010);
-            }
-            // Granite's code models have the flag set in their files but were trained without a BOS.
-            if vocabulary.rows() == 49_152 {
-                special.adds.set(Part::Bos, false);
-            }
-        }
-        _ => {}
     }
 }
 
@@ -59,38 +29,36 @@ pub(super) fn adjust(config: &Value, vocabulary: &Vocabulary, special: &mut Spec
 mod tests {
     use serde_json::json;
 
-    use super::{super::vocabulary::Token, *};
+    use super::{
+        super::vocabulary::{Token, TokenType},
+        *,
+    };
 
-    fn vocabulary(texts: &[&str]) -> Vocabulary {
-        let mut vocabulary = Vocabulary::new(texts.len() as u64).unwrap();
-        for (id, text) in (0..).zip(texts) {
-            vocabulary.set(id, Token { text: (*text).to_owned(), score: 0.0, kind: TokenType::Control });
+    /// A vocabulary of that many rows, and what the family `llama` makes of it.
+    fn adjusted(rows: u64, tokens: &[(u32, &str)], model_type: &str) -> Special {
+        let mut vocabulary = Vocabulary::new(rows).unwrap();
+        for &(id, text) in tokens {
+            vocabulary.set(id, Token { text: text.to_owned(), score: 0.0, kind: TokenType::Control });
         }
-        vocabulary
+        let mut special = Special::default();
+        special.adds.set(Part::Bos, true);
+        adjust(&json!({"model_type": model_type}), &vocabulary, &mut special);
+        special
     }
 
     #[test]
-    fn glm_turns_end_where_the_user_begins() {
-        let vocabulary = vocabulary(&["<|endoftext|>", "[gMASK]", "<|user|>", "<|observation|>"]);
-        let mut special = Special::default();
-        adjust(&json!({"model_type": "glm4_moe"}), &vocabulary, &mut special);
-        assert_eq!(special.ids.get(Part::Bos), Some(&1));
-        assert_eq!(special.ids.get(Part::Eot), Some(&2));
-        assert_eq!(special.ids.get(Part::Eom), Some(&3));
-        let mut special = Special::default();
-        special.ids.set(Part::Bos, 3);
-        adjust(&json!({"model_type": "glm4"}), &vocabulary, &mut special);
-        assert_eq!(special.ids.get(Part::Bos), Some(&3));
-        assert_eq!(special.ids.get(Part::Eos), Some(&0));
+    fn code_llama_s_end_of_infilling_is_told() {
+        let eot = |special: Special| special.ids.get(Part::Eot).copied();
+        assert_eq!(eot(adjusted(32_016, &[(32_010, "▁<EOT>")], "llama")), Some(32_010));
+        assert_eq!(eot(adjusted(32_016, &[(32_010, "word")], "llama")), None);
+        assert_eq!(eot(adjusted(32_017, &[(32_010, "▁<EOT>")], "llama")), None);
+        assert_eq!(eot(adjusted(32_016, &[(32_010, "▁<EOT>")], "qwen2")), None);
     }
 
     #[test]
-    fn internlm_chat_models_end_a_turn() {
-        let mut special = Special::default();
-        special.ids.set(Part::Eos, 0);
-        adjust(&json!({"model_type": "internlm3"}), &vocabulary(&["</s>", "<|im_end|>"]), &mut special);
-        assert_eq!(special.ids.get(Part::Eos), Some(&1));
-        adjust(&json!({"model_type": "qwen3"}), &vocabulary(&["</s>"]), &mut special);
-        assert_eq!(special.ids.get(Part::Eos), Some(&1));
+    fn granite_s_code_models_get_no_bos() {
+        assert_eq!(adjusted(49_152, &[], "llama").adds.get(Part::Bos), Some(&false));
+        assert_eq!(adjusted(49_153, &[], "llama").adds.get(Part::Bos), Some(&true));
+        assert_eq!(adjusted(49_152, &[], "mistral").adds.get(Part::Bos), Some(&true));
     }
 }

@@ -56,6 +56,15 @@ pub struct TokenizerMetadata {
     pub warnings: Vec<String>,
 }
 
+/// Working memory that [`tokenizer_metadata`] takes, about, and the bytes of the keys with it.
+pub(crate) fn memory(files: &FilesHandle, vocab_size: u64) -> u64 {
+    // Measured: a row with its token's text takes less than a hundred bytes, and tokenizer.json four times
+    // its length while it is read.
+    let length = |name| files.length(name).unwrap_or(0);
+    let files = length("tokenizer.json").max(length("tokenizer.model"));
+    vocab_size.saturating_mul(100).saturating_add(files.saturating_mul(4))
+}
+
 /// The `tokenizer.ggml.*` and `tokenizer.chat_template*` pairs for a model.
 ///
 /// `vocab_size` is the number of rows of the embedding, `config` the model's `config.json`, and

@@ -1,0 +1,115 @@
+//! Our F32 files against those of llama.cpp's own converter.
+//!
+//! `golden/converter/` has what the converter wrote, as text. That it is the real one and how the
+//! text was made stands in the README beside it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use qhost_tests::{
+    checkpoint::{RandomLlama, copy_of},
+    command::Qhost,
+    fixture, repository,
+};
+use safetensors::{Dtype, SafeTensors};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::gguf::{Gguf, Tensor};
+
+fn f32_file(model: &Path, output: &Path) -> Gguf {
+    let qhost = Qhost::new(["quantize", "--format", "gguf", "--level", "F32", "--no-report", "-o"]);
+    let result = qhost.arg(output).arg(model).json();
+    Gguf::read(&PathBuf::from(result["output_path"].as_str().unwrap()))
+}
+
+/// A line of the golden file for a tensor.
+fn line(tensor: &Tensor) -> String {
+    assert_eq!(tensor.kind, 0);
+    let mut words = vec![format!("{} {:?} F32 {:016x}", tensor.name, tensor.dimensions, xxh3_64(&tensor.data))];
+    if tensor.name == "rope_freqs.weight" {
+        let factors = tensor.data.as_chunks::<4>().0.iter();
+        words.extend(factors.map(|factor| format!("{:08x}", u32::from_le_bytes(*factor))));
+    }
+    words.join(" ")
+}
+
+/// Keys that may differ, and why.
+fn is_ours(key: &str, model: &str) -> bool {
+    // The converter makes a title of the folder's name.
+    key.starts_with("general.name ")
+        // It takes the token from tokenizer.json alone, which this model has not.
+        || key.starts_with("tokenizer.ggml.unknown_token_id ") && model == "stories260K"
+        // The quantiser moves these two to the end.
+        || key.starts_with("general.quantization_version ")
+        || key.starts_with("general.file_type ")
+}
+
+#[test]
+fn keys_and_tensors_are_those_of_the_reference_converter() {
+    for name in ["llama", "llama-headdim", "llama-rope3-tied", "mistral", "qwen2", "qwen3", "tinylm", "stories260K"] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = match name {
+            "tinylm" | "stories260K" => fixture(name),
+            _ => {
+                let model = copy_of(&fixture("arch").join(name), folder.path());
+                fs::remove_file(model.join("golden.safetensors")).unwrap();
+                for file in ["tokenizer.json", "tokenizer_config.json"] {
+                    fs::copy(fixture("tokenizers").join("bpe-gpt2").join(file), model.join(file)).unwrap();
+                }
+                model
+            }
+        };
+        let ours = f32_file(&model, &folder.path().join("out"));
+        let golden = repository().join("tests/golden/converter").join(format!("{name}.txt"));
+        let golden = fs::read_to_string(golden).unwrap();
+        let (tensors, keys): (Vec<_>, Vec<_>) = golden.lines().partition(|line| line.contains("] F32 "));
+
+        let compared =
+            |keys: Vec<&str>| keys.into_iter().filter(|key| !is_ours(key, name)).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(compared(ours.keys.iter().map(String::as_str).collect()), compared(keys), "{name}");
+        let last: Vec<_> = ours.keys.iter().rev().take(2).map(String::as_str).collect();
+        assert_eq!(last, ["general.file_type u32 0", "general.quantization_version u32 2"], "{name}");
+
+        let mut lines: Vec<_> = ours.tensors.iter().map(line).collect();
+        let mut tensors: Vec<_> = tensors.into_iter().map(str::to_owned).collect();
+        // The quantiser sorts them, the converter does not.
+        lines.sort();
+        tensors.sort();
+        assert_eq!(lines, tensors, "{name}");
+    }
+}
+
+/// The rows of every head's two halves take turns, wherever the work was cut: within heads of 128
+/// rows, between several heads of 64, and askew through heads of 80.
+#[test]
+fn query_and_key_rows_are_interleaved_whatever_their_number() {
+    let folder = tempfile::tempdir().unwrap();
+    for (hidden, heads, kv_heads) in [(2048, 16, 4), (1024, 16, 8), (1280, 16, 16)] {
+        let llama =
+            RandomLlama { hidden, heads, kv_heads, ffn: 32, layers: 1, dtype: Dtype::F32, ..RandomLlama::default() };
+        let model = folder.path().join(format!("m{hidden}"));
+        llama.write(&model);
+        let file = f32_file(&model, folder.path());
+        let bytes = fs::read(model.join("model.safetensors")).unwrap();
+        let source = SafeTensors::deserialize(&bytes).unwrap();
+        for (name, ours, heads) in [("q", "attn_q", heads), ("k", "attn_k", kv_heads)] {
+            let weights = source.tensor(&format!("model.layers.0.self_attn.{name}_proj.weight")).unwrap();
+            let rows: Vec<_> = weights.data().chunks(4 * hidden).collect();
+            let half = rows.len() / heads / 2;
+            // numpy: w.reshape(heads, 2, half, hidden).swapaxes(1, 2)
+            let mut expected: Vec<u8> = Vec::new();
+            for head in 0..heads {
+                for row in 0..half {
+                    for part in 0..2 {
+                        expected.extend(rows[(head * 2 + part) * half + row]);
+                    }
+                }
+            }
+            let tensor = file.tensor(&format!("blk.0.{ours}.weight"));
+            assert_eq!(tensor.dimensions, [hidden, rows.len()]);
+            assert!(tensor.data == expected, "{name} of {hidden} with {heads} heads");
+        }
+    }
+}
