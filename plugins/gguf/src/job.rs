@@ -283,10 +283,14 @@ fn pre_option(options: &Options) -> Result<Option<&str>> {
 
 /// The tensors of the file, in its order.
 fn items(model: &Model, family: &Family) -> Result<Vec<Item>> {
+    let head = model.hyperparameters.head_dim;
+    if family.rotary == Rotary::Neighbours && !head.is_multiple_of(2) {
+        return Err(Failure::unsupported(format!("heads of {head} cannot be turned in pairs")).about("head_dim"));
+    }
     let mut items = Vec::new();
     for (tensor, id) in model.tensors.iter().zip(0_u32..) {
         let rotated = matches!(tensor.role.kind, RoleKind::AttentionQ | RoleKind::AttentionK);
-        let interleave = (rotated && family.rotary == Rotary::Neighbours).then_some(model.hyperparameters.head_dim);
+        let interleave = (rotated && family.rotary == Rotary::Neighbours).then_some(head);
         items.push(Item {
             name: families::tensor_name(model, tensor)?,
             shape: tensor.shape.clone(),

@@ -74,3 +74,13 @@ fn a_ceiling_that_is_too_low_is_a_failure_and_so_is_a_stop() {
     host.cancel();
     assert_eq!(make(&host, "Q4_0").unwrap_err().kind, FailureKind::CANCELLED);
 }
+
+/// Their halves could not be interleaved: some rows would stay empty.
+#[test]
+fn heads_of_an_odd_length_are_refused() {
+    let mut model = model();
+    model.model.hyperparameters.head_dim = 31;
+    let refused = TestHost::new().connect::<Gguf>().unwrap().plan(&model, "gguf", level("Q4_0")).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::UNSUPPORTED);
+    assert!(refused.message.contains("31"), "{refused}");
+}
