@@ -1,6 +1,6 @@
 //! Results in words and small tables.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use bytesize::ByteSize;
 use indicatif::{HumanCount, HumanDuration};
@@ -43,12 +43,21 @@ pub fn show_result(outcome: &Outcome, usage: Usage) -> String {
         "took",
         format!(
             "{}{}{}",
-            HumanDuration(outcome.duration),
+            took(outcome.duration),
             usage.peak_anonymous.map_or_else(String::new, |bytes| format!(", {} of memory", ByteSize(bytes))),
             if outcome.resumed.is_some() { ", resumed" } else { "" },
         ),
     );
     text
+}
+
+/// A duration in words, tenths of a second for a short one.
+fn took(duration: Duration) -> String {
+    if duration < Duration::from_secs(10) {
+        format!("{:.1} seconds", duration.as_secs_f64())
+    } else {
+        HumanDuration(duration).to_string()
+    }
 }
 
 /// A plan.
