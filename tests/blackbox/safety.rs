@@ -108,6 +108,7 @@ fn an_output_that_was_changed_after_the_run_is_not_said_to_be_sound() {
     let error = quantize(&model, &output).fail_with(2);
     assert!(error["message"].as_str().unwrap().contains("exists"), "{error}");
     assert_eq!(fs::read(output.join(OUTPUT)).unwrap(), b"something else");
+    assert!(!partial.exists(), "nothing of the old work is left");
     fs::remove_dir(output.join("qhost-report.json")).unwrap();
     let result = quantize(&model, &output).arg("--force").json();
     assert_eq!(result["resumed"], Value::Null, "{result}");

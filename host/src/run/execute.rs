@@ -81,6 +81,10 @@ impl Prepared {
             journal = open_journal(&work)?;
         }
         if !self.force && self.target.is_occupied() {
+            if journal.contents.start.is_none() {
+                // Nothing is done that is worth keeping.
+                work.remove()?;
+            }
             return Err(plan::Error::Exists { path: self.target.path() }.into());
         }
         let run = Run::new(&self, &work, events)?;

@@ -161,14 +161,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     });
     let copied: BTreeSet<String> = copied.collect();
     let copied_bytes = checkpoint.companions.iter().filter(|file| copied.contains(&file.name)).map(|file| file.bytes);
-    let facts = Facts {
-        place: write::survey(&target, &checkpoint.root),
-        force: request.force,
-        companions: copied_bytes.fold(0, u64::saturating_add),
-        memory_limit: resources.max_memory,
-        memory_own: own_memory(resources.threads),
-    };
-    settings.ledger.set_own(facts.memory_own);
+    let companion_bytes = copied_bytes.fold(0, u64::saturating_add);
 
     let depends_on = &copied | &companions.read_so_far();
     let fingerprint =
@@ -177,11 +170,21 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);
     let start = Start::new(key, name, plugin.sha256.clone(), fingerprint);
     tracing::debug!("the work has the key {}", start.key);
-    let mut facts = facts;
+
+    let mut place = write::survey(&target, &checkpoint.root);
     if seems_published(&target, &start) {
         // Our own finished output, of a run that ended before it had tidied up.
-        facts.place.exists = false;
+        place.exists = false;
     }
+    let memory_own = own_memory(resources.threads);
+    settings.ledger.set_own(memory_own);
+    let facts = Facts {
+        place,
+        force: request.force,
+        companions: companion_bytes,
+        memory_limit: resources.max_memory,
+        memory_own,
+    };
     plan::refuse_impossible(&plan, settings.threads(), &facts)?;
     let model = Arc::new(open.model);
     Ok(Prepared {
