@@ -7,8 +7,9 @@ mod families;
 mod family;
 mod hyperparameters;
 mod inventory;
+mod text_part;
 
 pub use error::Error;
 pub use families::{FAMILIES, find};
-pub use family::{Dim, Entry, Family, Presence};
+pub use family::{Dim, Entry, Family, Heads, Layers, Positions, Presence, Windows};
 pub use inventory::{Understood, understand};

@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use description::{Description, Encoding, FormatDescription, LevelDescription, OptionDescription};
 pub use findings::{Check, CheckStatus, Findings};
 pub use manifest::{Manifest, ManifestFormat};
-pub use model::{Hyperparameters, Model, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind};
+pub use model::{Experts, Hyperparameters, LatentAttention, Model, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind};
 pub use plan::{
     Companion, CompanionContent, Output, OutputKind, Plan, PlannedFile, PlannedUnit, Segment, SegmentContent,
     TensorSegment, UnitOrder, UnusedTensor,

@@ -15,7 +15,8 @@ pub struct Model {
     pub name: String,
     /// The family whose table gave the roles, such as `llama`.
     pub family: String,
-    /// The checkpoint's own `config.json`.
+    /// The checkpoint's `config.json`: of a multimodal checkpoint with the keys of the text part on top,
+    /// and completed by what the family assumes for keys that are left out.
     pub config: serde_json::Value,
     /// What the family table read from `config`, under the same names for every family.
     pub hyperparameters: Hyperparameters,
@@ -106,12 +107,15 @@ pub struct SourceTensor {
     pub dtype: String,
     /// The shape, outermost dimension first; for a linear `[out, in]`.
     pub shape: Vec<u64>,
+    /// Whether a linear is stored as `[in, out]` instead, so that a row belongs to one input.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transposed: bool,
 }
 
 impl SourceTensor {
     /// A tensor of the unit `unit`.
     pub fn new(name: impl Into<String>, role: Role, unit: u32, dtype: impl Into<String>, shape: Vec<u64>) -> Self {
-        Self { name: name.into(), role, unit, dtype: dtype.into(), shape }
+        Self { name: name.into(), role, unit, dtype: dtype.into(), shape, transposed: false }
     }
 
     /// The number of elements.
@@ -181,8 +185,61 @@ pub struct Hyperparameters {
     pub rope: Rope,
     /// Window of sliding attention in tokens, where it is in use.
     pub sliding_window: Option<u64>,
+    /// For each layer whether it uses the window; empty if all do, or none.
+    pub windowed_layers: Vec<bool>,
+    /// The activation function of the feed-forward block, under transformers' name.
+    pub activation: String,
+    /// Routed experts.
+    pub experts: Option<Experts>,
+    /// Latent attention.
+    pub latent_attention: Option<LatentAttention>,
     /// Whether the head reuses the embedding.
     pub tied_embeddings: bool,
+}
+
+/// A mixture of experts. It gets more fields: make one with `..Experts::default()`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Experts {
+    /// Experts in a layer.
+    pub count: u32,
+    /// Experts that a token is sent to.
+    pub used: u32,
+    /// Inner width of one expert.
+    pub ffn_size: u64,
+    /// How many experts every token uses; none where the family has them and does not count them.
+    pub shared_count: Option<u32>,
+    /// Inner width of all experts that every token uses, together; 0 without any.
+    pub shared_ffn_size: u64,
+    /// For each layer whether it has experts.
+    pub layers: Vec<bool>,
+    /// Whether the weights of the chosen experts are scaled to sum up to 1.
+    pub normalized: bool,
+    /// What the weights of the chosen experts are multiplied with.
+    pub scale: f64,
+    /// How a router's logits become scores: `softmax` or `sigmoid`.
+    pub scoring: String,
+    /// Groups of experts, of which some are chosen first.
+    pub groups: Option<u32>,
+    /// Groups that are chosen.
+    pub groups_used: Option<u32>,
+}
+
+/// Multi-head latent attention (DeepSeek-V2, section 2.1). It gets more fields: make one with
+/// `..LatentAttention::default()`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LatentAttention {
+    /// Width of the latent queries; none where queries are made at once.
+    pub q_rank: Option<u64>,
+    /// Width of the latent keys and values.
+    pub kv_rank: u64,
+    /// Elements of a query or key head that are not rotated.
+    pub unrotated: u64,
+    /// Elements of a query or key head that are rotated.
+    pub rotated: u64,
+    /// Elements of a value head.
+    pub value: u64,
 }
 
 /// Rotary position embedding. It gets more fields: make one with `..Rope::default()`.
@@ -193,6 +250,10 @@ pub struct Rope {
     pub theta: f64,
     /// `default`, or the name of the scaling (`linear`, `llama3`, `yarn`, …).
     pub kind: String,
+    /// Elements of a head that are rotated; 0 without rotary embedding.
+    pub dimensions: u64,
+    /// Base of the frequencies in layers with a window, where it is another.
+    pub local_theta: Option<f64>,
     /// The scaling's parameters as the checkpoint states them.
     pub parameters: serde_json::Map<String, serde_json::Value>,
 }

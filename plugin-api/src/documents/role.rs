@@ -116,6 +116,8 @@ macro_rules! role_kinds {
 role_kinds! {
     /// Token embedding, rows are tokens.
     TokenEmbedding = "token_embd",
+    /// Learned position embedding, rows are positions.
+    PositionEmbedding = "position_embd",
     /// Output head, rows are tokens.
     Output = "output",
     /// Norm before the output head.
@@ -130,10 +132,28 @@ role_kinds! {
     AttentionV = "attn_v",
     /// Output projection of attention.
     AttentionOutput = "attn_output",
-    /// Norm of each query head.
+    /// Query, key and value projections in one matrix; the order of its rows is the family's.
+    AttentionQkv = "attn_qkv",
+    /// Norm of each query head, or of all together.
     AttentionQNorm = "attn_q_norm",
-    /// Norm of each key head.
+    /// Norm of each key head, or of all together.
     AttentionKNorm = "attn_k_norm",
+    /// A logit for each query head that takes part in the softmax over the keys.
+    AttentionSinks = "attn_sinks",
+    /// Latent attention: from the residual stream to the latent queries.
+    AttentionQA = "attn_q_a",
+    /// Latent attention: norm of the latent queries.
+    AttentionQANorm = "attn_q_a_norm",
+    /// Latent attention: from the latent queries to the queries.
+    AttentionQB = "attn_q_b",
+    /// Latent attention: from the residual stream to the latent keys and values, and the rotated key.
+    AttentionKvA = "attn_kv_a",
+    /// Latent attention: norm of the latent keys and values.
+    AttentionKvANorm = "attn_kv_a_norm",
+    /// Latent attention: from the latent keys and values to the keys and values of each head.
+    AttentionKvB = "attn_kv_b",
+    /// Norm after attention, before its result is added to the residual stream.
+    AttentionPostNorm = "attn_post_norm",
     /// Norm before the feed-forward block.
     FfnNorm = "ffn_norm",
     /// Gate projection of the feed-forward block.
@@ -142,6 +162,26 @@ role_kinds! {
     FfnUp = "ffn_up",
     /// Down projection of the feed-forward block.
     FfnDown = "ffn_down",
+    /// Gate and up projections of the feed-forward block in one matrix, gate first.
+    FfnGateUp = "ffn_gate_up",
+    /// Norm after the feed-forward block, before its result is added to the residual stream.
+    FfnPostNorm = "ffn_post_norm",
+    /// What chooses experts, rows are experts.
+    Router = "router",
+    /// A number for each expert that is added for choosing alone.
+    RouterCorrection = "router_correction",
+    /// Gate and up projections of all experts in one tensor; their order is the family's.
+    ExpertsGateUp = "experts_gate_up",
+    /// Down projections of all experts in one tensor.
+    ExpertsDown = "experts_down",
+    /// Gate projection of the experts that every token uses.
+    SharedGate = "shared_gate",
+    /// Up projection of the experts that every token uses.
+    SharedUp = "shared_up",
+    /// Down projection of the experts that every token uses.
+    SharedDown = "shared_down",
+    /// What weighs the experts that every token uses.
+    SharedRouter = "shared_router",
 }
 
 impl From<RoleKind> for String {

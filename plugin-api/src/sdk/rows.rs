@@ -1,6 +1,8 @@
 //! Rows of a source tensor, lent by the host.
 #![expect(unsafe_code, reason = "a lease crosses the border as a pointer and a length")]
 
+use std::ops::Range;
+
 use super::{Failure, Result, UnitHandle, float};
 use crate::abi::{DType, Lease};
 
@@ -62,13 +64,41 @@ impl<'a> Rows<'a> {
         match float::first_non_finite(out) {
             None => Ok(()),
             Some(index) => {
-                let value = out[index];
                 let (row, column) = (index as u64 / self.lease.row_elements, index as u64 % self.lease.row_elements);
-                Err(Failure::corrupt(format!("holds {value} at row {}, column {column}", self.first_row + row))
-                    .about(self.unit.tensor_name(self.tensor))
-                    .hint("the checkpoint is damaged or was saved from a diverged model: fetch it again, or fix the weight"))
+                Err(self.not_finite(out[index], row, column))
             }
         }
+    }
+}
+
+impl Rows<'_> {
+    /// Widens some elements of one row to `f32`, refusing values that are not finite.
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT`, naming tensor, row and column, at the first NaN or infinity; with kind
+    /// `INTERNAL` for elements that are not in the loan.
+    pub fn widen_part(&self, row: u64, elements: &Range<u64>, out: &mut Vec<f32>) -> Result<()> {
+        let outside = || Failure::internal("elements outside of a loan");
+        if row >= self.lease.rows || elements.start > elements.end || elements.end > self.lease.row_elements {
+            return Err(outside());
+        }
+        let count = usize::try_from(elements.end - elements.start).map_err(|_| outside())?;
+        let size = self.lease.bytes.checked_div(self.lease.rows * self.lease.row_elements).unwrap_or(0);
+        let start = usize::try_from((row * self.lease.row_elements + elements.start) * size).map_err(|_| outside())?;
+        let length = usize::try_from(size).map_err(|_| outside())? * count;
+        out.resize(count, 0.0);
+        float::widen(self.lease.dtype, &self.bytes()[start..][..length], out)
+            .map_err(|failure| failure.about(self.unit.tensor_name(self.tensor)))?;
+        match float::first_non_finite(out) {
+            None => Ok(()),
+            Some(index) => Err(self.not_finite(out[index], row, elements.start + index as u64)),
+        }
+    }
+
+    fn not_finite(&self, value: f32, row: u64, column: u64) -> Failure {
+        Failure::corrupt(format!("holds {value} at row {}, column {column}", self.first_row + row))
+            .about(self.unit.tensor_name(self.tensor))
+            .hint("the checkpoint is damaged or was saved from a diverged model: fetch it again, or fix the weight")
     }
 }
 

@@ -7,18 +7,19 @@ use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use qhost_plugin_api::{
     documents::{
-        Findings, Model, OpenRequest, Options, Output, Plan, PlannedFile, PlannedUnit, RoleKind, Segment,
-        TensorSegment, UnitOrder,
+        Findings, Model, OpenRequest, Options, Output, Plan, PlannedFile, PlannedUnit, Segment, TensorSegment,
+        UnitOrder,
     },
     sdk::{
-        CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, HostHandle, Result, RowJob, Scratch, UnitHandle, chunks,
-        with_scratch,
+        CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, HostHandle, Result, RowJob, UnitHandle, chunks, with_scratch,
     },
 };
 
 use crate::{
-    families::{self, Family, Rotary},
+    arrange::{Origin, in_memory},
+    families::{self, Family},
     format::{BlockType, Level},
+    items::{self, Content, Item},
     read,
     recipe::{self, Choice, ModelFacts, Shape},
     tokenizer,
@@ -49,28 +50,14 @@ pub struct GgufJob {
     constants: BTreeMap<u32, Vec<u8>>,
 }
 
-/// How a tensor of the file is made from one of the checkpoint.
+/// How a tensor of the file is made from the checkpoint.
 #[derive(Debug, Clone)]
 struct Source {
-    tensor: u32,
+    origin: Origin,
     unit: u32,
     rows: u64,
     row_elements: u64,
     block_type: BlockType,
-    /// Rows of a head whose halves are to be interleaved.
-    interleave: Option<u64>,
-}
-
-/// A tensor on its way into the file.
-struct Item {
-    name: String,
-    shape: Vec<u64>,
-    origin: Origin,
-}
-
-enum Origin {
-    Weights { tensor: u32, unit: u32, interleave: Option<u64> },
-    Computed(Vec<u8>),
 }
 
 impl GgufJob {
@@ -89,7 +76,8 @@ impl GgufJob {
         metadata.push("general.quantization_version", QUANTIZATION_VERSION)?;
         metadata.push("general.file_type", level.file_type)?;
 
-        let items = items(model, family)?;
+        let (items, of_items) = items::items(model, family)?;
+        warnings.extend(of_items);
         let choices = choose(level, model, family, &items);
         let unplaced = items.iter().zip(&choices).map(|(item, choice)| Unplaced {
             name: item.name.clone(),
@@ -117,17 +105,18 @@ impl GgufJob {
         {
             let (row_elements, rows) = row_shape(&item.shape);
             let (offset, bytes) = (data_start + placed.offset, placed.bytes);
-            segments.push(match item.origin {
-                Origin::Weights { tensor, unit, interleave } => {
+            segments.push(match item.content {
+                Content::Weights { unit, origin } => {
                     let block_type = choice.block_type;
-                    sources.insert(id, Source { tensor, unit, rows, row_elements, block_type, interleave });
                     let elements = rows * row_elements;
-                    let mut made = TensorSegment::new(item.name, unit, vec![tensor], block_type.name(), elements);
+                    let tensors = origin.tensors.clone();
+                    sources.insert(id, Source { origin, unit, rows, row_elements, block_type });
+                    let mut made = TensorSegment::new(item.name, unit, tensors, block_type.name(), elements);
                     made.fallback = choice.instead_of.map(|wanted| fallback(wanted, row_elements));
                     Segment::tensor(0, offset, bytes, made)
                 }
-                Origin::Computed(computed) => {
-                    constants.insert(id, computed);
+                Content::Computed(numbers) => {
+                    constants.insert(id, numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
                     Segment::constant(0, offset, bytes, item.name)
                 }
             });
@@ -173,7 +162,7 @@ impl FormatJob for GgufJob {
                 item: (*segment, source),
                 rows: source.rows,
                 row_elements: source.row_elements,
-                granule: source.granule(),
+                granule: source.origin.granule(source.rows, source.row_elements),
             })
             .collect();
         let chunks = chunks(&jobs);
@@ -204,11 +193,11 @@ fn make_rows(io: &UnitHandle, segment: u32, source: &Source, rows: &Range<u64>) 
     let count = rows.end - rows.start;
     let row_bytes = source.block_type.row_bytes(source.row_elements).unwrap_or(0);
     let sums = with_scratch(|scratch| {
-        source.fetch(io, rows, scratch)?;
+        source.origin.fetch(io, rows, (source.rows, source.row_elements), scratch)?;
         scratch.bytes.resize(in_memory(count * row_bytes)?, 0);
         source.block_type.quantize(&scratch.floats, &mut scratch.bytes);
         if source.block_type.first_invalid_block(&scratch.bytes).is_some() {
-            return Err(too_large(source.block_type).about(io.tensor_name(source.tensor)));
+            return Err(too_large(source.block_type).about(source.name_of(io, rows.start)));
         }
         scratch.more_floats.resize(scratch.floats.len(), 0.0);
         source.block_type.dequantize(&scratch.bytes, &mut scratch.more_floats);
@@ -220,45 +209,20 @@ fn make_rows(io: &UnitHandle, segment: u32, source: &Source, rows: &Range<u64>) 
 }
 
 impl Source {
-    /// The rows that must stay together: two neighbours come from two places, see [`runs`].
-    fn granule(&self) -> u64 {
-        if self.interleave.is_some() && self.rows > 1 { 2 } else { 1 }
-    }
-
     /// Buffers for one chunk: the weights twice as `f32`, and the bytes.
     fn chunk_memory(&self) -> u64 {
-        let weights = (self.granule() * self.row_elements).max(CHUNK_WEIGHTS);
+        let granule = self.origin.granule(self.rows, self.row_elements);
+        let weights = (granule * self.row_elements).max(CHUNK_WEIGHTS);
         weights.saturating_mul(4 + 4 + 4)
     }
 
-    /// Widens the weights of some rows of the file into `scratch.floats`.
-    fn fetch(&self, io: &UnitHandle, rows: &Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { floats, more_floats, .. } = scratch;
-        let count = rows.end - rows.start;
-        let Some(head) = self.interleave else {
-            return io.rows(self.tensor, rows.start, count)?.widen(floats);
-        };
-        floats.resize(in_memory(count * self.row_elements)?, 0.0);
-        if self.rows > 1 {
-            for run in runs(rows, head) {
-                io.rows(self.tensor, run.first, run.count)?.widen(more_floats)?;
-                spread(more_floats, in_memory(self.row_elements)?, in_memory(run.place)?, floats);
-            }
-        } else {
-            // A bias: it has an element where a weight has a row.
-            io.rows(self.tensor, 0, 1)?.widen(more_floats)?;
-            for run in runs(&(0..self.row_elements), head) {
-                let elements = &more_floats[in_memory(run.first)?..][..in_memory(run.count)?];
-                spread(elements, 1, in_memory(run.place)?, floats);
-            }
-        }
-        Ok(())
+    /// The checkpoint's name for a row.
+    fn name_of(&self, io: &UnitHandle, row: u64) -> String {
+        let tensors = &self.origin.tensors;
+        let each = (self.rows / (tensors.len() as u64).max(1)).max(1);
+        let index = usize::try_from(row / each).unwrap_or(0);
+        tensors.get(index).or(tensors.first()).map_or_else(String::new, |tensor| io.tensor_name(*tensor))
     }
-}
-
-/// A length of something that is held in memory.
-fn in_memory(length: u64) -> Result<usize> {
-    usize::try_from(length).map_err(|_| Failure::internal("a chunk is too long"))
 }
 
 fn level(options: &Options) -> Result<&'static Level> {
@@ -281,44 +245,18 @@ fn pre_option(options: &Options) -> Result<Option<&str>> {
     }
 }
 
-/// The tensors of the file, in its order.
-fn items(model: &Model, family: &Family) -> Result<Vec<Item>> {
-    let head = model.hyperparameters.head_dim;
-    if family.rotary == Rotary::Neighbours && !head.is_multiple_of(2) {
-        return Err(Failure::unsupported(format!("heads of {head} cannot be turned in pairs")).about("head_dim"));
-    }
-    let mut items = Vec::new();
-    for (tensor, id) in model.tensors.iter().zip(0_u32..) {
-        let rotated = matches!(tensor.role.kind, RoleKind::AttentionQ | RoleKind::AttentionK);
-        let interleave = (rotated && family.rotary == Rotary::Neighbours).then_some(head);
-        items.push(Item {
-            name: families::tensor_name(model, tensor)?,
-            shape: tensor.shape.clone(),
-            origin: Origin::Weights { tensor: id, unit: tensor.unit, interleave },
-        });
-    }
-    if let Some(factors) = families::rope_factors(model)? {
-        items.push(Item {
-            name: "rope_freqs.weight".into(),
-            shape: vec![factors.len() as u64],
-            origin: Origin::Computed(factors.iter().flat_map(|factor| factor.to_le_bytes()).collect()),
-        });
-    }
-    items.sort_by(|a, b| (layer_of(&a.name), &a.name).cmp(&(layer_of(&b.name), &b.name)));
-    Ok(items)
-}
-
-/// The layer in a name; tensors of no layer come first.
-fn layer_of(name: &str) -> Option<u32> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
-}
-
 fn choose(level: &Level, model: &Model, family: &Family, items: &[Item]) -> Vec<Choice> {
     let sizes = &model.hyperparameters;
     let facts = ModelFacts {
         layers: sizes.layers,
-        grouped_heads: sizes.heads / sizes.kv_heads.max(1),
+        grouped_heads: if sizes.latent_attention.is_some() {
+            // llama.cpp sees one key/value head.
+            sizes.heads
+        } else {
+            sizes.heads / sizes.kv_heads.max(1)
+        },
         is_70b: (family.is_70b)(sizes),
+        experts: sizes.experts.as_ref().map_or(0, |experts| experts.count),
     };
     let shapes: Vec<_> = items
         .iter()
@@ -345,40 +283,6 @@ fn too_large(block_type: BlockType) -> Failure {
         .hint("use --level BF16 or F32")
 }
 
-/// Lines of the checkpoint that follow each other, and stand at every second place in the file.
-#[derive(Debug, PartialEq, Eq)]
-struct Run {
-    /// The first of them in the checkpoint.
-    first: u64,
-    /// How many they are.
-    count: u64,
-    /// The place of the first, from the start of the lines that were asked for.
-    place: u64,
-}
-
-/// Where some lines of a tensor come from whose heads have their two halves interleaved.
-///
-/// A head of `h` lines is stored as lines 0, h/2, 1, h/2 + 1, … of the checkpoint. `lines` starts and
-/// ends between two such pairs, anywhere in a head.
-fn runs(lines: &Range<u64>, head: u64) -> impl Iterator<Item = Run> {
-    let Range { start, end } = *lines;
-    (start / head..end.div_ceil(head)).flat_map(move |index| {
-        let base = index * head;
-        let (from, to) = (start.max(base), end.min(base + head));
-        [0, 1].map(|half| Run {
-            first: base + half * (head / 2) + (from - base) / 2,
-            count: (to - from) / 2,
-            place: from - start + half,
-        })
-    })
-}
-
-/// Copies lines of `columns` elements to every second line of `out`, the first to line `place`.
-fn spread(lines: &[f32], columns: usize, place: usize, out: &mut [f32]) {
-    let places = out.chunks_exact_mut(columns).skip(place).step_by(2);
-    places.zip(lines.chunks_exact(columns)).for_each(|(place, line)| place.copy_from_slice(line));
-}
-
 /// The sum of squared differences, and the sum of squares of `x`.
 fn squared_errors(x: &[f32], y: &[f32]) -> (f64, f64) {
     // Eight sums side by side: the order of additions is fixed, and the CPU can do them at once.
@@ -396,52 +300,6 @@ fn squared_errors(x: &[f32], y: &[f32]) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Every cut into even pieces, against the definition: reshape to (heads, 2, h/2), swap, flatten.
-    #[test]
-    fn halves_of_each_head_become_neighbours_however_the_tensor_is_cut() {
-        for (heads, head) in [(1, 2), (3, 2), (2, 4), (4, 6), (3, 16)] {
-            let lines = heads * head;
-            let expected: Vec<_> = (0..lines)
-                .map(|line| (line / head, line % head))
-                .map(|(index, line)| index * head + line / 2 + line % 2 * (head / 2))
-                .collect();
-            for step in (2..=lines).step_by(2) {
-                let mut made = Vec::new();
-                for start in (0..lines).step_by(usize::try_from(step).unwrap()) {
-                    let piece = start..lines.min(start + step);
-                    let mut out = vec![u64::MAX; usize::try_from(piece.end - piece.start).unwrap()];
-                    for run in runs(&piece, head) {
-                        assert!(run.count > 0, "an empty run is a loan for nothing");
-                        for line in 0..run.count {
-                            out[usize::try_from(run.place + 2 * line).unwrap()] = run.first + line;
-                        }
-                    }
-                    made.extend(out);
-                }
-                assert_eq!(made, expected, "{heads} heads of {head} in pieces of {step}");
-            }
-        }
-    }
-
-    #[test]
-    fn lines_are_spread_over_every_second_place() {
-        let mut out = vec![0.0; 12];
-        spread(&[1.0, 2.0, 3.0, 4.0], 2, 2, &mut out);
-        spread(&[5.0, 6.0], 2, 1, &mut out);
-        let expected = [0, 0, 5, 6, 1, 2, 0, 0, 3, 4, 0, 0_u8].map(f32::from);
-        assert!(out.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{out:?}");
-    }
-
-    #[test]
-    fn tensors_are_in_the_order_of_the_reference() {
-        let mut names = ["blk.10.a", "token_embd.weight", "blk.2.b", "output.weight", "blk.2.a", "output_norm.weight"];
-        names.sort_by_key(|name| (layer_of(name), *name));
-        assert_eq!(
-            names,
-            ["output.weight", "output_norm.weight", "token_embd.weight", "blk.2.a", "blk.2.b", "blk.10.a"]
-        );
-    }
 
     #[test]
     fn squared_errors_are_those_of_the_definition() {

@@ -3,11 +3,13 @@
 //! It knows the format's types, mixture rules, tensor names and metadata; it knows no files, no
 //! threads and no checkpoint names.
 
+mod arrange;
 mod cursor;
 mod dequantize;
 mod families;
 mod float;
 pub mod format;
+mod items;
 mod job;
 mod layout;
 pub mod metadata;

@@ -26,6 +26,8 @@ pub(crate) struct ModelFacts {
     pub(crate) grouped_heads: u32,
     /// Whether it is one of the sizes that llama.cpp calls 70B.
     pub(crate) is_70b: bool,
+    /// Experts of a layer; 0 without any.
+    pub(crate) experts: u32,
 }
 
 /// What the rules chose for a tensor.
@@ -43,6 +45,7 @@ enum Category {
     Output,
     Embedding,
     Value,
+    Key,
     AttentionOutput,
     Down,
     Other,
@@ -54,7 +57,10 @@ impl Category {
         match name {
             "output.weight" => Self::Output,
             "token_embd.weight" => Self::Embedding,
+            // Fused tensors and the latent one are as sensitive as the values in them.
+            _ if name.contains("attn_qkv.weight") || name.contains("attn_kv_b.weight") => Self::Value,
             _ if name.contains("attn_v.weight") => Self::Value,
+            _ if name.contains("attn_k.weight") => Self::Key,
             _ if name.contains("attn_output.weight") => Self::AttentionOutput,
             _ if name.contains("ffn_down") => Self::Down,
             _ => Self::Other,
@@ -71,9 +77,16 @@ pub(crate) fn choose(level: &Level, model: ModelFacts, tensors: &[Shape<'_>]) ->
     tensors.iter().map(|tensor| mixture.choose(tensor)).collect()
 }
 
-/// Vectors, norms and whatever is no weight stay in F32.
+/// Vectors, norms, what chooses experts, positions, and whatever is no weight stay in F32.
 fn stays_f32(tensor: &Shape<'_>) -> bool {
-    tensor.dimensions < 2 || !tensor.name.ends_with("weight") || tensor.name.contains("_norm.weight")
+    let kept = ["_norm.weight", "ffn_gate_inp.weight", "position_embd.weight"];
+    let name = tensor.name;
+    tensor.dimensions < 2 || !name.ends_with("weight") || kept.iter().any(|kept| name.contains(kept))
+}
+
+/// The layer that a tensor's name tells.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
 struct Mixture<'a> {
@@ -111,12 +124,17 @@ impl Mixture<'_> {
                 self.value(index)
             }
             Category::Down => {
-                let index = self.downs_seen;
+                // Models with experts have several in some layers, so the layer counts instead.
+                let counted = self.downs_seen;
                 self.downs_seen += 1;
+                let index = if self.model.experts > 1 { layer_of(tensor.name).unwrap_or(counted) } else { counted };
                 self.down(index)
             }
+            Category::AttentionOutput if self.model.experts == 8 => self.attention_output_of_eight(),
             Category::AttentionOutput => self.attention_output(),
-            Category::Embedding | Category::Other => self.level.base,
+            // Beside eight experts they are so small that they may be large.
+            Category::Key if self.model.experts == 8 => BlockType::Q8_0,
+            Category::Embedding | Category::Key | Category::Other => self.level.base,
         }
     }
 
@@ -138,6 +156,9 @@ impl Mixture<'_> {
             "Q4_K_S" if index < 4 => Q5K,
             _ => base,
         };
+        if self.model.experts == 8 {
+            return BlockType::Q8_0;
+        }
         // Eight query heads share these values, so they are small and matter more.
         if self.model.is_70b && matches!(chosen, Q3K | Q4K) { Q5K } else { chosen }
     }
@@ -152,6 +173,13 @@ impl Mixture<'_> {
             "Q3_K_L" => Q5K,
             "Q4_K_M" | "Q5_K_M" if gets_more_bits(index, layers) => Q6K,
             "Q4_K_S" if index < layers / 8 => Q5K,
+            _ => self.level.base,
+        }
+    }
+
+    fn attention_output_of_eight(&self) -> BlockType {
+        match self.level.name {
+            "Q2_K" | "Q3_K_S" | "Q3_K_M" | "Q4_K_S" | "Q4_K_M" => BlockType::Q5K,
             _ => self.level.base,
         }
     }
@@ -220,7 +248,7 @@ mod tests {
                 Shape { name: "blk.0.attn_q.bias", row_elements: 256, dimensions: 1 },
                 Shape { name: "blk.0.attn_q_norm.weight", row_elements: 256, dimensions: 2 },
             ];
-            let facts = ModelFacts { layers: 1, grouped_heads: 1, is_70b: false };
+            let facts = ModelFacts { layers: 1, grouped_heads: 1, is_70b: false, experts: 0 };
             assert!(choose(level, facts, &tensors).iter().all(|choice| choice.block_type == BlockType::F32));
         }
     }

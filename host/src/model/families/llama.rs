@@ -6,9 +6,6 @@ pub(super) const FAMILY: Family = Family {
     id: "llama",
     model_types: &["llama"],
     architectures: &["LlamaForCausalLM"],
-    tied_by_default: false,
-    prologue: &[EMBED_TOKENS],
-    layer_prefix: LAYER,
     layer: &[
         INPUT_NORM,
         Q_PROJ,
@@ -27,6 +24,5 @@ pub(super) const FAMILY: Family = Family {
         UP_BIAS.or_absent(),
         DOWN_BIAS.or_absent(),
     ],
-    epilogue: &[FINAL_NORM, LM_HEAD],
-    buffers: &[FREQUENCIES],
+    ..DECODER
 };

@@ -6,10 +6,6 @@ pub(super) const FAMILY: Family = Family {
     id: "mistral",
     model_types: &["mistral"],
     architectures: &["MistralForCausalLM"],
-    tied_by_default: false,
-    prologue: &[EMBED_TOKENS],
-    layer_prefix: LAYER,
     layer: &[INPUT_NORM, Q_PROJ, K_PROJ, V_PROJ, O_PROJ, POST_ATTENTION_NORM, GATE_PROJ, UP_PROJ, DOWN_PROJ],
-    epilogue: &[FINAL_NORM, LM_HEAD],
-    buffers: &[FREQUENCIES],
+    ..DECODER
 };

@@ -1,28 +1,27 @@
 //! Qwen2 and Qwen2.5 (dense): the layout of Llama with biases on queries, keys and values.
 
 use super::{Family, names::*};
+use crate::model::family::Windows;
 
 pub(super) const FAMILY: Family = Family {
     id: "qwen2",
     model_types: &["qwen2"],
     architectures: &["Qwen2ForCausalLM"],
-    tied_by_default: false,
-    prologue: &[EMBED_TOKENS],
-    layer_prefix: LAYER,
+    defaults: r#"{"use_sliding_window": false}"#,
+    windows: Windows::FromLayer,
     layer: &[
         INPUT_NORM,
         Q_PROJ,
-        Q_BIAS,
         K_PROJ,
-        K_BIAS,
         V_PROJ,
-        V_BIAS,
         O_PROJ,
+        Q_BIAS,
+        K_BIAS,
+        V_BIAS,
         POST_ATTENTION_NORM,
         GATE_PROJ,
         UP_PROJ,
         DOWN_PROJ,
     ],
-    epilogue: &[FINAL_NORM, LM_HEAD],
-    buffers: &[FREQUENCIES],
+    ..DECODER
 };

@@ -1,14 +1,14 @@
 //! Qwen3 (dense): the layout of Llama with a norm on every query and key head.
 
 use super::{Family, names::*};
+use crate::model::family::Windows;
 
 pub(super) const FAMILY: Family = Family {
     id: "qwen3",
     model_types: &["qwen3"],
     architectures: &["Qwen3ForCausalLM"],
-    tied_by_default: false,
-    prologue: &[EMBED_TOKENS],
-    layer_prefix: LAYER,
+    defaults: r#"{"head_dim": 128, "use_sliding_window": false}"#,
+    windows: Windows::FromLayer,
     layer: &[
         INPUT_NORM,
         Q_PROJ,
@@ -26,6 +26,5 @@ pub(super) const FAMILY: Family = Family {
         UP_PROJ,
         DOWN_PROJ,
     ],
-    epilogue: &[FINAL_NORM, LM_HEAD],
-    buffers: &[FREQUENCIES],
+    ..DECODER
 };

@@ -46,7 +46,8 @@ impl TestModel {
             vocab_size: vocabulary,
             context_length: 512,
             norm_epsilon: 1e-5,
-            rope: Rope { theta: 10_000.0, kind: "default".into(), ..Rope::default() },
+            rope: Rope { theta: 10_000.0, kind: "default".into(), dimensions: 32, ..Rope::default() },
+            activation: "silu".into(),
             ..Hyperparameters::default()
         };
         made.model.config = json!({

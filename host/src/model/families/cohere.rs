@@ -1,0 +1,29 @@
+//! Command R and Aya: both blocks side by side behind one norm, neighbours rotated.
+
+use qhost_plugin_api::documents::RoleKind::{AttentionKNorm, AttentionQNorm};
+
+use super::{Family, names::*};
+use crate::model::family::{
+    Dim::{Head, Heads, KvHeads},
+    Entry,
+};
+
+pub(super) const FAMILY: Family = Family {
+    id: "cohere",
+    model_types: &["cohere"],
+    architectures: &["CohereForCausalLM"],
+    defaults: r#"{"tie_word_embeddings": true, "logit_scale": 0.0625, "use_qk_norm": false, "layer_norm_eps": 1e-5}"#,
+    layer: &[
+        INPUT_NORM,
+        Q_PROJ,
+        K_PROJ,
+        V_PROJ,
+        O_PROJ,
+        Entry::weight("self_attn.q_norm.weight", AttentionQNorm, &[Heads, Head]).or_absent(),
+        Entry::weight("self_attn.k_norm.weight", AttentionKNorm, &[KvHeads, Head]).or_absent(),
+        GATE_PROJ,
+        UP_PROJ,
+        DOWN_PROJ,
+    ],
+    ..DECODER
+};

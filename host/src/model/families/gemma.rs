@@ -1,0 +1,12 @@
+//! Gemma: the layout of Llama, with heads of a width of their own and norms around 1 + weight.
+
+use super::{Family, names::*};
+
+pub(super) const FAMILY: Family = Family {
+    id: "gemma",
+    model_types: &["gemma"],
+    architectures: &["GemmaForCausalLM"],
+    defaults: r#"{"tie_word_embeddings": true, "head_dim": 256}"#,
+    layer: &[INPUT_NORM, Q_PROJ, K_PROJ, V_PROJ, O_PROJ, POST_ATTENTION_NORM, GATE_PROJ, UP_PROJ, DOWN_PROJ],
+    ..DECODER
+};

@@ -1,0 +1,29 @@
+//! Gemma 2: Gemma with norms on both sides of each block, windows in every other layer and soft caps.
+
+use super::{Family, names::*};
+use crate::model::family::Windows;
+
+pub(super) const FAMILY: Family = Family {
+    id: "gemma2",
+    model_types: &["gemma2"],
+    architectures: &["Gemma2ForCausalLM"],
+    defaults: r#"{
+        "tie_word_embeddings": true, "head_dim": 256, "sliding_window": 4096, "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window_pattern": 2
+    }"#,
+    windows: Windows::AllButEvery(2),
+    layer: &[
+        INPUT_NORM,
+        Q_PROJ,
+        K_PROJ,
+        V_PROJ,
+        O_PROJ,
+        AFTER_ATTENTION_NORM,
+        BEFORE_FFN_NORM,
+        GATE_PROJ,
+        UP_PROJ,
+        DOWN_PROJ,
+        AFTER_FFN_NORM,
+    ],
+    ..DECODER
+};

@@ -1,0 +1,38 @@
+//! gpt-oss: experts in stacked tensors with interleaved gate and up, attention sinks, windows in every other layer.
+
+use qhost_plugin_api::documents::RoleKind::{AttentionSinks, ExpertsDown, ExpertsGateUp, Router};
+
+use super::{Family, names::*};
+use crate::model::family::{
+    Dim::{ExpertFfn, ExpertGateUp, Experts, Heads, Hidden},
+    Entry, Windows,
+};
+
+pub(super) const FAMILY: Family = Family {
+    id: "gpt_oss",
+    model_types: &["gpt_oss"],
+    architectures: &["GptOssForCausalLM"],
+    defaults: r#"{"head_dim": 64, "sliding_window": 128, "norm_topk_prob": true, "sliding_window_pattern": 2}"#,
+    windows: Windows::AllButEvery(2),
+    scoring: Some("softmax"),
+    layer: &[
+        INPUT_NORM,
+        Q_PROJ,
+        Q_BIAS,
+        K_PROJ,
+        K_BIAS,
+        V_PROJ,
+        V_BIAS,
+        O_PROJ,
+        O_BIAS,
+        Entry::weight("self_attn.sinks", AttentionSinks, &[Heads]),
+        POST_ATTENTION_NORM,
+        Entry::weight("mlp.router.weight", Router, &[Experts, Hidden]),
+        Entry::bias("mlp.router.bias", Router, &[Experts]),
+        Entry::weight("mlp.experts.gate_up_proj", ExpertsGateUp, &[Experts, Hidden, ExpertGateUp]).transposed(),
+        Entry::bias("mlp.experts.gate_up_proj_bias", ExpertsGateUp, &[Experts, ExpertGateUp]),
+        Entry::weight("mlp.experts.down_proj", ExpertsDown, &[Experts, ExpertFfn, Hidden]).transposed(),
+        Entry::bias("mlp.experts.down_proj_bias", ExpertsDown, &[Experts, Hidden]),
+    ],
+    ..DECODER
+};

@@ -1,0 +1,322 @@
+//! Where the rows of a tensor in the file come from in the checkpoint.
+//!
+//! It knows places only: rows, columns and the orders that GGUF wants them in. It knows no names, no
+//! types and no families.
+
+use std::ops::Range;
+
+use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Result, Scratch, UnitHandle};
+
+use crate::float;
+
+/// Weights of a transposed tensor in one chunk: more than usual, because every chunk passes over all rows
+/// of the checkpoint's matrix.
+const TRANSPOSED_WEIGHTS: u64 = 4 * CHUNK_WEIGHTS;
+
+/// In which order lines of the checkpoint (rows, or elements of a row) stand in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As they are.
+    Kept,
+    /// The two halves of every head take turns.
+    Interleaved {
+        /// Lines of a head.
+        head: u64,
+    },
+    /// Of every `stride` lines those `take` that begin with the line `first`.
+    Every {
+        /// Lines that are taken together.
+        take: u64,
+        /// Lines from one start to the next.
+        stride: u64,
+        /// The first line taken.
+        first: u64,
+    },
+    /// Stored group by group with all `parts` of a group together, wanted part by part.
+    ByPart {
+        /// Parts of a group.
+        parts: u64,
+        /// Lines of one part in one group.
+        take: u64,
+        /// The number of groups.
+        groups: u64,
+    },
+}
+
+/// Lines of the checkpoint that follow each other, and where they stand in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    /// The first of them in the checkpoint.
+    first: u64,
+    /// How many they are.
+    count: u64,
+    /// The place of the first, from the start of the lines that were asked for.
+    place: u64,
+    /// From one place to the next.
+    step: u64,
+}
+
+impl Order {
+    /// Lines that must stay together.
+    fn granule(self) -> u64 {
+        match self {
+            // Two neighbours come from two places.
+            Self::Interleaved { .. } => 2,
+            _ => 1,
+        }
+    }
+
+    /// Where some lines of the file come from; for interleaved ones a whole number of granules.
+    fn runs(self, lines: &Range<u64>) -> Vec<Run> {
+        let Range { start, end } = *lines;
+        let pieces = |take: u64, source: &dyn Fn(u64) -> u64| {
+            let piece = |index: u64| {
+                let (from, to) = (start.max(index * take), end.min((index + 1) * take));
+                Run { first: source(index) + (from - index * take), count: to - from, place: from - start, step: 1 }
+            };
+            (start / take..end.div_ceil(take)).map(piece).collect()
+        };
+        match self {
+            Self::Kept => vec![Run { first: start, count: end - start, place: 0, step: 1 }],
+            Self::Interleaved { head } => {
+                // A head of `h` lines is stored as lines 0, h/2, 1, h/2 + 1, … of the checkpoint.
+                let heads = start / head..end.div_ceil(head);
+                let runs = heads.flat_map(move |index| {
+                    let base = index * head;
+                    let (from, to) = (start.max(base), end.min(base + head));
+                    [0, 1].map(|half| Run {
+                        first: base + half * (head / 2) + (from - base) / 2,
+                        count: (to - from) / 2,
+                        place: from - start + half,
+                        step: 2,
+                    })
+                });
+                runs.collect()
+            }
+            Self::Every { take, stride, first } => pieces(take, &|index| index * stride + first),
+            Self::ByPart { parts, take, groups } => {
+                pieces(take, &|index| (index % groups * parts + index / groups) * take)
+            }
+        }
+    }
+}
+
+/// Where the rows of a tensor come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrangement {
+    /// Rows are rows of the checkpoint in this order.
+    Rows(Order),
+    /// Rows are rows of the checkpoint, with their elements in this order.
+    Elements(Order),
+    /// Rows are columns of the checkpoint's matrices, in this order.
+    Columns {
+        /// The order of the columns in one matrix.
+        order: Order,
+        /// Rows of the file that one matrix gives.
+        each: u64,
+        /// Rows of the checkpoint from one matrix to the next.
+        stride: u64,
+    },
+}
+
+/// The rows of one tensor of the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    /// The checkpoint's tensors, one after the other; each gives as many rows.
+    pub(crate) tensors: Vec<u32>,
+    /// Where the rows stand in each of them.
+    pub(crate) arrangement: Arrangement,
+    /// What is added to every weight.
+    pub(crate) shift: Option<Shift>,
+}
+
+/// A 1 that is added to the gain of a norm, as it is computed in the checkpoint's dtype.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shift {
+    /// In 32 bits.
+    Exact,
+    /// Rounded to binary16.
+    Half,
+}
+
+impl Origin {
+    /// One tensor as it is.
+    pub(crate) fn plain(tensor: u32) -> Self {
+        Self { tensors: vec![tensor], arrangement: Arrangement::Rows(Order::Kept), shift: None }
+    }
+
+    /// The rows that must stay together, or should.
+    pub(crate) fn granule(&self, rows: u64, row_elements: u64) -> u64 {
+        let granule = match self.arrangement {
+            Arrangement::Rows(order) => order.granule(),
+            Arrangement::Elements(_) => 1,
+            Arrangement::Columns { order, .. } => (TRANSPOSED_WEIGHTS / row_elements.max(1)).max(1) * order.granule(),
+        };
+        granule.min(rows.max(1))
+    }
+
+    /// Widens the weights of some rows of the file, of `of` rows of `row_elements` each, into `scratch.floats`.
+    pub(crate) fn fetch(
+        &self,
+        io: &UnitHandle,
+        rows: &Range<u64>,
+        (of, row_elements): (u64, u64),
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        if let ([tensor], Arrangement::Rows(Order::Kept)) = (self.tensors.as_slice(), self.arrangement) {
+            io.rows(*tensor, rows.start, rows.end - rows.start)?.widen(&mut scratch.floats)?;
+        } else {
+            scratch.floats.resize(in_memory((rows.end - rows.start) * row_elements)?, 0.0);
+            let each = (of / (self.tensors.len() as u64).max(1)).max(1);
+            for (tensor, base) in self.tensors.iter().zip((0_u64..).step_by(in_memory(each)?)) {
+                let (from, to) = (rows.start.max(base), rows.end.min(base + each));
+                if from < to {
+                    let Scratch { floats, more_floats, .. } = scratch;
+                    let out = &mut floats[in_memory((from - rows.start) * row_elements)?..];
+                    let out = &mut out[..in_memory((to - from) * row_elements)?];
+                    self.fetch_from(io, *tensor, &(from - base..to - base), row_elements, more_floats, out)?;
+                }
+            }
+        }
+        match self.shift {
+            None => {}
+            Some(Shift::Exact) => scratch.floats.iter_mut().for_each(|weight| *weight += 1.0),
+            Some(Shift::Half) => scratch.floats.iter_mut().for_each(|weight| {
+                *weight = float::from_f16(float::to_f16(*weight + 1.0));
+            }),
+        }
+        Ok(())
+    }
+
+    fn fetch_from(
+        &self,
+        io: &UnitHandle,
+        tensor: u32,
+        rows: &Range<u64>,
+        row_elements: u64,
+        widened: &mut Vec<f32>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let columns = in_memory(row_elements)?;
+        match self.arrangement {
+            Arrangement::Rows(order) => {
+                for run in order.runs(rows) {
+                    io.rows(tensor, run.first, run.count)?.widen(widened)?;
+                    spread(widened, columns, &run, out)?;
+                }
+            }
+            Arrangement::Elements(order) => {
+                let lent = io.rows(tensor, rows.start, rows.end - rows.start)?;
+                for (row, out) in (0..).zip(out.chunks_exact_mut(columns.max(1))) {
+                    for run in order.runs(&(0..row_elements)) {
+                        lent.widen_part(row, &(run.first..run.first + run.count), widened)?;
+                        spread(widened, 1, &run, out)?;
+                    }
+                }
+            }
+            Arrangement::Columns { order, each, stride } => {
+                for matrix in rows.start / each..rows.end.div_ceil(each) {
+                    let base = matrix * each;
+                    let (from, to) = (rows.start.max(base), rows.end.min(base + each));
+                    let out = &mut out[in_memory((from - rows.start) * row_elements)?..];
+                    let runs = order.runs(&(from - base..to - base));
+                    let lent = io.rows(tensor, matrix * stride, row_elements)?;
+                    for input in 0..row_elements {
+                        for run in &runs {
+                            lent.widen_part(input, &(run.first..run.first + run.count), widened)?;
+                            let places = out[in_memory(run.place)? * columns + in_memory(input)?..].iter_mut();
+                            let places = places.step_by(columns * in_memory(run.step)?);
+                            places.zip(&*widened).for_each(|(place, weight)| *place = *weight);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A length of something that is held in memory.
+pub(crate) fn in_memory(length: u64) -> Result<usize> {
+    usize::try_from(length).map_err(|_| Failure::internal("a chunk is too long"))
+}
+
+/// Copies lines of `columns` elements to their places in `out`.
+fn spread(lines: &[f32], columns: usize, run: &Run, out: &mut [f32]) -> Result<()> {
+    let places = out.chunks_exact_mut(columns).skip(in_memory(run.place)?).step_by(in_memory(run.step)?);
+    places.zip(lines.chunks_exact(columns)).for_each(|(place, line)| place.copy_from_slice(line));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// For every line of the file the line of the checkpoint, however the lines are cut.
+    fn lines(order: Order, count: u64) -> Vec<u64> {
+        let whole = cut(order, count, count);
+        for step in (order.granule()..=count).step_by(usize::try_from(order.granule()).unwrap()) {
+            assert_eq!(cut(order, count, step), whole, "{order:?} in pieces of {step}");
+        }
+        whole
+    }
+
+    fn cut(order: Order, count: u64, step: u64) -> Vec<u64> {
+        let mut made = Vec::new();
+        for start in (0..count).step_by(usize::try_from(step).unwrap()) {
+            let piece = start..count.min(start + step);
+            let mut out = vec![u64::MAX; usize::try_from(piece.end - piece.start).unwrap()];
+            for run in order.runs(&piece) {
+                assert!(run.count > 0, "an empty run is a loan for nothing");
+                for line in 0..run.count {
+                    out[usize::try_from(run.place + run.step * line).unwrap()] = run.first + line;
+                }
+            }
+            made.extend(out);
+        }
+        made
+    }
+
+    /// Against the definition: reshape to (heads, 2, h/2), swap, flatten.
+    #[test]
+    fn halves_of_each_head_become_neighbours() {
+        for (heads, head) in [(1, 2), (3, 2), (2, 4), (4, 6), (3, 16)] {
+            let expected: Vec<_> = (0..heads * head)
+                .map(|line| (line / head, line % head))
+                .map(|(index, line)| index * head + line / 2 + line % 2 * (head / 2))
+                .collect();
+            assert_eq!(lines(Order::Interleaved { head }, heads * head), expected, "{heads} heads of {head}");
+        }
+    }
+
+    /// Against the definition: reshape to (groups, parts, take), put the parts first.
+    #[test]
+    fn parts_of_all_groups_come_together() {
+        for (groups, parts, take) in [(1, 3, 4), (4, 3, 1), (5, 2, 3)] {
+            let mut expected = Vec::new();
+            for part in 0..parts {
+                for group in 0..groups {
+                    expected.extend((0..take).map(|line| (group * parts + part) * take + line));
+                }
+            }
+            assert_eq!(lines(Order::ByPart { parts, take, groups }, groups * parts * take), expected);
+        }
+    }
+
+    #[test]
+    fn every_other_line_and_blocks_of_lines_are_taken() {
+        assert_eq!(lines(Order::Every { take: 1, stride: 2, first: 1 }, 4), [1, 3, 5, 7]);
+        assert_eq!(lines(Order::Every { take: 2, stride: 5, first: 3 }, 6), [3, 4, 8, 9, 13, 14]);
+        assert_eq!(lines(Order::Kept, 3), [0, 1, 2]);
+    }
+
+    #[test]
+    fn lines_are_spread_over_their_places() {
+        let mut out = vec![0.0; 12];
+        let run = |place, step| Run { first: 0, count: 2, place, step };
+        spread(&[1.0, 2.0, 3.0, 4.0], 2, &run(2, 2), &mut out).unwrap();
+        spread(&[5.0, 6.0], 2, &run(1, 2), &mut out).unwrap();
+        let expected = [0, 0, 5, 6, 1, 2, 0, 0, 3, 4, 0, 0_u8].map(f32::from);
+        assert!(out.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{out:?}");
+    }
+}
