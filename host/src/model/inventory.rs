@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use qhost_plugin_api::documents::{Hyperparameters, Model, SourceFile, SourceTensor, UnitInfo, UnitKind};
 use serde_json::Value;
 
-use super::{Entry, Error, Family, Presence, families, hyperparameters, text_part};
+use super::{
+    Entry, Error, Family, Presence, StoredAs, Widening, families, hyperparameters, text_part,
+    widening::{self, Scheme},
+};
 use crate::source::{Checkpoint, StoredTensor};
 
 /// Dtypes that weights are read from.
@@ -16,8 +19,8 @@ const READABLE: [&str; 3] = ["F32", "F16", "BF16"];
 pub struct Understood {
     /// The model, as handed to plugins.
     pub model: Model,
-    /// For every tensor of the model, its index among the checkpoint's tensors.
-    pub stored: Vec<usize>,
+    /// For every tensor of the model, how the checkpoint stores it.
+    pub stored: Vec<StoredAs>,
     /// What the user should know, such as tensors that are left out.
     pub warnings: Vec<String>,
 }
@@ -29,12 +32,16 @@ pub struct Understood {
 pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
     let (config, nested) = text_part::config(&checkpoint.config);
     let family = find_family(&config)?;
-    refuse_quantised(&config)?;
-    let config = text_part::completed(config, family);
+    let scheme = Scheme::of(&config)?;
+    let mut config = text_part::completed(config, family);
+    if let (Value::Object(config), true) = (&mut config, scheme != Scheme::Plain) {
+        // What plugins get are floats.
+        config.remove("quantization_config");
+    }
     let hyperparameters = hyperparameters::read(&config, family)?;
     let units = units(family, &hyperparameters);
     let names = text_part::Names::of(&checkpoint.tensors, family, nested);
-    let mut inventory = Inventory::new(names.known, family, &hyperparameters);
+    let mut inventory = Inventory::new(names.known, family, &hyperparameters, scheme);
     for unit in &units {
         unit.entries.iter().try_for_each(|entry| inventory.take(entry, unit))?;
     }
@@ -61,16 +68,6 @@ fn find_family(config: &Value) -> Result<&'static Family, Error> {
         (None, None) => return Err(Error::MissingKey { key: "model_type" }),
     };
     families::find(model_type, architecture).ok_or(Error::UnknownArchitecture { name })
-}
-
-fn refuse_quantised(config: &Value) -> Result<(), Error> {
-    match config.get("quantization_config") {
-        None | Some(Value::Null) => Ok(()),
-        Some(found) => {
-            let method = found["quant_method"].as_str().unwrap_or("unknown method").to_owned();
-            Err(Error::AlreadyQuantised { method })
-        }
-    }
 }
 
 /// A unit with its table: the entries, and what comes before their names.
@@ -104,7 +101,8 @@ struct Inventory<'a> {
     hyperparameters: &'a Hyperparameters,
     /// What no unit has taken yet, by the table's names.
     left: BTreeMap<String, (usize, &'a StoredTensor)>,
-    taken: Vec<(SourceTensor, usize)>,
+    taken: Vec<(SourceTensor, StoredAs)>,
+    scheme: Scheme,
     warnings: Vec<String>,
 }
 
@@ -113,8 +111,9 @@ impl<'a> Inventory<'a> {
         left: BTreeMap<String, (usize, &'a StoredTensor)>,
         family: &'static Family,
         hyperparameters: &'a Hyperparameters,
+        scheme: Scheme,
     ) -> Self {
-        Self { family, hyperparameters, left, taken: Vec::new(), warnings: Vec::new() }
+        Self { family, hyperparameters, left, taken: Vec::new(), scheme, warnings: Vec::new() }
     }
 
     fn take(&mut self, entry: &Entry, unit: &UnitTable) -> Result<(), Error> {
@@ -141,21 +140,68 @@ impl<'a> Inventory<'a> {
             }
             return Ok(());
         }
-        let Some((index, stored)) = self.left.remove(&name) else { return Err(Error::MissingTensor { name }) };
-        // Messages have the name that is in the file.
-        let name = stored.name.clone();
-        let expected: Vec<u64> = entry.shape.iter().map(|dim| dim.size(self.hyperparameters)).collect();
-        if stored.shape != expected {
-            return Err(Error::WrongShape { name, actual: stored.shape.clone(), expected });
-        }
-        if !READABLE.contains(&stored.dtype.as_str()) {
-            return Err(Error::UnsupportedDtype { name, dtype: stored.dtype.clone() });
-        }
-        let role = entry.role(expert);
-        let mut tensor = SourceTensor::new(name, role, unit, stored.dtype.clone(), stored.shape.clone());
-        tensor.transposed = entry.transposed;
-        self.taken.push((tensor, index));
+        let found = match self.left.remove(&name) {
+            Some((index, stored)) => self.plain(entry, &name, index, stored)?,
+            None => self.microscaled(entry, &name)?.ok_or(Error::MissingTensor { name })?,
+        };
+        let mut tensor = SourceTensor::new(found.name, entry.role(expert), unit, found.dtype, found.shape);
+        tensor.transposed = found.transposed;
+        self.taken.push((tensor, found.stored));
         Ok(())
+    }
+
+    /// A tensor under its own name: floats, or scaled ones.
+    fn plain(&mut self, entry: &Entry, name: &str, index: usize, stored: &StoredTensor) -> Result<Found, Error> {
+        let expected = self.shape(entry);
+        if stored.shape != expected {
+            return Err(Error::WrongShape { name: stored.name.clone(), actual: stored.shape.clone(), expected });
+        }
+        let (dtype, widening) = match (stored.dtype.as_str(), self.scheme) {
+            ("F8_E4M3", Scheme::Fp8 { block }) => {
+                let names = widening::scale_names(name);
+                let scales = names.iter().find_map(|name| self.left.remove(name));
+                let scales = scales.ok_or_else(|| Error::MissingTensor { name: names[0].clone() })?;
+                ("F32", widening::scaled_e4m3(stored, scales, block)?)
+            }
+            (dtype, _) => match READABLE.into_iter().find(|readable| *readable == dtype) {
+                Some(readable) => (readable, Widening::None),
+                None => {
+                    return Err(Error::UnsupportedDtype { name: stored.name.clone(), dtype: dtype.to_owned() });
+                }
+            },
+        };
+        Ok(Found {
+            // Messages have the name that is in the file.
+            name: stored.name.clone(),
+            dtype,
+            shape: expected,
+            transposed: entry.transposed,
+            stored: StoredAs { tensor: index, widening },
+        })
+    }
+
+    /// A tensor that is stored as blocks and scales, with its inputs in a row whatever the table says.
+    fn microscaled(&mut self, entry: &Entry, name: &str) -> Result<Option<Found>, Error> {
+        if self.scheme != Scheme::Mxfp4 {
+            return Ok(None);
+        }
+        let Some((index, blocks)) = self.left.remove(&format!("{name}_blocks")) else { return Ok(None) };
+        let scales = format!("{name}_scales");
+        let (scales, stored) = self.left.remove(&scales).ok_or(Error::MissingTensor { name: scales })?;
+        let shape = widening::mxfp4_shape(blocks, stored)?;
+        let mut expected = self.shape(entry);
+        if let (true, [.., inputs, outputs]) = (entry.transposed, expected.as_mut_slice()) {
+            std::mem::swap(inputs, outputs);
+        }
+        if shape != expected {
+            return Err(Error::WrongShape { name: blocks.name.clone(), actual: shape, expected });
+        }
+        let stored = StoredAs { tensor: index, widening: Widening::Mxfp4 { scales } };
+        Ok(Some(Found { name: blocks.name.clone(), dtype: "F32", shape, transposed: false, stored }))
+    }
+
+    fn shape(&self, entry: &Entry) -> Vec<u64> {
+        entry.shape.iter().map(|dim| dim.size(self.hyperparameters)).collect()
     }
 
     /// Refuses tensors that nobody took, unless they are buffers or of layers that only predict further
@@ -181,6 +227,15 @@ impl<'a> Inventory<'a> {
             None => Ok(std::mem::take(&mut self.warnings)),
         }
     }
+}
+
+/// A tensor of the model that is there.
+struct Found {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<u64>,
+    transposed: bool,
+    stored: StoredAs,
 }
 
 /// The layer that a name is of.

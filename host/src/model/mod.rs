@@ -8,8 +8,10 @@ mod family;
 mod hyperparameters;
 mod inventory;
 mod text_part;
+mod widening;
 
 pub use error::Error;
 pub use families::{FAMILIES, find};
 pub use family::{Dim, Entry, Family, Heads, Layers, Positions, Presence, Windows};
 pub use inventory::{Understood, understand};
+pub use widening::{StoredAs, Widening};

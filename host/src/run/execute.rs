@@ -22,8 +22,10 @@ use super::{
     unit::{self, Remains, Shared, UnitWork},
 };
 use crate::{
-    plan, plugin, source,
-    stream::{Lender, Placement},
+    model::Widening,
+    plan, plugin,
+    source::{self, Checkpoint},
+    stream::{Encoding, Lender, Placement, ScaleKind, Scales},
     write::{self, ReservedFiles, WorkFolder},
 };
 
@@ -459,15 +461,34 @@ impl<'a> Run<'a> {
 /// Where the model's tensors lie in the mapped files.
 fn lender(prepared: &Prepared) -> Lender {
     let files = prepared.checkpoint.shards.iter().map(|shard| Arc::clone(&shard.mapping)).collect();
-    let tensors = prepared.model.tensors.iter().zip(&prepared.stored).map(|(tensor, &index)| {
-        let stored = &prepared.checkpoint.tensors[index];
+    let tensors = prepared.model.tensors.iter().zip(&prepared.stored).map(|(tensor, stored_as)| {
+        let stored = &prepared.checkpoint.tensors[stored_as.tensor];
         let rows = tensor.rows();
         Placement {
             file: stored.shard,
             offset: stored.offset,
             rows,
             row_bytes: stored.bytes.checked_div(rows).unwrap_or(0),
+            encoding: encoding(&prepared.checkpoint, stored_as.widening),
         }
     });
     Lender::new(files, tensors.collect())
+}
+
+/// How a tensor's rows become floats when they are lent.
+fn encoding(checkpoint: &Checkpoint, widening: Widening) -> Encoding {
+    let scales = |index: usize| &checkpoint.tensors[index];
+    match widening {
+        Widening::None => Encoding::Plain,
+        Widening::ScaledE4M3 { scales: index, block_rows, block_columns } => {
+            let stored = scales(index);
+            let kind = if stored.dtype == "BF16" { ScaleKind::BF16 } else { ScaleKind::F32 };
+            let columns = stored.shape.last().copied().unwrap_or(1);
+            let scales = Scales { file: stored.shard, offset: stored.offset, columns, kind };
+            Encoding::ScaledE4M3 { scales, block_rows, block_columns }
+        }
+        Widening::Mxfp4 { scales: index } => {
+            Encoding::Mxfp4 { file: scales(index).shard, offset: scales(index).offset }
+        }
+    }
 }

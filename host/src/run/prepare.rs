@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cancel::CancelFlag,
     memory::Memory,
-    model::{self, Understood},
+    model::{self, StoredAs, Understood},
     plan::{self, Facts, RunPlan},
     plugin::{Catalog, ConnectSettings, LoadedJob, LoadedPlugin},
     source::{self, Checkpoint},
@@ -63,8 +63,8 @@ pub struct Resources {
 pub struct Prepared {
     pub(super) checkpoint: Checkpoint,
     pub(super) model: Arc<Model>,
-    /// For every tensor of the model, its index among the checkpoint's tensors.
-    pub(super) stored: Vec<usize>,
+    /// For every tensor of the model, how the checkpoint stores it.
+    pub(super) stored: Vec<StoredAs>,
     pub(super) plugin: LoadedPlugin,
     pub(super) job: LoadedJob,
     pub(super) target: Target,

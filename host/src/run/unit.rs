@@ -109,8 +109,8 @@ impl UnitServices for UnitWork {
             dtype: dtype_number(&source.dtype),
             rows,
             row_elements: source.row_elements(),
-            data: loan.bytes.as_ptr(),
-            bytes: loan.bytes.len() as u64,
+            data: loan.bytes().as_ptr(),
+            bytes: loan.bytes().len() as u64,
         })
     }
 

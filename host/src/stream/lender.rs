@@ -11,7 +11,10 @@ use std::{
     },
 };
 
-use super::MappedFile;
+use super::{
+    Encoding, MappedFile,
+    encoding::{MX_BLOCK, widen_e4m3, widen_mxfp4},
+};
 
 /// Pages of so many returned bytes may stay until they are all let go together.
 const KEPT: u64 = 8 << 20;
@@ -20,8 +23,8 @@ const KEPT: u64 = 8 << 20;
 /// sides, some of them after their own loan was returned. That is why pages are not let go loan by loan.
 const AROUND: u64 = 2 << 20;
 
-/// Where a tensor's rows lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a tensor's rows lie, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
     /// Index of the file.
     pub file: usize,
@@ -31,6 +34,8 @@ pub struct Placement {
     pub rows: u64,
     /// Bytes in a row.
     pub row_bytes: u64,
+    /// How they are stored.
+    pub encoding: Encoding,
 }
 
 /// Lends rows; shared by all threads of a run.
@@ -44,20 +49,45 @@ pub struct Lender {
 
 #[derive(Debug, Default)]
 struct Books {
-    out: HashMap<u64, (usize, Range<u64>)>,
+    out: HashMap<u64, Out>,
     /// For each file, from the first to the last byte that was returned and whose pages are still there.
     returned: HashMap<usize, Range<u64>>,
     /// Bytes in those loans.
     kept: u64,
 }
 
-/// Rows on loan. The bytes stay where they are for the life of the [`Lender`].
+/// What is on loan.
+#[derive(Debug)]
+struct Out {
+    file: usize,
+    range: Range<u64>,
+    /// Keeps rows in memory that were widened, until they are given back.
+    _widened: Option<Arc<[u8]>>,
+}
+
+/// Rows on loan. The bytes stay where they are until the loan is given back.
 #[derive(Debug)]
 pub struct Loan<'a> {
     /// Names the loan.
     pub id: u64,
+    bytes: Bytes<'a>,
+}
+
+#[derive(Debug)]
+enum Bytes<'a> {
+    Mapped(&'a [u8]),
+    Widened(Arc<[u8]>),
+}
+
+impl Loan<'_> {
     /// The rows' bytes.
-    pub bytes: &'a [u8],
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(bytes) => bytes,
+            Bytes::Widened(bytes) => bytes,
+        }
+    }
 }
 
 /// Rows that are not there.
@@ -85,17 +115,43 @@ impl Lender {
         let refused = || NoSuchRows { tensor, rows: first_row..first_row.saturating_add(rows) };
         let placement = self.tensors.get(tensor as usize).ok_or_else(refused)?;
         let end_row = first_row.checked_add(rows).filter(|&end| end <= placement.rows).ok_or_else(refused)?;
-        let file = self.files.get(placement.file).ok_or_else(refused)?;
         let range =
             placement.offset + first_row * placement.row_bytes..placement.offset + end_row * placement.row_bytes;
-        let bytes = usize::try_from(range.start)
-            .and_then(|start| Ok((start, usize::try_from(range.end)?)))
-            .ok()
-            .and_then(|(start, end)| file.bytes().get(start..end))
-            .ok_or_else(refused)?;
+        let stored = self.bytes(placement.file, &range).ok_or_else(refused)?;
+        let widened = match &placement.encoding {
+            Encoding::Plain => None,
+            encoding => {
+                let widened = self.widened(placement, encoding, &(first_row..end_row), stored);
+                Some(Arc::from(widened.ok_or_else(refused)?))
+            }
+        };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.books().out.insert(id, (placement.file, range));
-        Ok(Loan { id, bytes })
+        self.books().out.insert(id, Out { file: placement.file, range, _widened: widened.clone() });
+        Ok(Loan { id, bytes: widened.map_or(Bytes::Mapped(stored), Bytes::Widened) })
+    }
+
+    fn bytes(&self, file: usize, range: &Range<u64>) -> Option<&[u8]> {
+        let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+        self.files.get(file)?.bytes().get(start..end)
+    }
+
+    /// Rows as `f32`; `None` if what they are widened with is not there.
+    fn widened(&self, placement: &Placement, encoding: &Encoding, rows: &Range<u64>, stored: &[u8]) -> Option<Vec<u8>> {
+        match encoding {
+            Encoding::Plain => Some(stored.to_vec()),
+            Encoding::ScaledE4M3 { scales, block_rows, block_columns } => {
+                let scale = |block: u64| {
+                    let start = scales.offset + block * scales.kind.bytes();
+                    self.bytes(scales.file, &(start..start + scales.kind.bytes()))
+                };
+                widen_e4m3(stored, rows, placement.row_bytes, (*block_rows, *block_columns), scales, scale)
+            }
+            Encoding::Mxfp4 { file, offset } => {
+                let blocks = placement.row_bytes / (MX_BLOCK / 2);
+                let scales = self.bytes(*file, &(offset + rows.start * blocks..offset + rows.end * blocks))?;
+                Some(widen_mxfp4(stored, scales))
+            }
+        }
     }
 
     /// Takes rows back; an unknown loan is ignored.
@@ -111,7 +167,7 @@ impl Lender {
     /// Strikes a loan out; gives the ranges to let go, if it is time.
     fn return_loan(&self, id: u64) -> HashMap<usize, Range<u64>> {
         let mut books = self.books();
-        let Some((file, range)) = books.out.remove(&id) else { return HashMap::new() };
+        let Some(Out { file, range, .. }) = books.out.remove(&id) else { return HashMap::new() };
         books.kept += range.end - range.start;
         let span = books.returned.entry(file).or_insert_with(|| range.clone());
         *span = span.start.min(range.start)..span.end.max(range.end);
@@ -144,8 +200,8 @@ mod tests {
         let path = folder.path().join("bytes");
         std::fs::write(&path, (0..100).collect::<Vec<u8>>()).unwrap();
         let file = Arc::new(MappedFile::open(&path).unwrap());
-        let tensor = Placement { file: 0, offset: 10, rows: 4, row_bytes: 5 };
-        (folder, Lender::new(vec![file], vec![tensor, Placement { offset: 90, rows: 3, ..tensor }]))
+        let tensor = Placement { file: 0, offset: 10, rows: 4, row_bytes: 5, encoding: Encoding::Plain };
+        (folder, Lender::new(vec![file], vec![tensor.clone(), Placement { offset: 90, rows: 3, ..tensor }]))
     }
 
     #[test]
@@ -153,7 +209,7 @@ mod tests {
         let (_folder, lender) = lender();
         for _ in 0..2 {
             let loan = lender.lend(0, 1, 2).unwrap();
-            assert_eq!(loan.bytes, (15..25).collect::<Vec<u8>>());
+            assert_eq!(loan.bytes(), (15..25).collect::<Vec<u8>>());
             lender.take_back(loan.id);
             lender.take_back(loan.id);
         }
@@ -166,8 +222,9 @@ mod tests {
         let path = folder.path().join("bytes");
         std::fs::File::create(&path).unwrap().set_len(4 * KEPT).unwrap();
         let file = Arc::new(MappedFile::open(&path).unwrap());
-        let tensor = Placement { file: 0, offset: 0, rows: 4, row_bytes: KEPT };
-        let lender = Lender::new(vec![file], vec![tensor, Placement { rows: 64, row_bytes: KEPT / 16, ..tensor }]);
+        let tensor = Placement { file: 0, offset: 0, rows: 4, row_bytes: KEPT, encoding: Encoding::Plain };
+        let lender =
+            Lender::new(vec![file], vec![tensor.clone(), Placement { rows: 64, row_bytes: KEPT / 16, ..tensor }]);
         let row = |tensor, row| lender.lend(tensor, row, 1).unwrap().id;
         let (small, later) = (row(1, 63), row(1, 0));
         assert_eq!(lender.return_loan(small), HashMap::new());
@@ -183,6 +240,6 @@ mod tests {
         for (tensor, first, rows) in [(0, 3, 2), (0, u64::MAX, 2), (2, 0, 1), (1, 0, 3)] {
             assert!(lender.lend(tensor, first, rows).is_err(), "{tensor} {first} {rows}");
         }
-        assert_eq!(lender.lend(1, 0, 2).unwrap().bytes.len(), 10);
+        assert_eq!(lender.lend(1, 0, 2).unwrap().bytes().len(), 10);
     }
 }

@@ -3,11 +3,13 @@
 //!
 //! It knows neither tensors nor plans.
 
+mod encoding;
 mod ledger;
 mod lender;
 mod mapping;
 pub mod positioned;
 
+pub use encoding::{Encoding, MX_BLOCK, ScaleKind, Scales};
 pub use ledger::{Ledger, Refused};
 pub use lender::{Lender, Loan, NoSuchRows, Placement};
 pub use mapping::MappedFile;

@@ -20,7 +20,7 @@ use crate::{
     families::{self, Family},
     format::{BlockType, Level},
     items::{self, Content, Item},
-    read,
+    name_trap, read,
     recipe::{self, Choice, ModelFacts, Shape},
     tokenizer,
     write::{self, Layout, Unplaced},
@@ -72,6 +72,7 @@ impl GgufJob {
         let tokenizer = tokenizer::tokenizer_metadata(companions, vocabulary, &model.config, pre)?;
         metadata.append(tokenizer.metadata)?;
         warnings.extend(tokenizer.warnings);
+        warnings.extend(name_trap::avoid(&mut metadata));
         // Last, and in this order, as llama.cpp's quantiser leaves them.
         metadata.push("general.quantization_version", QUANTIZATION_VERSION)?;
         metadata.push("general.file_type", level.file_type)?;

@@ -13,6 +13,7 @@ mod items;
 mod job;
 mod layout;
 pub mod metadata;
+mod name_trap;
 pub mod quantize;
 mod read;
 mod recipe;

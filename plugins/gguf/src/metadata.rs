@@ -102,6 +102,13 @@ impl Metadata {
         Ok(())
     }
 
+    /// Gives a key that is there another value.
+    pub(crate) fn replace(&mut self, key: &str, value: impl Into<Value>) {
+        if let Some(&position) = self.positions.get(key) {
+            self.entries[position].1 = value.into();
+        }
+    }
+
     /// Appends all pairs of another section, in their order.
     ///
     /// # Errors
