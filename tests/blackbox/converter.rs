@@ -81,6 +81,94 @@ fn keys_and_tensors_are_those_of_the_reference_converter() {
     }
 }
 
+/// Keys that our files have and the converter's have not, for every family.
+const MORE: [&str; 7] = [
+    // The quantiser's and the tokenizer's are compared elsewhere.
+    "general.",
+    "tokenizer.",
+    // Of families for which the converter leaves out what llama.cpp assumes by itself.
+    "rope.freq_base",
+    "rope.dimension_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+];
+
+/// Keys that single families have more of, each with the reason.
+fn is_more(key: &str, family: &str) -> bool {
+    let key = key.split_once('.').map_or(key, |(_, key)| key);
+    match family {
+        // The converter asks transformers, whose config of version 5 has lost the key; without it llama.cpp
+        // scores with softmax, which is wrong for V3.
+        "deepseek_v2" | "deepseek_v2-plain" | "deepseek_v3" if key.starts_with("expert_gating_func ") => true,
+        // It writes none where they are not to be scaled.
+        "deepseek_v2" | "deepseek_v2-plain" if key.starts_with("expert_weights_norm ") => true,
+        // Without it llama.cpp does not load a model of another number of layers than its own.
+        "deepseek_v2-plain" if key.starts_with("attention.q_lora_rank ") => true,
+        // It leaves llama.cpp to take every sixth layer, whatever the config says.
+        "gemma3_text" if key.starts_with("attention.sliding_window_pattern ") => true,
+        _ => false,
+    }
+}
+
+/// Keys that the converter writes otherwise, each with the reason.
+fn is_otherwise(key: &str, family: &str) -> bool {
+    match family {
+        // Four times the width, whatever the config says, and all heads as key/value heads: llama.cpp does not load
+        // this model with them.
+        "phi" => key.starts_with("phi2.feed_forward_length ") || key.starts_with("phi2.attention.head_count_kv "),
+        // Four times the width, too.
+        "gpt2" => key.starts_with("gpt2.feed_forward_length "),
+        // Of one group, which is no grouping.
+        "deepseek_v2" | "deepseek_v2-plain" => key.starts_with("deepseek2.expert_group_"),
+        _ => false,
+    }
+}
+
+/// A key's name within its architecture.
+fn within(key: &str) -> &str {
+    key.split_once('.').map_or(key, |(_, key)| key)
+}
+
+#[test]
+fn every_family_has_the_converter_s_tensors_and_keys() {
+    let folder = repository().join("tests/golden/converter/families");
+    let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    assert!(names.len() > 20);
+    let mut wrong = Vec::new();
+    for golden in names {
+        let name = golden.file_stem().unwrap().to_str().unwrap().to_owned();
+        let folder = tempfile::tempdir().unwrap();
+        let model = copy_of(&fixture("arch").join(&name), folder.path());
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(fixture("tokenizers").join("bpe-gpt2").join(file), model.join(file)).unwrap();
+        }
+        let ours = f32_file(&model, &folder.path().join("out"));
+        let golden = fs::read_to_string(golden).unwrap();
+        let (tensors, keys): (Vec<_>, Vec<_>) = golden.lines().partition(|line| line.contains("] F32 "));
+        let mut lines: Vec<_> = ours.tensors.iter().map(line).collect();
+        // A dimension of 1 at the outer end is dropped by the quantiser.
+        let mut tensors: Vec<_> = tensors.into_iter().map(|line| line.replace(", 1] ", "] ")).collect();
+        lines.sort();
+        tensors.sort();
+        wrong.extend(lines.iter().filter(|line| !tensors.contains(line)).map(|line| format!("{name}: ours {line}")));
+        wrong.extend(tensors.iter().filter(|line| !lines.contains(line)).map(|line| format!("{name}: theirs {line}")));
+        for key in keys.iter().filter(|key| !key.starts_with("general.")) {
+            if !ours.keys.iter().any(|ours| ours == key) && !is_otherwise(key, &name) {
+                wrong.push(format!("{name}: theirs {key}"));
+            }
+        }
+        for key in &ours.keys {
+            let more = MORE.iter().any(|more| key.starts_with(more) || within(key).starts_with(more));
+            if !keys.contains(&key.as_str()) && !more && !is_more(key, &name) && !is_otherwise(key, &name) {
+                wrong.push(format!("{name}: ours {key}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// The rows of every head's two halves take turns, wherever the work was cut: within heads of 128
 /// rows, between several heads of 64, and askew through heads of 80.
 #[test]

@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_plugin;
 mod converter;
+mod families;
 mod gguf;
 mod help;
 mod loading;

@@ -31,6 +31,8 @@ pub struct RandomLlama {
     pub kv_heads: usize,
     /// Whether the head reuses the embedding.
     pub tied: bool,
+    /// Experts in place of each feed-forward block, of the family mixtral; 0 for a plain llama.
+    pub experts: usize,
     /// How weights are stored.
     pub dtype: Dtype,
     /// Weight files.
@@ -50,6 +52,7 @@ impl Default for RandomLlama {
             heads: 4,
             kv_heads: 2,
             tied: false,
+            experts: 0,
             dtype: Dtype::BF16,
             shards: 1,
             hostile: false,
@@ -66,9 +69,11 @@ impl RandomLlama {
     /// The `config.json`.
     #[must_use]
     pub fn config(&self) -> Value {
-        json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+        let (class, family) =
+            if self.experts > 0 { ("MixtralForCausalLM", "mixtral") } else { ("LlamaForCausalLM", "llama") };
+        let mut config = json!({
+            "architectures": [class],
+            "model_type": family,
             "hidden_act": "silu",
             "vocab_size": VOCABULARY,
             "hidden_size": self.hidden,
@@ -82,7 +87,12 @@ impl RandomLlama {
             "tie_word_embeddings": self.tied,
             "bos_token_id": 1,
             "eos_token_id": 2,
-        })
+        });
+        if self.experts > 0 {
+            config["num_local_experts"] = self.experts.into();
+            config["num_experts_per_tok"] = 2.into();
+        }
+        config
     }
 
     /// Names and shapes of the tensors, in the order in which they are stored.
@@ -98,16 +108,30 @@ impl RandomLlama {
                 ("self_attn.v_proj.weight", vec![kv, self.hidden]),
                 ("self_attn.o_proj.weight", vec![self.hidden, self.hidden]),
                 ("post_attention_layernorm.weight", vec![self.hidden]),
-                ("mlp.gate_proj.weight", vec![self.ffn, self.hidden]),
-                ("mlp.up_proj.weight", vec![self.ffn, self.hidden]),
-                ("mlp.down_proj.weight", vec![self.hidden, self.ffn]),
             ] {
                 tensors.push((format!("model.layers.{layer}.{name}"), shape));
             }
+            tensors.extend(self.feed_forward(layer));
         }
         tensors.push(("model.norm.weight".into(), vec![self.hidden]));
         if !self.tied {
             tensors.push(("lm_head.weight".into(), vec![VOCABULARY, self.hidden]));
+        }
+        tensors
+    }
+
+    fn feed_forward(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
+        let (wide, narrow) = (vec![self.ffn, self.hidden], vec![self.hidden, self.ffn]);
+        if self.experts == 0 {
+            let name = |module: &str| format!("model.layers.{layer}.mlp.{module}_proj.weight");
+            return vec![(name("gate"), wide.clone()), (name("up"), wide), (name("down"), narrow)];
+        }
+        let name = |rest: &str| format!("model.layers.{layer}.block_sparse_moe.{rest}.weight");
+        let mut tensors = vec![(name("gate"), vec![self.experts, self.hidden])];
+        for expert in 0..self.experts {
+            for (module, shape) in [("w1", &wide), ("w2", &narrow), ("w3", &wide)] {
+                tensors.push((name(&format!("experts.{expert}.{module}")), shape.clone()));
+            }
         }
         tensors
     }
