@@ -85,7 +85,7 @@ fn paths_that_are_no_text_are_shown_as_well_as_can_be() {
     assert!(qhost().arg("--dry-run").json()["output_path"].as_str().unwrap().contains('\u{fffd}'));
     let result = qhost().json();
     assert!(result["output_path"].as_str().unwrap().contains('\u{fffd}'), "{result}");
-    assert_eq!(fs::read_dir(&output).unwrap().count(), 2, "the file and its report");
+    assert_eq!(fs::read_dir(&output).unwrap().count(), 3, "the file, its report and its card");
 }
 
 /// The ceiling is kept, or refused in the plan: it is never passed.
