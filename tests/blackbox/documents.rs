@@ -12,7 +12,7 @@ use qhost_tests::{
     command::{Qhost, test_plugin},
     fixture, repository,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The keys that a section documents, with their types.
 struct Documented(BTreeMap<String, String>);
