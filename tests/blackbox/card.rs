@@ -2,7 +2,11 @@
 
 use std::{fs, path::Path};
 
-use qhost_tests::{checkpoint::copy_of, command::Qhost, fixture};
+use qhost_tests::{
+    checkpoint::copy_of,
+    command::{Qhost, test_plugin},
+    fixture,
+};
 use serde_json::Value;
 
 fn quantize(model: &Path, output: &Path) -> Qhost {
@@ -112,6 +116,31 @@ fn force_makes_card_and_report_anew_and_other_files_are_kept() {
         assert!(result["warnings"].to_string().contains("tinylm-Q8_0.md is in the way"), "{result}");
     }
     assert_eq!(fs::read_to_string(&readme).unwrap(), "mine");
+}
+
+#[test]
+fn a_folder_has_its_card_within() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = || {
+        let qhost = Qhost::new(["quantize", "--format", "rows", "-o"]).arg(folder.path()).arg(fixture("stories260K"));
+        qhost.arg("--plugin-dir").arg(test_plugin("misbehave").parent().unwrap()).env("QHOST_BEHAVE", "folder")
+    };
+    let result = rows().json();
+    let output = folder.path().join("stories260K-rows");
+    let card = output.join("README.md");
+    assert_eq!(result["card_path"].as_str().unwrap(), card.to_str().unwrap());
+    let mut names: Vec<_> = fs::read_dir(&output).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["README.md", "qhost-report.json", "weights.rows"]);
+    let first = fs::read_to_string(&card).unwrap();
+    assert_eq!(read(&card).0["tags"], serde_json::json!(["rows", "qhost"]));
+    fs::write(&card, "changed").unwrap();
+    let _ = rows().fail_with(2);
+    assert_eq!(fs::read_to_string(&card).unwrap(), "changed");
+    let _ = rows().arg("--force").json();
+    assert_eq!(fs::read_to_string(&card).unwrap(), first);
+    let _ = rows().args(["--force", "--no-card"]).json();
+    assert!(!card.exists());
 }
 
 #[test]

@@ -47,6 +47,10 @@ impl Format for Misbehave {
             "chain" | "chain-fails" => plan.order = UnitOrder::Sequential,
             "plan-overlap" => plan.segments[1].offset -= 1,
             "plan-drop" => drop(plan.segments.pop()),
+            "folder" => {
+                plan.output = Output::folder("-rows");
+                plan.files[0].name = "weights.rows".into();
+            }
             "unused" | "unused-fails" => {
                 plan.segments.pop();
                 let last = u32::try_from(request.model.tensors.len()).unwrap_or(1) - 1;
@@ -180,7 +184,7 @@ impl FormatJob for Rows {
     fn check(&self, files: &FilesHandle) -> Result<Findings> {
         assert_ne!(self.behave, "panic-check", "told to panic in the check");
         let mut header = [0; 8];
-        files.read_exact("", 0, &mut header)?;
+        files.read_exact(&self.plan.files[0].name, 0, &mut header)?;
         let passed = &header == HEADER && self.behave != "check-fails";
         let (name, detail) = ("header", "the first bytes");
         Ok(Findings::new(vec![if passed { Check::passed(name, detail) } else { Check::failed(name, detail) }]))
