@@ -4,6 +4,7 @@
 
 pub mod bus_error;
 pub mod cancel;
+pub mod card;
 pub mod cli;
 pub mod exit_code;
 pub mod memory;

@@ -27,6 +27,16 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped.collect())
 }
 
+/// A word as it is written for a shell.
+#[must_use]
+pub fn shell_word(text: &str) -> Cow<'_, str> {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=:,+@%".contains(character);
+    if !text.is_empty() && text.chars().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("'{}'", text.replace('\'', r"'\''")))
+}
+
 /// A list for people: `a`, `a and b`, `a, b and c`.
 #[must_use]
 pub fn list<S: AsRef<str>>(items: &[S]) -> String {
@@ -41,6 +51,15 @@ pub fn list<S: AsRef<str>>(items: &[S]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn words_for_a_shell_are_quoted_where_they_must_be() {
+        for (word, written) in
+            [("a-b_c.d/e=f", "a-b_c.d/e=f"), ("a b", "'a b'"), ("", "''"), ("it's $x", r"'it'\''s $x'")]
+        {
+            assert_eq!(super::shell_word(word), written);
+        }
+    }
+
     #[test]
     fn control_characters_are_shown_as_escapes_and_letters_stay() {
         assert_eq!(super::shown("größer\n\u{1b}[31m\u{9b}x"), "größer\\n\\u{1b}[31m\\u{9b}x");

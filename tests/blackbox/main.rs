@@ -3,7 +3,10 @@
 
 mod bad_input;
 mod bad_plugin;
+mod card;
 mod converter;
+mod documents;
+mod estimates;
 mod families;
 mod gguf;
 mod help;

@@ -11,16 +11,16 @@ const MIB: u64 = 1 << 20;
 
 /// The most memory that a process had, in bytes.
 #[derive(Debug, Default)]
-struct Peak {
+pub(crate) struct Peak {
     /// All that was resident, pages of mapped files included: the kernel's own high-water mark.
-    resident: u64,
+    pub(crate) resident: u64,
     /// Memory of its own, as often as it was looked at.
-    anonymous: u64,
+    pub(crate) anonymous: u64,
 }
 
 impl Peak {
     /// Runs a command to its end and watches it.
-    fn of(command: Qhost) -> Self {
+    pub(crate) fn of(command: Qhost) -> Self {
         let (mut child, _home) = command.start();
         let status = format!("/proc/{}/status", child.id());
         let mut peak = Self::default();

@@ -37,10 +37,10 @@ fn output_of(result: &Value) -> PathBuf {
 }
 
 #[test]
-fn the_bundled_model_becomes_a_checked_file_with_a_report() {
+fn the_bundled_model_becomes_a_checked_file_with_a_report_and_a_card() {
     let folder = tempfile::tempdir().unwrap();
     let result = quantize(&fixture("tinylm"), "Q4_K_M", folder.path()).json();
-    assert_eq!(entries(folder.path()), ["qhost-report.json", "tinylm-Q4_K_M.gguf"]);
+    assert_eq!(entries(folder.path()), ["qhost-report.json", "tinylm-Q4_K_M.gguf", "tinylm-Q4_K_M.md"]);
     for (key, value) in [
         ("schema", "qhost.result/1".into()),
         ("status", "ok".into()),
@@ -177,6 +177,9 @@ fn plan_and_dry_run_write_nothing_and_name_the_fallbacks() {
         assert!(down.unwrap()["fallback"].as_str().unwrap().contains("172"), "{plan}");
         let human = qhost().succeed().stdout;
         assert!(human.contains("would be written") && human.contains("rows of 172"), "{human}");
+        assert!(human.contains("blk.*.ffn_down.weight") && !human.contains("blk.0"), "layers are together: {human}");
+        let every = qhost().arg("-v").succeed().stdout;
+        assert!(every.contains("blk.4.ffn_down.weight"), "{every}");
     }
     assert_eq!(entries(folder.path()), [""; 0]);
 }
@@ -184,7 +187,7 @@ fn plan_and_dry_run_write_nothing_and_name_the_fallbacks() {
 #[test]
 fn the_default_is_the_current_folder_and_the_usual_level() {
     let folder = tempfile::tempdir().unwrap();
-    let qhost = Qhost::new(["quantize", "--format", "gguf", "--no-report"]).arg(fixture("stories260K"));
+    let qhost = Qhost::new(["quantize", "--format", "gguf", "--no-report", "--no-card"]).arg(fixture("stories260K"));
     let ended = qhost.in_folder(folder.path()).succeed();
     assert_eq!(entries(folder.path()), ["stories260K-Q4_K_M.gguf"]);
     assert!(ended.stdout.contains("stories260K-Q4_K_M.gguf") && ended.stdout.contains("bits per weight"), "{ended:?}");

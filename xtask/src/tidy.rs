@@ -26,14 +26,15 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
     ("stream", &[]),
     ("plan", &["exit_code", "text"]),
     ("plugin", &["cancel", "exit_code", "stream", "text"]),
     ("write", &["exit_code", "plan", "stream"]),
-    ("run", &["cancel", "exit_code", "memory", "model", "plan", "plugin", "source", "stream", "text", "write"]),
+    ("card", &["text"]),
+    ("run", &["cancel", "card", "exit_code", "memory", "model", "plan", "plugin", "source", "stream", "text", "write"]),
     ("report", &["exit_code", "memory", "plan", "plugin", "run", "text"]),
     ("cli", &["bus_error", "cancel", "exit_code", "plugin", "report", "run"]),
 ];

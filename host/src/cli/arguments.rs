@@ -178,6 +178,9 @@ pub(super) struct QuantizeArguments {
     /// Do not write qhost-report.json beside the output.
     #[arg(long, help_heading = "What to do")]
     pub(super) no_report: bool,
+    /// Do not write a model card (README.md in a folder, NAME.md beside a file).
+    #[arg(long, help_heading = "What to do")]
+    pub(super) no_card: bool,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

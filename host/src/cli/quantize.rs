@@ -8,7 +8,7 @@ use super::{CommandResult, Session, arguments::QuantizeArguments};
 use crate::{
     cancel::CancelFlag,
     exit_code::ExitCode,
-    report::{self, Problem, Progress, ProgressStyle, Verbosity},
+    report::{self, Files, Problem, Progress, ProgressStyle, Verbosity},
     run::{self, Prepared, Request, Resources},
 };
 
@@ -27,31 +27,29 @@ pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> Comma
         return show_plan(session, &prepared);
     }
     stop_on_signal(cancel);
-    let options = prepared.options.clone();
     let progress = Progress::start(match (session.json, session.verbosity) {
         (_, Verbosity::Quiet) => ProgressStyle::Silent,
         (true, _) => ProgressStyle::Json,
         (false, _) => ProgressStyle::Human,
     });
-    let finished = prepared.prepared.execute(&progress.events())?;
+    let finished = prepared.execute(&progress.events())?;
     let usage = progress.finish();
-    if !no_report {
-        let document = report::report_document(&finished.outcome, usage, &options);
-        finished.put(REPORT, format!("{document:#}\n").as_bytes())?;
-    }
+    let card = finished.put_card()?;
+    let report = if no_report {
+        None
+    } else {
+        let document = report::report_document(&finished.outcome, usage);
+        Some(finished.put(REPORT, format!("{document:#}\n").as_bytes())?)
+    };
     let outcome = finished.tidy_up()?;
     if !session.json && session.verbosity == Verbosity::Quiet {
         return Ok(());
     }
-    session.print(|| report::result_document(&outcome, usage), || report::show_result(&outcome, usage))
+    let files = Files { report: report.as_deref(), card: card.as_deref() };
+    session.print(|| report::result_document(&outcome, usage, files), || report::show_result(&outcome, usage))
 }
 
-struct PreparedCommand {
-    prepared: Prepared,
-    options: Options,
-}
-
-fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedCommand, CancelFlag), Problem> {
+fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(Prepared, CancelFlag), Problem> {
     let [format] = <[String; 1]>::try_from(arguments.format).map_err(|formats| {
         let message = format!("{} formats in one run cannot be made yet", formats.len());
         Problem::new(ExitCode::Usage, message, "run the command once for each format")
@@ -69,10 +67,11 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedC
     let request = Request {
         model: arguments.model,
         format,
-        options: options.clone(),
+        options,
         output: arguments.output,
         force: arguments.force,
         fresh: arguments.fresh,
+        card: !arguments.no_card,
     };
     let cancel = CancelFlag::default();
     let resources = Resources {
@@ -82,12 +81,12 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedC
         cancel: cancel.clone(),
     };
     let prepared = run::prepare(&request, &session.catalog()?, &resources)?;
-    Ok((PreparedCommand { prepared, options }, cancel))
+    Ok((prepared, cancel))
 }
 
-fn show_plan(session: &Session, command: &PreparedCommand) -> CommandResult {
-    let prepared = &command.prepared;
-    session.print(|| report::plan_document(prepared), || report::show_plan(prepared))
+fn show_plan(session: &Session, prepared: &Prepared) -> CommandResult {
+    let every = session.verbosity >= Verbosity::Verbose;
+    session.print(|| report::plan_document(prepared), || report::show_plan(prepared, every))
 }
 
 pub(super) fn all_cores() -> usize {

@@ -9,6 +9,9 @@ use qhost_plugin_api::documents::{CompanionContent, Model, OutputKind, Plan, Seg
 
 use super::{Error, RunPlan};
 
+/// Files that the host itself puts into a folder output.
+const OURS: [&str; 2] = ["README.md", "qhost-report.json"];
+
 /// Accepts a plan, or says what is wrong with it.
 ///
 /// # Errors
@@ -49,7 +52,7 @@ impl Checker<'_> {
             OutputKind::File if names == [""] => Ok(()),
             OutputKind::File => Err(format!("a single-file output with the files {names:?}")),
             OutputKind::Folder => {
-                if let Some(bad) = names.iter().find(|name| !is_plain_name(name)) {
+                if let Some(bad) = names.iter().find(|name| !is_plain_name(name) || OURS.contains(name)) {
                     return Err(format!("a file named `{}`", bad.escape_debug()));
                 }
                 let distinct: BTreeSet<_> = names.iter().collect();
@@ -128,6 +131,7 @@ impl Checker<'_> {
 
     fn companions(&self) -> Result<(), String> {
         let mut names: BTreeSet<_> = self.plan.files.iter().map(|file| file.name.as_str()).collect();
+        names.extend(OURS);
         for companion in &self.plan.companions {
             if !is_plain_name(&companion.name) || !names.insert(&companion.name) {
                 return Err(format!("a companion named `{}`", companion.name.escape_debug()));
@@ -156,7 +160,7 @@ fn is_plain_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use qhost_plugin_api::documents::{
-        Output, PlannedFile, PlannedUnit, Role, RoleKind, Segment, SourceTensor, TensorSegment, UnitInfo,
+        Companion, Output, PlannedFile, PlannedUnit, Role, RoleKind, Segment, SourceTensor, TensorSegment, UnitInfo,
     };
 
     use super::*;
@@ -192,7 +196,7 @@ mod tests {
     #[test]
     fn each_contradiction_is_refused() {
         type Spoil = fn(&mut Plan);
-        let spoils: [(&str, Spoil); 12] = [
+        let spoils: [(&str, Spoil); 14] = [
             ("overlaps", |plan| plan.segments[0].offset = 23),
             ("past the end", |plan| plan.segments[0].bytes = 17),
             ("past the end", |plan| plan.segments[0].bytes = u64::MAX),
@@ -207,6 +211,15 @@ mod tests {
             ("a file named", |plan| {
                 plan.output.kind = OutputKind::Folder;
                 plan.files[0].name = "../a".into();
+            }),
+            ("a file named", |plan| {
+                plan.output.kind = OutputKind::Folder;
+                plan.files[0].name = "qhost-report.json".into();
+            }),
+            ("a companion named", |plan| {
+                plan.output.kind = OutputKind::Folder;
+                plan.files[0].name = "a".into();
+                plan.companions = vec![Companion::text("README.md", "the host's")];
             }),
         ];
         for (word, spoil) in spoils {

@@ -4,8 +4,15 @@ use std::path::PathBuf;
 
 use super::{Error, RunPlan};
 
-/// Room for the journal and the report beside the planned files.
-const ASIDE: u64 = 1 << 20;
+/// Room for the journal, the report and the model card beside the planned files: so much for a run, and for
+/// each of its segments.
+const BESIDE: (u64, u64) = (64 << 10, 1 << 10);
+
+/// Bytes that a run needs on the disk beside the planned files.
+#[must_use]
+pub fn bytes_beside(plan: &RunPlan) -> u64 {
+    BESIDE.0 + BESIDE.1 * plan.plan.segments.len() as u64
+}
 
 /// What is so at the place of an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +68,7 @@ pub fn refuse_impossible(plan: &RunPlan, threads: u32, facts: &Facts) -> Result<
         return Err(Error::Foreign { path: path.clone() });
     }
     let total = plan.file_bytes.saturating_add(facts.companions);
-    let needed = total.saturating_sub(place.reserved).saturating_add(ASIDE);
+    let needed = total.saturating_sub(place.reserved).saturating_add(bytes_beside(plan));
     if let Some(free) = place.free.filter(|&free| free < needed) {
         return Err(Error::DiskTooSmall { path: path(), needed, free });
     }

@@ -5,6 +5,7 @@
 
 mod accept;
 mod error;
+mod estimate;
 mod feasibility;
 
 use qhost_plugin_api::documents::{Document, Options, Plan, SegmentContent, TensorSegment};
@@ -12,7 +13,8 @@ use sha2::{Digest, Sha256};
 
 pub use accept::accept;
 pub use error::Error;
-pub use feasibility::{Facts, Place, refuse_impossible};
+pub use estimate::{Estimate, Held, Machine, MemoryEstimate, TimeEstimate, estimate};
+pub use feasibility::{Facts, Place, bytes_beside, refuse_impossible};
 
 /// A plan that the host will carry out.
 #[derive(Debug, Clone)]
@@ -32,6 +34,12 @@ impl RunPlan {
     #[must_use]
     pub fn bits_per_weight(&self) -> f64 {
         bits_per_weight(self.file_bytes, self.parameters)
+    }
+
+    /// Bits per parameter that the level promises for this model, if fallbacks keep it from being kept.
+    #[must_use]
+    pub fn level_bits_per_weight(&self) -> Option<f64> {
+        self.plan.level_bytes.map(|bytes| bits_per_weight(bytes, self.parameters))
     }
 
     /// The tensors of the output, with their segment ids, in the order of the file.

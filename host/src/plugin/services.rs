@@ -1,7 +1,10 @@
 //! The host's side of the border: plain Rust traits put behind the frozen objects.
 #![expect(unsafe_code, reason = "a plugin's loop body is a raw pointer that is handed to the host's threads")]
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use abi_stable::{
     sabi_trait::TD_Opaque,
@@ -104,8 +107,15 @@ impl Host for ProcessServices {
         let Ok(count) = usize::try_from(count) else {
             return RResult::RErr(Failure::internal(format!("{count} loop iterations are too many for this machine")));
         };
-        // One iteration is the smallest piece of work: iterations are few and may differ in cost.
-        self.pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(|index| task.run(index as u64)));
+        // Whoever is free takes the next iteration. So threads work side by side, on rows that are neighbours
+        // in the source: it is read in order, and few of its pages are mapped at a time.
+        let next = AtomicUsize::new(0);
+        let run_each = |_| {
+            let indices = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+            indices.take_while(|&index| index < count).for_each(|index| task.run(index as u64));
+        };
+        let workers = self.pool.current_num_threads().min(count);
+        self.pool.install(|| (0..workers).into_par_iter().with_max_len(1).for_each(run_each));
         RResult::ROk(())
     }
 

@@ -1,23 +1,37 @@
 //! The JSON documents for programs: results, plans, plugin lists, and the report beside the output.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-use qhost_plugin_api::documents::{Description, Findings, Options};
+use qhost_plugin_api::documents::{Description, Findings};
 use serde_json::{Value, json};
 
-use super::Usage;
+use super::{
+    Usage,
+    summary::{self, Stored},
+};
 use crate::{
-    plan::bits_per_weight,
+    plan::{Estimate, bits_per_weight},
     plugin::{Found, Status},
     run::{Outcome, Prepared, TensorOutcome},
 };
 
+/// The small files that were written with an output.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Files<'a> {
+    /// The report.
+    pub report: Option<&'a Path>,
+    /// The model card.
+    pub card: Option<&'a Path>,
+}
+
 /// The result of `quantize`, for standard output.
 #[must_use]
-pub fn result_document(outcome: &Outcome, usage: Usage) -> Value {
+pub fn result_document(outcome: &Outcome, usage: Usage, files: Files<'_>) -> Value {
     let mut document = json!({
         "schema": "qhost.result/1",
         "status": "ok",
+        "report_path": files.report.map(text),
+        "card_path": files.card.map(text),
     });
     merge(&mut document, common(outcome, usage));
     document
@@ -25,15 +39,24 @@ pub fn result_document(outcome: &Outcome, usage: Usage) -> Value {
 
 /// The report beside the output: the result, and everything that it came from.
 #[must_use]
-pub fn report_document(outcome: &Outcome, usage: Usage, options: &Options) -> Value {
+pub fn report_document(outcome: &Outcome, usage: Usage) -> Value {
     let (id, version, sha256) = &outcome.plugin;
+    let stored: Vec<Stored<'_>> = outcome.tensors.iter().map(Stored::from).collect();
     let mut document = json!({
         "schema": "qhost.report/1",
         "status": "ok",
         "qhost": env!("CARGO_PKG_VERSION"),
+        "api": qhost_plugin_api::API_VERSION,
         "plugin": {"id": id, "version": version, "sha256": sha256},
-        "options": options,
-        "encodings": encodings(outcome.tensors.iter().map(|tensor| (&*tensor.encoding, tensor.elements, tensor.bytes))),
+        "model": outcome.model,
+        "repository": outcome.origin.repository,
+        "commit": outcome.origin.commit,
+        "options": outcome.options,
+        "threads": outcome.threads,
+        "max_memory_bytes": outcome.max_memory,
+        "planned": {"file_size": outcome.file_bytes, "estimate": estimate(&outcome.estimate)},
+        "encodings": encodings(&stored),
+        "fallbacks": fallbacks(&stored),
         "tensors": outcome.tensors.iter().map(tensor).collect::<Vec<_>>(),
         "unused": unused(&outcome.unused),
     });
@@ -62,6 +85,7 @@ fn common(outcome: &Outcome, usage: Usage) -> Value {
         "source_size": outcome.source_bytes,
         "file_size": outcome.file_bytes,
         "bits_per_weight": bits_per_weight(outcome.file_bytes, outcome.parameters),
+        "level_bits_per_weight": outcome.level_bytes.map(|bytes| bits_per_weight(bytes, outcome.parameters)),
         "compression_ratio": ratio(outcome.source_bytes, outcome.file_bytes),
         "duration_seconds": outcome.duration.as_secs_f64(),
         "peak_memory_bytes": usage.peak_resident,
@@ -87,6 +111,7 @@ fn tensor(tensor: &TensorOutcome) -> Value {
         "elements": tensor.elements,
         "bytes": tensor.bytes,
         "fallback": tensor.fallback,
+        "instead_of": tensor.instead_of,
         "metrics": tensor.metrics,
     })
 }
@@ -97,14 +122,24 @@ fn unused(tensors: &[(String, String)]) -> Value {
 }
 
 /// How many tensors, weights and bytes there are of each encoding.
-fn encodings<'a>(tensors: impl Iterator<Item = (&'a str, u64, u64)>) -> Value {
-    let mut sums: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
-    for (encoding, elements, bytes) in tensors {
-        let sum = sums.entry(encoding).or_default();
-        *sum = (sum.0 + 1, sum.1 + elements, sum.2 + bytes);
-    }
-    let rows = sums.into_iter().map(|(encoding, (tensors, elements, bytes))| {
-        json!({"encoding": encoding, "tensors": tensors, "elements": elements, "bytes": bytes})
+fn encodings(tensors: &[Stored<'_>]) -> Value {
+    let rows = summary::encodings(tensors).into_iter().map(|(encoding, sum)| {
+        json!({"encoding": encoding, "tensors": sum.tensors, "elements": sum.elements, "bytes": sum.bytes})
+    });
+    Value::Array(rows.collect())
+}
+
+/// How many tensors, weights and bytes are not stored as the level says, and why.
+fn fallbacks(tensors: &[Stored<'_>]) -> Value {
+    let rows = summary::fallbacks(tensors).into_iter().map(|fallback| {
+        json!({
+            "encoding": fallback.encoding,
+            "instead_of": fallback.instead_of,
+            "reason": fallback.reason,
+            "tensors": fallback.sum.tensors,
+            "elements": fallback.sum.elements,
+            "bytes": fallback.sum.bytes,
+        })
     });
     Value::Array(rows.collect())
 }
@@ -119,14 +154,16 @@ fn merge(document: &mut Value, more: Value) {
 #[must_use]
 pub fn plan_document(prepared: &Prepared) -> Value {
     let plan = &prepared.plan;
-    let (id, version) = prepared.plugin();
-    let tensors = plan.tensors().map(|(_, bytes, tensor)| {
+    let (id, version, sha256) = prepared.plugin();
+    let stored: Vec<_> = plan.tensors().map(Stored::planned).collect();
+    let tensors = stored.iter().map(|tensor| {
         json!({
             "name": tensor.name,
             "encoding": tensor.encoding,
             "elements": tensor.elements,
-            "bytes": bytes,
+            "bytes": tensor.bytes,
             "fallback": tensor.fallback,
+            "instead_of": tensor.instead_of,
         })
     });
     json!({
@@ -138,18 +175,47 @@ pub fn plan_document(prepared: &Prepared) -> Value {
         "level": plan.plan.level,
         "source": text(prepared.source()),
         "architecture": prepared.architecture(),
-        "plugin": {"id": id, "version": version},
+        "plugin": {"id": id, "version": version, "sha256": sha256},
         "parameter_count": plan.parameters,
         "source_size": prepared.source_bytes(),
         "file_size": plan.file_bytes,
         "bits_per_weight": plan.bits_per_weight(),
         "compression_ratio": ratio(prepared.source_bytes(), plan.file_bytes),
+        "level_bits_per_weight": plan.level_bits_per_weight(),
         "working_memory_bytes": prepared.working_memory(),
+        "estimate": estimate(&prepared.estimate),
         "units": plan.plan.units.len(),
-        "encodings": encodings(plan.tensors().map(|(_, bytes, tensor)| (&*tensor.encoding, tensor.elements, bytes))),
+        "disk": {
+            "output_bytes": plan.file_bytes.saturating_add(prepared.companion_bytes),
+            "beside_bytes": prepared.bytes_beside(),
+            "reserved_bytes": prepared.place.reserved,
+            "free_bytes": prepared.place.free,
+        },
+        "threads": prepared.threads(),
+        "card_path": prepared.card().as_deref().map(text),
+        "encodings": encodings(&stored),
+        "fallbacks": fallbacks(&stored),
         "tensors": tensors.collect::<Vec<_>>(),
         "unused": unused(&prepared.unused()),
         "warnings": prepared.warnings,
+    })
+}
+
+/// What a run will take.
+fn estimate(estimate: &Estimate) -> Value {
+    let time = estimate.time.map(|time| {
+        json!({
+            "about_seconds": time.seconds,
+            "core_seconds": time.core_seconds,
+            "core_speed": time.core_speed,
+            "cores": time.cores,
+            "transfer_seconds": time.transfer_seconds,
+        })
+    });
+    json!({
+        "peak_memory_bytes": estimate.memory.peak_resident,
+        "peak_anonymous_bytes": estimate.memory.peak_anonymous,
+        "time": time,
     })
 }
 

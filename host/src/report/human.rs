@@ -7,12 +7,13 @@ use indicatif::{HumanCount, HumanDuration};
 
 use super::{
     PluginRow, Usage,
+    plan_text::broken_promise,
     screen::{HINT, STRONG, WARNING},
 };
 use crate::{
     plan::bits_per_weight,
     plugin::{Catalog, Status},
-    run::{Outcome, Prepared},
+    run::Outcome,
     text::shown,
 };
 
@@ -37,6 +38,10 @@ pub fn show_result(outcome: &Outcome, usage: Usage) -> String {
             outcome.source_bytes as f64 / (outcome.file_bytes.max(1)) as f64,
         ),
     );
+    let promised = outcome.level_bytes.map(|bytes| bits_per_weight(bytes, outcome.parameters));
+    if let Some(promise) = broken_promise(&outcome.level, promised) {
+        row("", promise);
+    }
     let checks: Vec<_> = outcome.findings.checks.iter().map(|check| check.name.as_str()).collect();
     row("checked", shown(&crate::text::list(&checks)).into_owned());
     row(
@@ -58,42 +63,6 @@ fn took(duration: Duration) -> String {
     } else {
         HumanDuration(duration).to_string()
     }
-}
-
-/// A plan.
-#[must_use]
-pub fn show_plan(prepared: &Prepared) -> String {
-    let plan = &prepared.plan;
-    let mut text = format!("{STRONG}{}{STRONG:#} would be written\n", prepared.output().display());
-    let (id, version) = prepared.plugin();
-    let mut row = |name: &str, value: String| {
-        let _ = writeln!(text, "  {name:<10} {value}");
-    };
-    row("format", format!("{} {} (plugin {id} {version})", shown(&plan.plan.format), shown(&plan.plan.level)));
-    row("model", format!("{}, {} parameters", prepared.architecture(), HumanCount(plan.parameters)));
-    row(
-        "size",
-        format!(
-            "{} of {} ({:.2} bits per weight)",
-            ByteSize(plan.file_bytes),
-            ByteSize(prepared.source_bytes()),
-            plan.bits_per_weight()
-        ),
-    );
-    row("memory", format!("{} of working memory", ByteSize(prepared.working_memory())));
-    text.push('\n');
-    let width = plan.tensors().map(|(_, _, tensor)| tensor.name.len()).max().unwrap_or(0);
-    for (_, bytes, tensor) in plan.tensors() {
-        let fallback =
-            tensor.fallback.as_ref().map_or_else(String::new, |why| format!("  {WARNING}{}{WARNING:#}", shown(why)));
-        let size = ByteSize(bytes).to_string();
-        let _ =
-            writeln!(text, "  {:<width$}  {:<6} {size:>10}{fallback}", shown(&tensor.name), shown(&tensor.encoding));
-    }
-    for warning in &prepared.warnings {
-        let _ = writeln!(text, "{WARNING}warning:{WARNING:#} {}", shown(warning));
-    }
-    text
 }
 
 /// The list of plugins.

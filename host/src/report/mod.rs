@@ -6,14 +6,18 @@
 mod document;
 mod failure;
 mod human;
+mod layout;
 mod logging;
+mod plan_text;
 mod progress;
 mod screen;
+mod summary;
 
-pub use document::{PluginRow, plan_document, plugins_document, report_document, result_document};
+pub use document::{Files, PluginRow, plan_document, plugins_document, report_document, result_document};
 pub use failure::{Problem, show_problem};
-pub use human::{show_plan, show_plugin, show_plugins, show_result};
+pub use human::{show_plugin, show_plugins, show_result};
 pub use logging::{LogSettings, start_logging};
+pub use plan_text::show_plan;
 pub use progress::{Progress, ProgressStyle, Usage};
 pub use screen::{print_json, print_text};
 

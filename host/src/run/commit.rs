@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a thread needs for digesting.
-pub(super) const BUFFER: usize = 1 << 20;
+pub(super) const BUFFER: usize = 256 << 10;
 
 /// A unit that is written and not yet durable.
 #[derive(Debug)]

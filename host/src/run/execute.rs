@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    path::PathBuf,
     sync::{Arc, mpsc},
     thread,
     time::Instant,
@@ -15,7 +16,7 @@ use qhost_plugin_api::documents::{
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::{
-    Error, Event, Events, Outcome, Prepared, Resumed, TensorOutcome,
+    Error, Event, Events, Outcome, Prepared, Resumed, TensorOutcome, card,
     commit::{self, Commit, Committer},
     files::OutputFiles,
     journal::{Contents, Journal, SavedBlob, SegmentDigest, UnitRecord},
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     model::Widening,
     plan, plugin,
-    source::{self, Checkpoint},
+    source::{self, Checkpoint, Origin},
     stream::{Encoding, Lender, Placement, ScaleKind, Scales},
     write::{self, ReservedFiles, WorkFolder},
 };
@@ -41,14 +42,24 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Writes a small file beside the output, or into it if it is a folder.
+    /// Writes a small file beside the output, or into it if it is a folder; gives its path.
     ///
     /// # Errors
     /// Fails when the disk refuses.
-    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, Error> {
         let output = &self.outcome.path;
         let path = if output.is_dir() { output.join(name) } else { output.with_file_name(name) };
-        Ok(self.work.put(&path, bytes)?)
+        self.work.put(&path, bytes)?;
+        Ok(path)
+    }
+
+    /// Writes the model card, if there is to be one and nothing else has come into its place; gives its path.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    pub fn put_card(&self) -> Result<Option<PathBuf>, Error> {
+        let name = self.outcome.card.as_ref().filter(|name| !card::in_the_way(&self.outcome.path, name));
+        name.map(|name| self.put(name, card::text(&self.outcome).as_bytes())).transpose()
     }
 
     /// Removes the work folder.
@@ -154,6 +165,7 @@ impl Prepared {
             elements: tensor.elements,
             bytes,
             fallback: tensor.fallback.clone(),
+            instead_of: tensor.instead_of.clone(),
             metrics: by_segment.remove(&segment).unwrap_or_default(),
         });
         let manifest = &self.plugin.manifest;
@@ -162,14 +174,26 @@ impl Prepared {
             format: self.plan.plan.format.clone(),
             level: self.plan.plan.level.clone(),
             source: self.checkpoint.root.clone(),
+            model: self.model.name.clone(),
+            origin: Origin::of(&self.checkpoint.root),
+            source_card: source::readme(&self.checkpoint.root),
             architecture: self.model.family.clone(),
             parameters: self.plan.parameters,
             source_bytes: self.checkpoint.weight_bytes(),
             file_bytes: self.plan.file_bytes,
+            level_bytes: self.plan.plan.level_bytes,
+            library: self.plan.plan.library.clone(),
+            usage: self.plan.plan.usage.clone(),
             tensors: tensors.collect(),
             unused: self.unused(),
             findings,
             warnings: self.warnings.clone(),
+            lasting_warnings: self.lasting_warnings.clone(),
+            options: self.options.clone(),
+            threads: self.settings.threads(),
+            max_memory: self.settings.ledger.limit(),
+            estimate: self.estimate,
+            card: self.card.clone(),
             resumed: None,
             duration: began.elapsed(),
             plugin: (manifest.id.clone(), manifest.version.clone(), self.plugin.sha256.clone()),

@@ -4,6 +4,7 @@
 //! [`Prepared::execute`] runs the plan unit by unit, keeps the journal, and finishes. Nothing here prints: it tells
 //! [`Events`] what happens. Only this room knows the order of the others.
 
+mod card;
 mod commit;
 mod error;
 mod event;
@@ -12,6 +13,7 @@ mod files;
 mod journal;
 mod outcome;
 mod prepare;
+mod speed;
 mod unit;
 
 pub use error::Error;

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use qhost_plugin_api::documents::Findings;
+use qhost_plugin_api::documents::{Findings, Options};
+
+use crate::{plan::Estimate, source::Origin};
 
 /// A finished output.
 #[derive(Debug, Clone)]
@@ -15,6 +17,12 @@ pub struct Outcome {
     pub level: String,
     /// Where the model came from.
     pub source: PathBuf,
+    /// The model's name.
+    pub model: String,
+    /// Where the model was published, as far as its folder tells.
+    pub origin: Origin,
+    /// The model's own card, if it has one.
+    pub source_card: Option<String>,
     /// The model's family.
     pub architecture: String,
     /// Parameters of the model.
@@ -23,6 +31,12 @@ pub struct Outcome {
     pub source_bytes: u64,
     /// Bytes of the planned files.
     pub file_bytes: u64,
+    /// Bytes that they would have without fallbacks, if there were any.
+    pub level_bytes: Option<u64>,
+    /// The library that loads the output, as hubs call it.
+    pub library: Option<String>,
+    /// How the output is used.
+    pub usage: Option<String>,
     /// The tensors, in the order of the file.
     pub tensors: Vec<TensorOutcome>,
     /// Tensors of the model that are not in the output, each with the reason.
@@ -31,6 +45,18 @@ pub struct Outcome {
     pub findings: Findings,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Of these, what is about the output, and not about this run.
+    pub lasting_warnings: Vec<String>,
+    /// What was asked for.
+    pub options: Options,
+    /// Threads that it ran on.
+    pub threads: u32,
+    /// The ceiling of memory.
+    pub max_memory: Option<u64>,
+    /// What the plan said that it would take.
+    pub estimate: Estimate,
+    /// The card's name beside the output or in it, or none if there is to be none.
+    pub card: Option<String>,
     /// What was taken over from an earlier run.
     pub resumed: Option<Resumed>,
     /// Time that this run took.
@@ -54,6 +80,8 @@ pub struct TensorOutcome {
     pub bytes: u64,
     /// Why it is not stored as the level says.
     pub fallback: Option<String>,
+    /// What the level says.
+    pub instead_of: Option<String>,
     /// What the plugin measured, such as its relative error.
     pub metrics: BTreeMap<String, f64>,
 }

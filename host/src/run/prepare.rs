@@ -4,24 +4,26 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
-use qhost_plugin_api::documents::{CompanionContent, Model, OpenRequest, Options, Plan};
+use qhost_plugin_api::documents::{CompanionContent, Model, OpenRequest, Options, OutputKind, Plan};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
-    Error, commit,
+    Error, card, commit,
     files::Companions,
     journal::{Contents, Start},
+    speed,
 };
 use crate::{
     cancel::CancelFlag,
     memory::Memory,
     model::{self, StoredAs, Understood},
-    plan::{self, Facts, RunPlan},
+    plan::{self, Estimate, Facts, Held, Machine, Place, RunPlan},
     plugin::{Catalog, ConnectSettings, LoadedJob, LoadedPlugin},
     source::{self, Checkpoint},
-    stream::Ledger,
+    stream::{self, Ledger},
     write::{self, Target, WorkFolder},
 };
 
@@ -44,6 +46,8 @@ pub struct Request {
     pub force: bool,
     /// Whether work of an earlier run is thrown away.
     pub fresh: bool,
+    /// Whether a model card is written.
+    pub card: bool,
 }
 
 /// What a run may use.
@@ -74,8 +78,19 @@ pub struct Prepared {
     /// The companions that the output depends on.
     pub(super) depends_on: BTreeSet<String>,
     pub(super) settings: ConnectSettings,
+    pub(super) options: Options,
+    /// The card's name, if there is to be one.
+    pub(super) card: Option<String>,
+    /// Of the warnings, those that are about the output and not about this run.
+    pub(super) lasting_warnings: Vec<String>,
+    /// What is so at the place of the output.
+    pub place: Place,
+    /// Bytes of small files that are copied to the output.
+    pub companion_bytes: u64,
     /// What will be done.
     pub plan: RunPlan,
+    /// What it will take.
+    pub estimate: Estimate,
     /// What the user should know before it is.
     pub warnings: Vec<String>,
 }
@@ -114,8 +129,30 @@ impl Prepared {
 
     /// The plugin's id and version.
     #[must_use]
-    pub fn plugin(&self) -> (&str, &str) {
-        (&self.plugin.manifest.id, &self.plugin.manifest.version)
+    pub fn plugin(&self) -> (&str, &str, &str) {
+        (&self.plugin.manifest.id, &self.plugin.manifest.version, &self.plugin.sha256)
+    }
+
+    /// The threads that it will run on.
+    #[must_use]
+    pub fn threads(&self) -> u32 {
+        self.settings.threads()
+    }
+
+    /// Bytes that are needed beside the output while it is made.
+    #[must_use]
+    pub fn bytes_beside(&self) -> u64 {
+        plan::bytes_beside(&self.plan)
+    }
+
+    /// Where the model card will be, if there is to be one.
+    #[must_use]
+    pub fn card(&self) -> Option<PathBuf> {
+        let output = self.output();
+        self.card.as_ref().map(|name| match self.target.kind {
+            OutputKind::File => output.with_file_name(name),
+            _ => output.join(name),
+        })
     }
 
     /// The most working memory that a unit asks for, in bytes.
@@ -153,7 +190,16 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         kind: plan.plan.output.kind,
     };
     let warnings = checkpoint.warnings.iter().cloned().chain(of_model).chain(plan.plan.warnings.iter().cloned());
-    let warnings = warnings.chain(left_out(&plan.plan, &open.model)).chain(target.misnamed()).collect();
+    let lasting_warnings: Vec<_> = warnings.chain(left_out(&plan.plan, &open.model)).collect();
+    let card = request.card.then(|| card::name(&target));
+    let unwritten = card.clone().filter(|name| card::in_the_way(&target.path(), name));
+    let kept = unwritten.as_ref().map(|name| {
+        format!(
+            "{name} is in the way and was not made by qhost for this output: it is kept, and no model card is written"
+        )
+    });
+    let card = card.filter(|_| unwritten.is_none());
+    let warnings = lasting_warnings.iter().cloned().chain(target.misnamed()).chain(kept).collect();
 
     let copied = plan.plan.companions.iter().filter_map(|companion| match &companion.content {
         CompanionContent::Copy(name) => Some(name.clone()),
@@ -176,16 +222,18 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         // Our own finished output, of a run that ended before it had tidied up.
         place.exists = false;
     }
-    let memory_own = own_memory(resources.threads);
+    let memory = Memory::now();
+    let memory_own = own_memory(memory, resources.threads);
     settings.ledger.set_own(memory_own);
     let facts = Facts {
-        place,
+        place: place.clone(),
         force: request.force,
         companions: companion_bytes,
         memory_limit: resources.max_memory,
         memory_own,
     };
     plan::refuse_impossible(&plan, settings.threads(), &facts)?;
+    let estimate = plan::estimate(&plan, checkpoint.weight_bytes(), &machine(memory, settings.threads()));
     let model = Arc::new(open.model);
     Ok(Prepared {
         checkpoint,
@@ -199,7 +247,13 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         force: request.force,
         depends_on,
         settings,
+        companion_bytes,
+        options: request.options.clone(),
+        card,
+        lasting_warnings,
+        place,
         plan,
+        estimate,
         warnings,
     })
 }
@@ -219,10 +273,23 @@ fn left_out(plan: &Plan, model: &Model) -> Vec<String> {
 }
 
 /// What the process takes beside the memory that is granted to a plugin.
-fn own_memory(threads: usize) -> u64 {
-    let now = Memory::now();
+fn own_memory(now: Memory, threads: usize) -> u64 {
     let buffers = (threads as u64).saturating_add(1).saturating_mul(commit::BUFFER as u64);
     now.resident.saturating_add(buffers).saturating_add(YET_TO_COME).max(now.peak_resident)
+}
+
+/// This machine, for estimates.
+fn machine(now: Memory, threads: u32) -> Machine {
+    let Memory { resident, anonymous, peak_resident } = now;
+    let cores = thread::available_parallelism().map_or(threads, |cores| u32::try_from(cores.get()).unwrap_or(threads));
+    Machine {
+        threads,
+        cores,
+        core_speed: speed::of_core(),
+        memory: Held { resident, anonymous, peak_resident },
+        digest_buffer: commit::BUFFER as u64,
+        mapped: stream::most_mapped(threads),
+    }
 }
 
 /// Whether a run with this very start put its output in place and was then interrupted; the

@@ -6,6 +6,8 @@ mod companions;
 mod error;
 mod fingerprint;
 mod folder;
+mod origin;
+mod readme;
 mod shard;
 
 use std::{path::PathBuf, sync::Arc};
@@ -13,6 +15,8 @@ use std::{path::PathBuf, sync::Arc};
 pub use error::Error;
 pub use fingerprint::fingerprint;
 pub use folder::open;
+pub use origin::Origin;
+pub use readme::readme;
 
 use crate::stream::MappedFile;
 

@@ -44,6 +44,12 @@ impl Ledger {
         Self { limit, books: Mutex::default() }
     }
 
+    /// The ceiling in bytes.
+    #[must_use]
+    pub fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+
     /// Counts memory that is in use without a grant: the process itself.
     pub fn set_own(&self, bytes: u64) {
         self.books().own = bytes;

@@ -23,6 +23,15 @@ const KEPT: u64 = 8 << 20;
 /// sides, some of them after their own loan was returned. That is why pages are not let go loan by loan.
 const AROUND: u64 = 2 << 20;
 
+/// A loan is about this long, with what is mapped around it.
+const LOAN: u64 = 256 << 10;
+
+/// The most bytes of mapped files that stay, about, when so many threads have rows on loan.
+#[must_use]
+pub fn most_mapped(threads: u32) -> u64 {
+    KEPT + AROUND + LOAN.saturating_mul(u64::from(threads))
+}
+
 /// Where a tensor's rows lie, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {

@@ -11,5 +11,5 @@ pub mod positioned;
 
 pub use encoding::{Encoding, MX_BLOCK, ScaleKind, Scales};
 pub use ledger::{Ledger, Refused};
-pub use lender::{Lender, Loan, NoSuchRows, Placement};
+pub use lender::{Lender, Loan, NoSuchRows, Placement, most_mapped};
 pub use mapping::MappedFile;

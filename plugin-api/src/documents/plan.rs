@@ -40,6 +40,17 @@ pub struct Plan {
     /// What the user should know before the work starts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The length that all files together would have, had every tensor the encoding that the level wants
+    /// for it: what the level promises for this model. Absent means that nothing was promised that is not
+    /// kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level_bytes: Option<u64>,
+    /// How the output is used, in Markdown, for the model card. `{output}` stands for the output's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<String>,
+    /// The library that loads the output, under the name by which model hubs know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
 }
 
 impl Plan {
@@ -59,6 +70,9 @@ impl Plan {
             companions: Vec::new(),
             unused: Vec::new(),
             warnings: Vec::new(),
+            level_bytes: None,
+            usage: None,
+            library: None,
         }
     }
 }
@@ -183,6 +197,16 @@ pub struct TensorSegment {
     /// Why the encoding is not the level's own choice (a row length that does not divide, …).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<String>,
+    /// The encoding that the level wants for it, where there is a `fallback`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<String>,
+    /// What a weight of it costs, in nanoseconds on one core of the reference machine, from reading it to
+    /// checking what was written; the host scales it to the machine at hand. Absent means that it is not
+    /// known.
+    ///
+    /// The reference machine is a virtual core of a server of 2023 (Intel Sapphire Rapids).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
 }
 
 impl TensorSegment {
@@ -194,7 +218,16 @@ impl TensorSegment {
         encoding: impl Into<String>,
         elements: u64,
     ) -> Self {
-        Self { name: name.into(), unit, sources, encoding: encoding.into(), elements, fallback: None }
+        Self {
+            name: name.into(),
+            unit,
+            sources,
+            encoding: encoding.into(),
+            elements,
+            fallback: None,
+            instead_of: None,
+            cost: None,
+        }
     }
 }
 

@@ -17,12 +17,13 @@ use qhost_plugin_api::{
 
 use crate::{
     arrange::{Origin, in_memory},
+    fallbacks,
     families::{self, Family},
     format::{BlockType, Level},
     items::{self, Content, Item},
     name_trap, read,
     recipe::{self, Choice, ModelFacts, Shape},
-    tokenizer,
+    tokenizer, usage,
     write::{self, Layout, Unplaced},
 };
 
@@ -86,7 +87,14 @@ impl GgufJob {
             block_type: choice.block_type,
         });
         let layout = write::lay_out(&metadata, unplaced.collect())?;
-        Ok(Self::plan(request, level, host, items, &choices, layout, warnings))
+        let shapes: Vec<_> = items.iter().map(|item| row_shape(&item.shape)).collect();
+        let other = |level: &Level| choose(level, model, family, &items);
+        let judged = fallbacks::judge(level, &shapes, &choices, layout.file_bytes, model.parameters(), other);
+        warnings.extend(judged.warning);
+        let mut job = Self::plan(request, level, host, items, &choices, layout, warnings);
+        job.plan.level_bytes = judged.level_bytes;
+        (job.plan.usage, job.plan.library) = (Some(usage::TEXT.into()), Some(usage::LIBRARY.into()));
+        Ok(job)
     }
 
     fn plan(
@@ -114,6 +122,8 @@ impl GgufJob {
                     sources.insert(id, Source { origin, unit, rows, row_elements, block_type });
                     let mut made = TensorSegment::new(item.name, unit, tensors, block_type.name(), elements);
                     made.fallback = choice.instead_of.map(|wanted| fallback(wanted, row_elements));
+                    made.instead_of = choice.instead_of.map(|wanted| wanted.name().into());
+                    made.cost = Some(block_type.cost());
                     Segment::tensor(0, offset, bytes, made)
                 }
                 Content::Computed(numbers) => {
@@ -210,11 +220,14 @@ fn make_rows(io: &UnitHandle, segment: u32, source: &Source, rows: &Range<u64>) 
 }
 
 impl Source {
-    /// Buffers for one chunk: the weights twice as `f32`, and the bytes.
+    /// Buffers for one chunk: the weights twice as `f32`, and the bytes; the last holds a piece of the file
+    /// when it is checked.
     fn chunk_memory(&self) -> u64 {
+        let all = self.rows.saturating_mul(self.row_elements);
         let granule = self.origin.granule(self.rows, self.row_elements);
-        let weights = (granule * self.row_elements).max(CHUNK_WEIGHTS);
-        weights.saturating_mul(4 + 4 + 4)
+        let weights = (granule * self.row_elements).max(CHUNK_WEIGHTS).min(all);
+        let bytes = |weights| self.block_type.row_bytes(weights).unwrap_or(0);
+        weights.saturating_mul(4 + 4).saturating_add(bytes(weights).max(read::PIECE.min(bytes(all))))
     }
 
     /// The checkpoint's name for a row.

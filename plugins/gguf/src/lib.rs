@@ -6,6 +6,7 @@
 mod arrange;
 mod cursor;
 mod dequantize;
+mod fallbacks;
 mod families;
 mod float;
 pub mod format;
@@ -18,6 +19,7 @@ pub mod quantize;
 mod read;
 mod recipe;
 pub mod tokenizer;
+mod usage;
 mod write;
 
 use qhost_plugin_api::{

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Bytes that are read at once when numbers are checked.
-const PIECE: u64 = 1 << 20;
+pub(crate) const PIECE: u64 = 256 << 10;
 
 /// What the front of a file says.
 #[derive(Debug, Clone, PartialEq)]

@@ -116,8 +116,8 @@ impl Mixture<'_> {
 
     fn wanted(&mut self, tensor: &Shape<'_>) -> BlockType {
         match Category::of(tensor.name) {
-            Category::Output => self.output(tensor.row_elements),
-            Category::Embedding if self.tied => self.output(tensor.row_elements),
+            Category::Output => self.output(),
+            Category::Embedding if self.tied => self.output(),
             Category::Value => {
                 let index = self.values_seen;
                 self.values_seen += 1;
@@ -138,9 +138,9 @@ impl Mixture<'_> {
         }
     }
 
-    fn output(&self, row_elements: u64) -> BlockType {
-        let base = self.level.base;
-        if base == BlockType::Q8_0 || base.row_bytes(row_elements).is_none() { BlockType::Q8_0 } else { BlockType::Q6K }
+    /// The reference asks for Q8_0 where rows are no whole blocks of the base; Q6_K falls back to it there.
+    fn output(&self) -> BlockType {
+        if self.level.base == BlockType::Q8_0 { BlockType::Q8_0 } else { BlockType::Q6K }
     }
 
     fn value(&self, index: usize) -> BlockType {
@@ -237,6 +237,21 @@ mod tests {
         assert_eq!(fitting(BlockType::Q6K, 96), BlockType::Q8_0);
         for block_type in [BlockType::Q4_0, BlockType::Q8_0, BlockType::Q6K] {
             assert_eq!(fitting(block_type, 172), BlockType::F16);
+        }
+    }
+
+    /// The reference asks whether rows are whole blocks of the base; here that is a fallback like others.
+    #[test]
+    fn the_output_is_stored_as_the_reference_stores_it() {
+        let facts = ModelFacts { layers: 1, grouped_heads: 1, is_70b: false, experts: 0 };
+        for level in crate::format::LEVELS.iter().filter(|level| level.base.block_elements() > 1) {
+            for row_elements in [256, 64, 172] {
+                let eight = level.base == BlockType::Q8_0 || level.base.row_bytes(row_elements).is_none();
+                let reference = fitting(if eight { BlockType::Q8_0 } else { BlockType::Q6K }, row_elements);
+                let tensors = [Shape { name: "output.weight", row_elements, dimensions: 2 }];
+                let chosen = &choose(level, facts, &tensors)[0];
+                assert_eq!(chosen.block_type, reference, "{} {row_elements}", level.name);
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use qhost_plugin_api::{
     documents::{
         Check, Description, Findings, FormatDescription, LevelDescription, Model, OpenRequest, Output, Plan,
-        PlannedFile, PlannedUnit, Segment, TensorSegment, UnitOrder,
+        PlannedFile, PlannedUnit, Segment, TensorSegment, UnitOrder, UnusedTensor,
     },
     sdk::{Failure, FilesHandle, Format, FormatJob, HostHandle, Result, RowJob, UnitHandle, chunks, with_scratch},
 };
@@ -47,6 +47,15 @@ impl Format for Misbehave {
             "chain" | "chain-fails" => plan.order = UnitOrder::Sequential,
             "plan-overlap" => plan.segments[1].offset -= 1,
             "plan-drop" => drop(plan.segments.pop()),
+            "folder" => {
+                plan.output = Output::folder("-rows");
+                plan.files[0].name = "weights.rows".into();
+            }
+            "unused" | "unused-fails" => {
+                plan.segments.pop();
+                let last = u32::try_from(request.model.tensors.len()).unwrap_or(1) - 1;
+                plan.unused.push(UnusedTensor::new(last, "told to leave it out"));
+            }
             "plan-escape" => plan.output.suffix = "/../../escaped".into(),
             "plan-huge" => plan.files[0].bytes = 1 << 60,
             "plan-memory" => plan.units.iter_mut().for_each(|unit| unit.memory = 1 << 40),
@@ -83,7 +92,8 @@ pub struct Rows {
 
 impl Rows {
     fn write_unit(&self, unit: u32, io: &UnitHandle, spoil: &str) -> Result<()> {
-        let tensors = (0_u32..).zip(&self.model.tensors).filter(|(_, tensor)| tensor.unit == unit);
+        let tensors = (0_u32..).zip(&self.model.tensors).take(self.plan.segments.len() - 1);
+        let tensors = tensors.filter(|(_, tensor)| tensor.unit == unit);
         let jobs: Vec<_> = tensors
             .map(|(id, tensor)| RowJob {
                 item: id,
@@ -146,7 +156,9 @@ impl FormatJob for Rows {
         }
         match spoil {
             "panic-unit" => panic!("told to panic in a unit"),
-            "fail" | "chain-fails" => return Err(Failure::corrupt("told to fail").about("some.tensor")),
+            "fail" | "chain-fails" | "unused-fails" => {
+                return Err(Failure::corrupt("told to fail").about("some.tensor"));
+            }
             "short" => return Ok(()),
             "past-end" => io.write(segments[0], u64::MAX - 1, &[0; 4])?,
             "other-unit" => io.write(0, 0, &[0; 4])?,
@@ -172,7 +184,7 @@ impl FormatJob for Rows {
     fn check(&self, files: &FilesHandle) -> Result<Findings> {
         assert_ne!(self.behave, "panic-check", "told to panic in the check");
         let mut header = [0; 8];
-        files.read_exact("", 0, &mut header)?;
+        files.read_exact(&self.plan.files[0].name, 0, &mut header)?;
         let passed = &header == HEADER && self.behave != "check-fails";
         let (name, detail) = ("header", "the first bytes");
         Ok(Findings::new(vec![if passed { Check::passed(name, detail) } else { Check::failed(name, detail) }]))

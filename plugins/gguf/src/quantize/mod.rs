@@ -7,6 +7,7 @@
 //! *minimum* turn levels into weights. It knows no tensors and no threads.
 
 mod blocks;
+mod cost;
 mod float;
 mod legacy;
 mod q2_k;

@@ -1,0 +1,152 @@
+//! A plan for people: what it comes to, the types, and every kind of tensor.
+
+use std::fmt::Write;
+
+use bytesize::ByteSize;
+use indicatif::{HumanCount, HumanDuration};
+
+use super::{
+    layout::{width, wrapped},
+    screen::{STRONG, WARNING},
+    summary::{self, Kind, Stored},
+};
+use crate::{plan::bits_per_weight, run::Prepared, text::shown};
+
+/// The column in which the values of the head begin.
+const VALUES: usize = 13;
+
+/// A plan; `every` tensor on a line of its own, or the layers of each kind together.
+#[must_use]
+pub fn show_plan(prepared: &Prepared, every: bool) -> String {
+    let tensors: Vec<_> = prepared.plan.tensors().map(Stored::planned).collect();
+    let width = width();
+    let mut text = head(prepared, width);
+    text.push('\n');
+    types(&mut text, &tensors);
+    text.push('\n');
+    if every {
+        each(&mut text, &tensors);
+    } else {
+        by_kind(&mut text, &summary::kinds(&tensors), width);
+    }
+    fallbacks(&mut text, &tensors, &prepared.plan.plan.level, width);
+    for warning in &prepared.warnings {
+        let _ = writeln!(text, "\n{WARNING}warning:{WARNING:#} {}", wrapped(&shown(warning), 9, 2, width));
+    }
+    text
+}
+
+/// The promise that a level does not keep, for the line after the size.
+pub(super) fn broken_promise(level: &str, promised: Option<f64>) -> Option<String> {
+    let promised = promised?;
+    Some(format!("{WARNING}not the {promised:.2} of {}: some tensors fall back{WARNING:#}", shown(level)))
+}
+
+fn head(prepared: &Prepared, width: usize) -> String {
+    let plan = &prepared.plan;
+    let mut text = format!("{STRONG}{}{STRONG:#} would be written\n", prepared.output().display());
+    let mut row = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {name:<10} {}", wrapped(value, VALUES, VALUES, width));
+    };
+    let (id, version, _) = prepared.plugin();
+    row("format", &format!("{} {} (plugin {id} {version})", shown(&plan.plan.format), shown(&plan.plan.level)));
+    row("model", &format!("{}, {} parameters", prepared.architecture(), HumanCount(plan.parameters)));
+    let bits = plan.bits_per_weight();
+    let (size, source) = (ByteSize(plan.file_bytes), ByteSize(prepared.source_bytes()));
+    row("size", &format!("{size} of {source} ({STRONG}{bits:.2} bits per weight{STRONG:#})"));
+    if let Some(promise) = broken_promise(&plan.plan.level, plan.level_bits_per_weight()) {
+        row("", &promise);
+    }
+    let beside = ByteSize(prepared.bytes_beside());
+    let free = prepared.place.free.map_or_else(String::new, |free| format!("; {} are free", ByteSize(free)));
+    row("disk", &format!("{size}, {beside} more while it is made{free}"));
+    let threads = match prepared.threads() {
+        1 => "1 thread".to_owned(),
+        threads => format!("{threads} threads"),
+    };
+    if let Some(peak) = prepared.estimate.memory.peak_resident {
+        let own = prepared
+            .estimate
+            .memory
+            .peak_anonymous
+            .map_or_else(String::new, |own| format!(", {} of it its own", ByteSize(own)));
+        row("memory", &format!("about {} with {threads}{own}", ByteSize(peak)));
+    } else {
+        row("memory", &format!("{} of buffers with {threads}", ByteSize(prepared.working_memory())));
+    }
+    match prepared.estimate.time {
+        Some(time) if time.seconds < 1.0 => row("time", "less than a second"),
+        Some(time) => {
+            let duration = std::time::Duration::from_secs_f64(time.seconds);
+            row("time", &format!("about {} at this machine's speed", HumanDuration(duration)));
+        }
+        None => row("time", "not known: the plugin tells no costs"),
+    }
+    text
+}
+
+fn types(text: &mut String, tensors: &[Stored<'_>]) {
+    let encodings = summary::encodings(tensors);
+    let column = encodings.iter().map(|(encoding, _)| encoding.chars().count()).max().unwrap_or(0).max(4);
+    let _ = writeln!(text, "  {STRONG}{:<column$}  tensors         weights        size    bits{STRONG:#}", "type");
+    for (encoding, sum) in encodings {
+        let _ = writeln!(
+            text,
+            "  {:<column$}  {:>7}  {:>14}  {:>10}  {:>6.2}",
+            shown(encoding),
+            sum.tensors,
+            HumanCount(sum.elements).to_string(),
+            ByteSize(sum.bytes).to_string(),
+            bits_per_weight(sum.bytes, sum.elements),
+        );
+    }
+}
+
+fn by_kind(text: &mut String, kinds: &[Kind<'_>], width: usize) {
+    let names = kinds.iter().map(|kind| kind.pattern.chars().count()).max().unwrap_or(0).max(6);
+    let types = kinds.iter().map(|kind| kind.encoding.chars().count()).max().unwrap_or(0).max(4);
+    let _ = writeln!(text, "  {STRONG}{:<names$}  {:<types$}  number        size  layers{STRONG:#}", "tensor", "type");
+    let before = 2 + names + 2 + types + 2 + 6 + 2 + 10 + 2;
+    for kind in kinds {
+        let style = if kind.fallback { WARNING } else { anstyle::Style::new() };
+        let line = format!(
+            "  {:<names$}  {style}{:<types$}{style:#}  {:>6}  {:>10}  {}",
+            shown(&kind.pattern),
+            shown(kind.encoding),
+            kind.sum.tensors,
+            ByteSize(kind.sum.bytes).to_string(),
+            wrapped(&summary::ranges(&kind.layers), before, before, width.max(before + 12)),
+        );
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
+fn each(text: &mut String, tensors: &[Stored<'_>]) {
+    let names = tensors.iter().map(|tensor| tensor.name.chars().count()).max().unwrap_or(0);
+    let types = tensors.iter().map(|tensor| tensor.encoding.chars().count()).max().unwrap_or(0);
+    for tensor in tensors {
+        let why = tensor.fallback.map_or_else(String::new, |why| format!("  {WARNING}{}{WARNING:#}", shown(why)));
+        let (name, encoding, size) = (shown(tensor.name), shown(tensor.encoding), ByteSize(tensor.bytes).to_string());
+        let _ = writeln!(text, "  {name:<names$}  {encoding:<types$}  {size:>10}{why}");
+    }
+}
+
+fn fallbacks(text: &mut String, tensors: &[Stored<'_>], level: &str, width: usize) {
+    let fallbacks = summary::fallbacks(tensors);
+    if fallbacks.is_empty() {
+        return;
+    }
+    let fallen: u64 = fallbacks.iter().map(|fallback| fallback.sum.tensors).sum();
+    let _ = writeln!(
+        text,
+        "\n  {WARNING}{fallen} of {} tensors are not stored as {} wants it:{WARNING:#}",
+        tensors.len(),
+        shown(level)
+    );
+    for fallback in fallbacks {
+        let wanted = fallback.instead_of.map_or_else(String::new, |wanted| format!(" instead of {}", shown(wanted)));
+        let line = format!("{}{wanted}: {}", shown(fallback.encoding), shown(fallback.reason));
+        let _ = writeln!(text, "  {:>6} × {}", fallback.sum.tensors, wrapped(&line, 11, 11, width));
+    }
+}

@@ -1,0 +1,159 @@
+//! host/REPORT.md against the documents: every key that there is has a line there, of the right type, and every
+//! line has a key.
+#![expect(clippy::panic, reason = "a page without its section, or a key without its line, fails the test")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use qhost_tests::{
+    checkpoint::RandomLlama,
+    command::{Qhost, test_plugin},
+    fixture, repository,
+};
+use serde_json::Value;
+
+/// The keys that a section documents, with their types.
+struct Documented(BTreeMap<String, String>);
+
+impl Documented {
+    /// The tables of the sections with these titles, together.
+    fn of(titles: &[&str]) -> Self {
+        let page = fs::read_to_string(repository().join("host/REPORT.md")).unwrap();
+        let mut keys = BTreeMap::new();
+        for title in titles {
+            let section = page
+                .split("\n#")
+                .find(|section| section.trim_start_matches('#').lines().next() == Some(&format!(" {title}")));
+            let section = section.unwrap_or_else(|| panic!("no section {title}"));
+            for row in section.lines().filter(|line| line.starts_with("| `")) {
+                let cells: Vec<_> = row.split('|').map(str::trim).collect();
+                let known = keys.insert(cells[1].trim_matches('`').to_owned(), cells[2].to_owned());
+                assert_eq!((cells.len(), known), (6, None), "{row}");
+            }
+        }
+        Self(keys)
+    }
+
+    /// Checks documents against the section; all of its keys have to be in one of them at least.
+    fn holds_for(&self, documents: &[Value]) {
+        let mut seen = BTreeSet::new();
+        for document in documents {
+            self.walk("", document, &mut seen);
+        }
+        // Further keys of a message are there or not.
+        let unseen: Vec<_> = self.0.keys().filter(|key| *key != "*" && !seen.contains(*key)).collect();
+        assert!(unseen.is_empty(), "documented, and in no document: {unseen:?}");
+    }
+
+    fn walk(&self, path: &str, value: &Value, seen: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(object) => {
+                for (key, value) in object {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    let (named, any) = (format!("{path}{dot}{key}"), format!("{path}{dot}*"));
+                    let known = [named.clone(), any].into_iter().find(|path| self.0.contains_key(path));
+                    let path = known.unwrap_or_else(|| panic!("{named} is not documented"));
+                    let kind = &self.0[&path];
+                    assert!(is(value, kind), "{path} is documented as {kind}, and is {value}");
+                    seen.insert(path.clone());
+                    self.walk(&path, value, seen);
+                }
+            }
+            Value::Array(list) => {
+                for item in list.iter().filter(|item| item.is_object()) {
+                    self.walk(&format!("{path}[]"), item, seen);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is(value: &Value, kind: &str) -> bool {
+    let (kind, nullable) = kind.strip_suffix('?').map_or((kind, false), |kind| (kind, true));
+    match kind {
+        _ if value.is_null() => nullable,
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "object" => value.is_object(),
+        "list" => value.as_array().is_some_and(|list| list.iter().all(Value::is_object)),
+        "list of string" => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
+        "any" => true,
+        other => panic!("no such type: {other}"),
+    }
+}
+
+fn gguf(command: &str, model: &Path, level: &str, output: &Path) -> Qhost {
+    Qhost::new([command, "--format", "gguf", "--level", level, "-o"]).arg(output).arg(model)
+}
+
+fn report(folder: &Path) -> Value {
+    serde_json::from_slice(&fs::read(folder.join("qhost-report.json")).unwrap()).unwrap()
+}
+
+/// The plugin for tests, with every option that there is.
+fn rows(command: &str, folder: &Path) -> Qhost {
+    let qhost = Qhost::new([command, "--format", "rows", "--bits=32", "--group-size=-1", "--sym", "--desc-act"]);
+    let qhost = qhost.args(["--plugin-option=a=b", "--max-memory=1GiB", "-o"]).arg(folder).arg(fixture("stories260K"));
+    qhost.arg("--plugin-dir").arg(test_plugin("misbehave").parent().unwrap())
+}
+
+/// A run that goes on where another one failed, and leaves a tensor out.
+fn resumed(folder: &Path) -> (Value, Value, Vec<Value>) {
+    let run = |behave: &str| rows("quantize", folder).arg("--json").env("QHOST_BEHAVE", behave).run();
+    assert_eq!(run("unused-fails").code, Some(5), "the third unit fails");
+    let ended = run("unused");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    (ended.document(), report(folder), lines(&ended.stderr))
+}
+
+fn lines(stderr: &str) -> Vec<Value> {
+    stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_page_and_the_documents_have_the_same_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = |name: &str| folder.path().join(name);
+    let model = fixture("stories260K");
+
+    let plan = gguf("plan", &model, "Q4_K_M", &out("a")).json();
+    let left_out = rows("plan", &out("b")).env("QHOST_BEHAVE", "unused").json();
+    Documented::of(&["qhost.run-plan/1"]).holds_for(&[plan, left_out]);
+
+    let result = gguf("quantize", &model, "Q4_K_M", &out("a")).json();
+    let (of_resumed, report_of_resumed, events) = resumed(&out("b"));
+    assert!(of_resumed["resumed"].is_object(), "{of_resumed}");
+    Documented::of(&["Result and report", "qhost.result/1"]).holds_for(&[result, of_resumed]);
+    Documented::of(&["Result and report", "qhost.report/1"]).holds_for(&[report(&out("a")), report_of_resumed]);
+
+    let refused = gguf("plan", &model, "none", &out("c")).fail_with(4);
+    let usage = Qhost::new(["quantise"]).fail_with(2);
+    Documented::of(&["qhost.error/1"]).holds_for(&[refused, usage]);
+
+    let of = |event: &str| events.iter().filter(|line| line["event"] == event).cloned().collect::<Vec<_>>();
+    Documented::of(&["resuming"]).holds_for(&of("resuming"));
+}
+
+#[test]
+fn the_page_and_the_lines_of_progress_have_the_same_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("slow");
+    RandomLlama { layers: 6, ffn: 2048, hidden: 1024, heads: 8, ..RandomLlama::default() }.write(&model);
+    let qhost = gguf("quantize", &model, "Q4_K_M", folder.path()).args(["--json", "--threads=1", "-v"]);
+    let ended = qhost.env("QHOST_PLUGIN_PATH", "relative").succeed();
+    let small = gguf("quantize", &fixture("stories260K"), "Q4_K_M", folder.path()).arg("--json").succeed();
+    let all: Vec<_> = lines(&ended.stderr).into_iter().chain(lines(&small.stderr)).collect();
+    let known = ["progress", "warning", "log"];
+    for event in known {
+        let lines: Vec<_> = all.iter().filter(|line| line["event"] == event).cloned().collect();
+        assert!(!lines.is_empty(), "{event}");
+        Documented::of(&[event]).holds_for(&lines);
+    }
+    assert!(all.iter().all(|line| known.contains(&line["event"].as_str().unwrap())));
+}
