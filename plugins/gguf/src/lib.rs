@@ -9,6 +9,7 @@ mod dequantize;
 mod families;
 mod float;
 pub mod format;
+mod general;
 mod items;
 mod job;
 mod layout;

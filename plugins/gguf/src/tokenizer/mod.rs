@@ -33,6 +33,18 @@ pub trait Files {
     /// Fails when the file cannot be read.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>>;
 
+    /// The start of a file, `most` bytes of it or all, or `None` if there is no such file.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read.
+    fn start(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>> {
+        let mut bytes = self.read(name)?;
+        if let Some(bytes) = &mut bytes {
+            bytes.truncate(most);
+        }
+        Ok(bytes)
+    }
+
     /// The names of all files, relative to the model.
     fn names(&self) -> Vec<String>;
 }
@@ -40,6 +52,13 @@ pub trait Files {
 impl Files for FilesHandle {
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         Self::read(self, name)
+    }
+
+    fn start(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>> {
+        let Some(length) = self.length(name) else { return Ok(None) };
+        let mut bytes = vec![0; usize::try_from(length).map_or(most, |length| length.min(most))];
+        self.read_exact(name, 0, &mut bytes)?;
+        Ok(Some(bytes))
     }
 
     fn names(&self) -> Vec<String> {
