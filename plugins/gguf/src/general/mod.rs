@@ -50,6 +50,9 @@ pub(crate) fn general(
     }
     description.fill(Components::of(&model.name, parameters.total));
     description.size_label.get_or_insert_with(|| parameters.label());
+    if model.family == "phi3" {
+        description.keep_phi3(&model.name);
+    }
 
     let mut metadata = Metadata::new();
     sampling(&generation, &mut metadata)?;
@@ -126,6 +129,15 @@ impl Description {
         fill(&mut self.finetune, components.finetune);
         fill(&mut self.version, components.version);
         fill(&mut self.size_label, components.size_label);
+    }
+
+    /// llama.cpp takes in the spaces after the special tokens of Phi-3, as its tokenizer does, in files whose
+    /// name has `phi-3` or `phi3` in it. The reference converter's title has neither.
+    fn keep_phi3(&mut self, id: &str) {
+        let tells = |name: &str| ["phi-3", "phi3"].iter().any(|part| name.to_lowercase().contains(part));
+        if tells(id) && !self.name.as_deref().is_some_and(tells) {
+            self.name = Some(id.rsplit('/').next().unwrap_or(id).to_owned());
+        }
     }
 
     fn write(self, metadata: &mut Metadata, warnings: &mut Vec<String>) -> Result<()> {
@@ -347,6 +359,19 @@ mod tests {
             assert_eq!(pairs(&made), case.expected, "{} {:?}", case.name, case.card);
             assert!(warnings.is_empty(), "{warnings:?}");
         }
+    }
+
+    #[test]
+    fn phi_3_keeps_the_name_by_which_llama_cpp_knows_it() {
+        let name = |id: &str, family: &str| {
+            let model = Model::new(id, family);
+            let made = general(&model, &Folder(BTreeMap::new()), Parameters::default(), &mut Vec::new()).unwrap();
+            made.get("general.name").and_then(Stored::as_str).map(str::to_owned)
+        };
+        assert_eq!(name("Phi-3-mini-4k-instruct", "phi3").as_deref(), Some("Phi-3-mini-4k-instruct"));
+        assert_eq!(name("microsoft/phi-3.5-mini", "phi3").as_deref(), Some("phi-3.5-mini"));
+        assert_eq!(name("Phi-4-mini-instruct", "phi3").as_deref(), Some("Phi 4 Mini Instruct"));
+        assert_eq!(name("Phi-3-mini-4k-instruct", "llama").as_deref(), Some("Phi 3 Mini 4k Instruct"));
     }
 
     /// The reference converter fails on these.

@@ -313,7 +313,7 @@ impl Task<'_> {
         if let Some(first) = texts.first() {
             self.warnings.push(format!(
                 "{} added tokens take in the spaces beside them or stand for whole words only, such as {first:?}; \
-                 llama.cpp knows nothing of that",
+                 llama.cpp knows nothing of that, but for the spaces after the tokens of files named Phi-3",
                 texts.len()
             ));
         }
