@@ -343,11 +343,15 @@ fn another_sentencepiece_model_gives_the_same_tokens() {
         ("tokenizer.model", read("tokenizers/spm-llama/tokenizer.model")),
         ("tokenizer_config.json", read("tokenizers/spm-llama/tokenizer_config.json")),
     ]);
-    let llama = llama(&tokenizer_metadata(&files, 340, &Json::Null, None).unwrap());
+    let made = tokenizer_metadata(&files, 340, &Json::Null, None).unwrap();
+    let llama = llama(&made);
+    // llama.cpp lacks this step of the tokenizer's; all others are alike.
+    assert!(made.warnings.iter().any(|warning| warning.contains("drops repeated spaces")), "{:?}", made.warnings);
+    let drop_spaces = |text: &str| text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     let golden: Vec<(String, Vec<u32>)> = serde_json::from_slice(&read("text/random.spm-llama.json")).unwrap();
     assert!(golden.len() > 200);
     for (text, ids) in golden {
-        assert_eq!(encode(&llama, &text, false), ids, "{text:?}");
+        assert_eq!(encode(&llama, &drop_spaces(&text), false), ids, "{text:?}");
     }
 }
 

@@ -6,6 +6,7 @@
 //! itself, and weights and hyperparameters are none of its business.
 
 mod bpe;
+mod ends;
 mod family;
 mod hugging_face;
 mod kind;

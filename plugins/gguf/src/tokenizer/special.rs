@@ -117,33 +117,6 @@ pub(super) struct Sources<'a> {
     pub(super) generation_config: &'a Map<String, Value>,
 }
 
-/// The texts at which llama.cpp ends without being told (`llama-vocab.cpp`, `special_eog_ids`, as vendored by
-/// llama-cpp-sys-2 0.1.161).
-const KNOWN_ENDS: [&str; 22] = [
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|flush|>",
-    "<|calls|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "</s>",
-    "<|eom_id|>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<|end_of_text|>",
-    "<end_of_utterance>",
-    "<eos>",
-    "<turn|>",
-    "<|tool_response>",
-    "<｜end▁of▁sentence｜>",
-    "[e~[",
-];
-
 /// Tokens by part, and which of them are added to a text.
 #[derive(Debug, Default)]
 pub(super) struct Special {
@@ -213,39 +186,6 @@ impl Special {
             warnings.push(format!(
                 "`{key}` of tokenizer_config.json is true, but tokenizer.json has no post-processor to add one: \
                  llama.cpp adds one, as transformers 4 does and transformers 5 does not"
-            ));
-        }
-    }
-
-    /// llama.cpp ends a text at tokens with certain texts and at three that a file may name. Where the model ends
-    /// at others, too, they are named as the end of a turn and of a message.
-    pub(super) fn name_further_ends(
-        &mut self,
-        sources: &Sources<'_>,
-        vocabulary: &Vocabulary,
-        warnings: &mut Vec<String>,
-    ) {
-        let generation = sources.generation_config.get("eos_token_id");
-        let config = sources.config.get("eos_token_id");
-        let listed = [generation, config].into_iter().flatten().filter_map(Value::as_array).flatten();
-        let mut left_out = Vec::new();
-        for id in listed.filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()) {
-            let Some(token) = vocabulary.get(id) else { continue };
-            let ends = [Part::Eos, Part::Eot, Part::Eom];
-            let named = ends.into_iter().any(|part| self.ids.get(part) == Some(&id));
-            if named || KNOWN_ENDS.contains(&token.text.as_str()) || left_out.contains(&id) {
-                continue;
-            }
-            match [Part::Eot, Part::Eom].into_iter().find(|&part| self.ids.get(part).is_none()) {
-                Some(part) => self.ids.set(part, id),
-                None => left_out.push(id),
-            }
-        }
-        if let Some(&id) = left_out.first() {
-            let text = vocabulary.get(id).map_or("", |token| &token.text);
-            warnings.push(format!(
-                "the model ends its answers with more tokens than a file can name, such as {text:?} (id {id}): \
-                 llama.cpp will not stop there by itself"
             ));
         }
     }
