@@ -37,10 +37,8 @@ fn line(tensor: &Tensor) -> String {
 
 /// Keys that may differ, and why.
 fn is_ours(key: &str, model: &str) -> bool {
-    // The converter makes a title of the folder's name.
-    key.starts_with("general.name ")
-        // It takes the token from tokenizer.json alone, which this model has not.
-        || key.starts_with("tokenizer.ggml.unknown_token_id ") && model == "stories260K"
+    // The converter takes the token from tokenizer.json alone, which this model has not.
+    key.starts_with("tokenizer.ggml.unknown_token_id ") && model == "stories260K"
         // The quantiser moves these two to the end.
         || key.starts_with("general.quantization_version ")
         || key.starts_with("general.file_type ")
@@ -167,6 +165,32 @@ fn every_family_has_the_converter_s_tensors_and_keys() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_model_card_describes_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = copy_of(&fixture("stories260K"), folder.path());
+    let card = "---\nlicense: mit\nbase_model: karpathy/tinyllamas\ntags: [stories]\n---\nNot read.\n";
+    fs::write(model.join("README.md"), card).unwrap();
+    // Only the card that lies beside the model is its card.
+    fs::create_dir(model.join("additional_chat_templates")).unwrap();
+    fs::write(model.join("additional_chat_templates/README.md"), "---\nlicense: other\n---\n").unwrap();
+    let keys = f32_file(&model, &folder.path().join("out")).keys;
+    let general: Vec<_> = keys.iter().filter(|key| key.starts_with("general.")).map(String::as_str).collect();
+    assert_eq!(
+        general[2..9],
+        [
+            r#"general.name string "stories260K""#,
+            r#"general.size_label string "260K""#,
+            r#"general.license string "mit""#,
+            "general.base_model.count u32 1",
+            r#"general.base_model.0.name string "Tinyllamas""#,
+            r#"general.base_model.0.organization string "Karpathy""#,
+            r#"general.base_model.0.repo_url string "https://huggingface.co/karpathy/tinyllamas""#,
+        ]
+    );
+    assert!(general[9].starts_with("general.tags [string] 1 "), "{}", general[9]);
 }
 
 /// The rows of every head's two halves take turns, wherever the work was cut: within heads of 128

@@ -1,4 +1,4 @@
-//! The small files that belong to a model: tokenizer, chat template, generation config.
+//! The small files that belong to a model: tokenizer, chat template, generation config, model card.
 //!
 //! Which of them a format needs, and what is in them, is for the plugins.
 
@@ -8,6 +8,9 @@ use super::CompanionFile;
 
 /// Files that are taken along, by name or by ending. Weights, and code that would run, are not.
 const ENDINGS: [&str; 5] = [".json", ".jinja", ".model", ".txt", ".tiktoken"];
+
+/// The model card, which tells plugins what the model is called and what it was made from.
+const CARD: &str = "README.md";
 
 /// A folder of further chat templates.
 const TEMPLATE_FOLDER: &str = "additional_chat_templates";
@@ -33,7 +36,8 @@ fn collect(folder: &Path, prefix: &str, files: &mut Vec<CompanionFile>) -> io::R
         let Ok(name) = entry.file_name().into_string() else { continue };
         // Follows links: a hub cache is made of them.
         let Ok(metadata) = fs::metadata(entry.path()) else { continue };
-        let wanted = ENDINGS.iter().any(|ending| name.ends_with(ending)) && !name.ends_with(".safetensors.index.json");
+        let listed = ENDINGS.iter().any(|ending| name.ends_with(ending)) && !name.ends_with(".safetensors.index.json");
+        let wanted = listed || prefix.is_empty() && name == CARD;
         if metadata.is_file() && wanted && metadata.len() <= LARGEST {
             files.push(CompanionFile { name: format!("{prefix}{name}"), path: entry.path(), bytes: metadata.len() });
         }

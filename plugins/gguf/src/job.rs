@@ -20,6 +20,7 @@ use crate::{
     fallbacks,
     families::{self, Family},
     format::{BlockType, Level},
+    general::{Parameters, general},
     items::{self, Content, Item},
     name_trap, read,
     recipe::{self, Choice, ModelFacts, Shape},
@@ -67,7 +68,13 @@ impl GgufJob {
         let level = level(&request.options)?;
         let pre = pre_option(&request.options)?;
         let family = families::family_of(model)?;
-        let (mut metadata, mut warnings) = families::metadata(model, family)?;
+        let (items, of_items) = items::items(model, family)?;
+        let counted = Parameters::of(items.iter().map(|item| (item.name.as_str(), item.shape.as_slice())));
+        let mut of_card = Vec::new();
+        let general = general(model, companions, counted, &mut of_card)?;
+        let (mut metadata, mut warnings) = families::metadata(model, family, general)?;
+        warnings.extend(of_card);
+        warnings.extend(of_items);
         let vocabulary = model.hyperparameters.vocab_size;
         let _grant = host.grant(tokenizer::memory(companions, vocabulary), "reading the tokenizer")?;
         let tokenizer = tokenizer::tokenizer_metadata(companions, vocabulary, &model.config, pre)?;
@@ -78,8 +85,6 @@ impl GgufJob {
         metadata.push("general.quantization_version", QUANTIZATION_VERSION)?;
         metadata.push("general.file_type", level.file_type)?;
 
-        let (items, of_items) = items::items(model, family)?;
-        warnings.extend(of_items);
         let choices = choose(level, model, family, &items);
         let unplaced = items.iter().zip(&choices).map(|(item, choice)| Unplaced {
             name: item.name.clone(),

@@ -10,6 +10,7 @@ mod fallbacks;
 mod families;
 mod float;
 pub mod format;
+mod general;
 mod items;
 mod job;
 mod layout;

@@ -7,7 +7,6 @@ mod keys;
 mod limits;
 mod names;
 mod rope;
-mod size_label;
 mod table;
 
 use qhost_plugin_api::{
@@ -18,7 +17,6 @@ use qhost_plugin_api::{
 use crate::metadata::{Metadata, Value};
 
 pub(crate) use rope::{Scaling, factors as rope_factors};
-use size_label::size_label;
 
 /// A family as GGUF has it.
 #[derive(Debug)]
@@ -189,12 +187,11 @@ pub(crate) fn in_layer(model: &Model, unit: u32, name: &str) -> String {
 ///
 /// # Errors
 /// Fails with kind `UNSUPPORTED` for a rotary scaling that cannot be expressed.
-pub(crate) fn metadata(model: &Model, family: &Family) -> Result<(Metadata, Vec<String>)> {
+pub(crate) fn metadata(model: &Model, family: &Family, general: Metadata) -> Result<(Metadata, Vec<String>)> {
     let mut metadata = Metadata::new();
     metadata.push("general.architecture", family.architecture)?;
     metadata.push("general.type", "model")?;
-    metadata.push("general.name", model.name.as_str())?;
-    metadata.push("general.size_label", size_label(model.parameters()))?;
+    metadata.append(general)?;
     let (keys, warnings) = keys::of(model, family)?;
     for (key, value) in keys.0 {
         metadata.push(format!("{}.{key}", family.architecture), value)?;

@@ -6,6 +6,7 @@
 //! itself, and weights and hyperparameters are none of its business.
 
 mod bpe;
+mod ends;
 mod family;
 mod hugging_face;
 mod kind;
@@ -33,6 +34,18 @@ pub trait Files {
     /// Fails when the file cannot be read.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>>;
 
+    /// The start of a file, `most` bytes of it or all, or `None` if there is no such file.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read.
+    fn start(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>> {
+        let mut bytes = self.read(name)?;
+        if let Some(bytes) = &mut bytes {
+            bytes.truncate(most);
+        }
+        Ok(bytes)
+    }
+
     /// The names of all files, relative to the model.
     fn names(&self) -> Vec<String>;
 }
@@ -40,6 +53,13 @@ pub trait Files {
 impl Files for FilesHandle {
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         Self::read(self, name)
+    }
+
+    fn start(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>> {
+        let Some(length) = self.length(name) else { return Ok(None) };
+        let mut bytes = vec![0; usize::try_from(length).map_or(most, |length| length.min(most))];
+        self.read_exact(name, 0, &mut bytes)?;
+        Ok(Some(bytes))
     }
 
     fn names(&self) -> Vec<String> {
@@ -89,6 +109,7 @@ pub fn tokenizer_metadata(
         tokenizer_config: hugging_face::read_config(files)?,
         special_tokens_map: read_json(files, "special_tokens_map.json")?.unwrap_or_default(),
         generation_config: read_json(files, "generation_config.json")?.unwrap_or_default(),
+        has_bos: false,
         warnings: Vec::new(),
     };
     let kind: Option<TokenizerJson<ModelKind>> = read_json(files, "tokenizer.json")?;
@@ -124,6 +145,8 @@ struct Task<'a> {
     tokenizer_config: TokenizerConfig,
     special_tokens_map: Map<String, Value>,
     generation_config: Map<String, Value>,
+    /// Whether the files name a BOS token, before the family's rules do.
+    has_bos: bool,
     warnings: Vec<String>,
 }
 
@@ -161,7 +184,7 @@ impl Task<'_> {
         let mut special = self.special(&added, &vocabulary, Some(&json.post_processor));
         let wishes = pre::Wishes {
             ignore_merges: json.model.ignore_merges,
-            has_bos: special.ids.get(Part::Bos).is_some(),
+            has_bos: self.has_bos,
             cleans_spaces: self.tokenizer_config.flag("clean_up_tokenization_spaces"),
         };
         let name = match self.pre_override {
@@ -186,7 +209,6 @@ impl Task<'_> {
                 ));
             }
         }
-        family::adjust(self.config, &vocabulary, &mut special);
         self.withdraw_unknown(&mut special);
 
         let mut metadata = Metadata::new();
@@ -213,7 +235,7 @@ impl Task<'_> {
         if !adds_bos {
             special.adds.set_default(Part::Bos, false);
         }
-        self.llama(vocabulary, special, spaces.prefix)
+        self.llama(vocabulary, &special, spaces.prefix)
     }
 
     /// llama.cpp's `llama`, from `tokenizer.model`.
@@ -237,17 +259,16 @@ impl Task<'_> {
         // The last file that names a token has the last word on it.
         added.reverse();
         let special = self.special(&added, &vocabulary, json.map(|json| &json.post_processor));
-        self.llama(vocabulary, special, model.prefixes_space())
+        self.llama(vocabulary, &special, model.prefixes_space())
     }
 
     /// The keys that both sources of llama.cpp's `llama` share.
-    fn llama(&mut self, vocabulary: Vocabulary, mut special: Special, prefixes_space: bool) -> Result<Metadata> {
+    fn llama(&mut self, vocabulary: Vocabulary, special: &Special, prefixes_space: bool) -> Result<Metadata> {
         if let Some(name) = self.pre_override {
             self.warnings.push(format!(
                 "pre={name} is without effect: llama.cpp splits no text before a SentencePiece vocabulary"
             ));
         }
-        family::adjust(self.config, &vocabulary, &mut special);
         let said = self.tokenizer_config.flag("add_prefix_space");
 
         let mut metadata = Metadata::new();
@@ -260,7 +281,7 @@ impl Task<'_> {
         metadata.push("tokenizer.ggml.tokens", texts)?;
         metadata.push("tokenizer.ggml.scores", scores)?;
         metadata.push("tokenizer.ggml.token_type", types)?;
-        let mut metadata = self.finish(metadata, &special)?;
+        let mut metadata = self.finish(metadata, special)?;
         // llama.cpp's default is true.
         if said.is_none() && !prefixes_space {
             metadata.push("tokenizer.ggml.add_space_prefix", false)?;
@@ -277,7 +298,11 @@ impl Task<'_> {
             config: self.config,
             generation_config: &self.generation_config,
         };
-        Special::gather(&sources, added, vocabulary, &mut self.warnings)
+        let mut special = Special::gather(&sources, added, vocabulary, &mut self.warnings);
+        self.has_bos = special.ids.get(Part::Bos).is_some();
+        family::adjust(self.config, vocabulary, &mut special);
+        special.name_further_ends(&sources, vocabulary, &mut self.warnings);
+        special
     }
 
     /// GGUF has no place for what an added token does to its surroundings.
@@ -289,7 +314,7 @@ impl Task<'_> {
         if let Some(first) = texts.first() {
             self.warnings.push(format!(
                 "{} added tokens take in the spaces beside them or stand for whole words only, such as {first:?}; \
-                 llama.cpp knows nothing of that",
+                 llama.cpp knows nothing of that, but for the spaces after the tokens of files named Phi-3",
                 texts.len()
             ));
         }

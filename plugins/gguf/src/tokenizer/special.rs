@@ -2,7 +2,9 @@
 //!
 //! The rules and their order are those of the reference converter, which reads `tokenizer_config.json`,
 //! then the post-processor of `tokenizer.json`, then `config.json`; what it leaves open is filled from
-//! `special_tokens_map.json`, `generation_config.json` and the vocabulary. It knows no model family.
+//! `special_tokens_map.json`, `generation_config.json` and the vocabulary. Whether a token is added is for the
+//! post-processor to say, as transformers has it; the switches of `tokenizer_config.json` count where it says
+//! nothing. It knows no model family.
 
 use serde_json::{Map, Value};
 
@@ -136,6 +138,10 @@ impl Special {
             texts.lend_classifier_tokens();
             for step in hugging_face::steps(post_processor, "processors") {
                 match hugging_face::kind(step) {
+                    "ByteLevel" => {
+                        special.adds.set_default(Part::Bos, false);
+                        special.adds.set_default(Part::Eos, false);
+                    }
                     "RobertaProcessing" => special.read_roberta(step, &mut texts),
                     "TemplateProcessing" => special.read_template(step, &mut texts, warnings),
                     _ => {}
@@ -144,9 +150,7 @@ impl Special {
         }
         let parts = Part::ALWAYS.into_iter().chain(texts.extra.clone());
         for part in parts.clone() {
-            if let Some(adds) = sources.tokenizer_config.flag(&format!("add_{}_token", part.name())) {
-                special.adds.set(part, adds);
-            }
+            special.switch(part, sources, warnings);
             let id = texts.get(part).and_then(|text| {
                 let listed = added.iter().filter(|token| token.content == text).map(|token| token.id);
                 listed.into_iter().find(|&id| vocabulary.get(id).is_some()).or_else(|| vocabulary.find(text))
@@ -163,6 +167,27 @@ impl Special {
             }
         }
         special
+    }
+
+    /// What `tokenizer_config.json` says of adding a part's token.
+    fn switch(&mut self, part: Part, sources: &Sources<'_>, warnings: &mut Vec<String>) {
+        let key = format!("add_{}_token", part.name());
+        let Some(wanted) = sources.tokenizer_config.flag(&key) else { return };
+        let said = self.adds.get(part).copied();
+        self.adds.set_default(part, wanted);
+        let verb = |adds: bool| if adds { "adds one" } else { "adds none" };
+        if let Some(said) = said.filter(|&said| said != wanted) {
+            warnings.push(format!(
+                "`{key}` of tokenizer_config.json is {wanted}, but the post-processor of tokenizer.json {}: it decides, \
+                 as in transformers",
+                verb(said)
+            ));
+        } else if said.is_none() && wanted && part == Part::Bos && sources.post_processor.is_some_and(Value::is_null) {
+            warnings.push(format!(
+                "`{key}` of tokenizer_config.json is true, but tokenizer.json has no post-processor to add one: \
+                 llama.cpp adds one, as transformers 4 does and transformers 5 does not"
+            ));
+        }
     }
 
     /// Takes an id unless the part has one or the vocabulary has no such row.
@@ -197,8 +222,15 @@ impl Special {
             last = single.last().and_then(special_token);
         }
         if let Some(first) = first {
-            if !texts.known {
+            let named = texts.get(Part::Bos).is_some() || texts.get(Part::Cls) == Some(first);
+            if !texts.known || !named {
                 texts.set(Part::Bos, first);
+            }
+            if let Some(second) = single.get(1).and_then(special_token).filter(|_| single.len() > 2) {
+                warnings.push(format!(
+                    "the tokenizer puts several tokens before a text, llama.cpp only the first: {second:?} and what \
+                     follows it are missing unless the text itself has them"
+                ));
             }
             let is_bos = [Part::Bos, Part::Cls].into_iter().any(|part| texts.get(part) == Some(first));
             self.adds.set(Part::Bos, is_bos);
@@ -387,7 +419,9 @@ mod tests {
             config: &case.config,
             generation_config: &map(&case.generation_config),
         };
-        (Special::gather(&sources, &added, &vocabulary, &mut warnings), warnings)
+        let mut special = Special::gather(&sources, &added, &vocabulary, &mut warnings);
+        special.name_further_ends(&sources, &vocabulary, &mut warnings);
+        (special, warnings)
     }
 
     fn token(text: &str) -> Value {
@@ -418,7 +452,7 @@ mod tests {
             generation_config: json!({"eos_token_id": 4, "bos_token_id": 2}),
             ..Case::default()
         });
-        assert_eq!(special.ids.0, [(Part::Bos, 7), (Part::Eos, 5), (Part::Pad, 3)]);
+        assert_eq!(special.ids.0, [(Part::Bos, 7), (Part::Eos, 5), (Part::Pad, 3), (Part::Eot, 6)]);
     }
 
     #[test]
@@ -438,12 +472,54 @@ mod tests {
         ]});
         let tokenizer_config = json!({"bos_token": "t7", "eos_token": "t8"});
         let case = Case { tokenizer_config, post_processor: llama3, ..Case::default() };
-        let (special, _) = gather(&case);
-        assert_eq!(special.adds.0, [(Part::Bos, true), (Part::Sep, false)]);
-        // The switch in the configuration wins.
+        let (special, warnings) = gather(&case);
+        let adds = [(Part::Bos, true), (Part::Eos, false), (Part::Sep, false)];
+        assert_eq!(special.adds.0, adds);
+        assert!(warnings.is_empty());
+        // It decides against the switches of the configuration, too.
         let tokenizer_config = json!({"bos_token": "t7", "add_bos_token": false, "add_eos_token": true});
-        let (special, _) = gather(&Case { tokenizer_config, ..case });
-        assert_eq!(special.adds.0, [(Part::Bos, false), (Part::Sep, false), (Part::Eos, true)]);
+        let (special, warnings) = gather(&Case { tokenizer_config, ..case });
+        assert_eq!(special.adds.0, adds);
+        assert_eq!(warnings.len(), 2);
+    }
+
+    #[test]
+    fn the_switches_count_where_the_post_processor_says_nothing() {
+        let case = |post_processor: Value| Case {
+            tokenizer_config: json!({"bos_token": "t7", "eos_token": "t8", "add_bos_token": true, "add_eos_token": false}),
+            post_processor,
+            ..Case::default()
+        };
+        let plain = json!({"type": "TemplateProcessing", "single": [sequence("A")]});
+        for post_processor in [Value::Null, plain] {
+            let (special, _) = gather(&case(post_processor));
+            assert_eq!(special.adds.0, [(Part::Bos, true), (Part::Eos, false)]);
+        }
+        let (special, warnings) = gather(&case(json!({"type": "ByteLevel"})));
+        assert_eq!(special.adds.0, [(Part::Bos, false), (Part::Eos, false)]);
+        assert_eq!(warnings.len(), 1);
+    }
+
+    #[test]
+    fn a_template_names_the_bos_of_a_configuration_without_one() {
+        let post_processor = json!({"type": "TemplateProcessing", "single": [token("t7"), token("t9"), sequence("A")]});
+        let tokenizer_config = json!({"eos_token": "t8"});
+        let (special, warnings) = gather(&Case { tokenizer_config, post_processor, ..Case::default() });
+        assert_eq!((special.ids.get(Part::Bos), special.adds.get(Part::Bos)), (Some(&7), Some(&true)));
+        assert!(warnings[0].contains("\"t9\""), "{warnings:?}");
+    }
+
+    #[test]
+    fn further_ends_are_named() {
+        let (special, warnings) = gather(&Case {
+            tokenizer_config: json!({"eos_token": "t8"}),
+            generation_config: json!({"eos_token_id": [8, 3]}),
+            config: json!({"eos_token_id": [3, 4, 5, 6]}),
+            ..Case::default()
+        });
+        assert_eq!(special.ids.0, [(Part::Eos, 8), (Part::Eot, 3), (Part::Eom, 4)]);
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("\"t5\""), "{warnings:?}");
     }
 
     #[test]

@@ -1,11 +1,50 @@
 //! The number of parameters as model names have it.
 
-/// The number of parameters as model names have it: `260K`, `4.2M`, `7B`.
-///
+/// Counted over the tensors of the file.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Parameters {
+    /// All of them.
+    pub(super) total: u64,
+    /// Those that every token passes through.
+    shared: u64,
+    /// Those of one expert of each layer.
+    expert: u64,
+    /// Experts of all tensors that hold some, and the number of such tensors.
+    experts: (u64, u64),
+}
+
+impl Parameters {
+    /// Counts the tensors with these names and shapes, outermost dimension first.
+    pub(crate) fn of<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a [u64])>) -> Self {
+        let mut counted = Self::default();
+        for (name, shape) in tensors {
+            let size: u64 = shape.iter().product();
+            counted.total += size;
+            // Experts are the outermost dimension of a stack of matrices (or of biases).
+            match shape {
+                [count, _, _, ..] if *count > 0 && name.contains("_exps.") => {
+                    counted.expert += size / count;
+                    counted.experts = (counted.experts.0 + count, counted.experts.1 + 1);
+                }
+                _ => counted.shared += size,
+            }
+        }
+        counted
+    }
+
+    /// `260K`, `4.2M`, `7B`; for a mixture of experts the size of one with what all share: `8x7B`.
+    pub(super) fn label(self) -> String {
+        match self.experts.0.checked_div(self.experts.1) {
+            Some(experts @ 1..) => format!("{experts}x{}", rounded(self.shared + self.expert)),
+            _ => rounded(self.total),
+        }
+    }
+}
+
 /// At least two digits, counted before the point in the rounded number, as `gguf-py` does it: 9.6
 /// billion are `10B`.
 #[expect(clippy::cast_precision_loss, reason = "rounded to two digits")]
-pub(super) fn size_label(parameters: u64) -> String {
+fn rounded(parameters: u64) -> String {
     let scales = [(1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M")];
     let count = parameters as f64;
     let (_, scale, letter) = scales.into_iter().find(|(from, ..)| count > *from).unwrap_or((0.0, 1e-3, "K"));
@@ -74,7 +113,7 @@ mod tests {
     #[test]
     fn size_labels_are_those_of_the_reference() {
         for &(parameters, label) in SIZE_LABELS {
-            assert_eq!(size_label(parameters), label, "{parameters}");
+            assert_eq!(rounded(parameters), label, "{parameters}");
         }
     }
 }
