@@ -6,6 +6,7 @@ pub mod bus_error;
 pub mod cancel;
 pub mod cli;
 pub mod exit_code;
+pub mod hub;
 pub mod memory;
 pub mod model;
 pub mod plan;
