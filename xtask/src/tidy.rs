@@ -26,16 +26,17 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
+    ("hub", &["cancel", "exit_code", "text"]),
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
     ("stream", &[]),
     ("plan", &["exit_code", "text"]),
     ("plugin", &["cancel", "exit_code", "stream", "text"]),
     ("write", &["exit_code", "plan", "stream"]),
-    ("run", &["cancel", "exit_code", "memory", "model", "plan", "plugin", "source", "stream", "text", "write"]),
+    ("run", &["cancel", "exit_code", "hub", "memory", "model", "plan", "plugin", "source", "stream", "text", "write"]),
     ("report", &["exit_code", "memory", "plan", "plugin", "run", "text"]),
-    ("cli", &["bus_error", "cancel", "exit_code", "plugin", "report", "run"]),
+    ("cli", &["bus_error", "cancel", "exit_code", "hub", "plugin", "report", "run"]),
 ];
 
 /// Formats live in plugins; the host and the API have never heard of them.

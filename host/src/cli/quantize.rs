@@ -16,17 +16,16 @@ use crate::{
 const REPORT: &str = "qhost-report.json";
 
 pub(super) fn plan(session: &Session, arguments: QuantizeArguments) -> CommandResult {
-    let (prepared, _) = prepare(session, arguments)?;
+    let prepared = prepare(session, arguments)?;
     show_plan(session, &prepared)
 }
 
 pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> CommandResult {
     let (dry_run, no_report) = (arguments.dry_run, arguments.no_report);
-    let (prepared, cancel) = prepare(session, arguments)?;
+    let prepared = prepare(session, arguments)?;
     if dry_run {
         return show_plan(session, &prepared);
     }
-    stop_on_signal(cancel);
     let options = prepared.options.clone();
     let progress = Progress::start(match (session.json, session.verbosity) {
         (_, Verbosity::Quiet) => ProgressStyle::Silent,
@@ -51,7 +50,7 @@ struct PreparedCommand {
     options: Options,
 }
 
-fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedCommand, CancelFlag), Problem> {
+fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<PreparedCommand, Problem> {
     let [format] = <[String; 1]>::try_from(arguments.format).map_err(|formats| {
         let message = format!("{} formats in one run cannot be made yet", formats.len());
         Problem::new(ExitCode::Usage, message, "run the command once for each format")
@@ -67,7 +66,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedC
         ..Options::default()
     };
     let request = Request {
-        model: arguments.model,
+        model: arguments.model.source(),
         format,
         options: options.clone(),
         output: arguments.output,
@@ -75,6 +74,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedC
         fresh: arguments.fresh,
     };
     let cancel = CancelFlag::default();
+    stop_on_signal(cancel.clone());
     let resources = Resources {
         threads: arguments.threads.map_or_else(all_cores, usize::from),
         max_memory: arguments.max_memory.map(|size| size.as_u64()),
@@ -82,7 +82,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(PreparedC
         cancel: cancel.clone(),
     };
     let prepared = run::prepare(&request, &session.catalog()?, &resources)?;
-    Ok((PreparedCommand { prepared, options }, cancel))
+    Ok(PreparedCommand { prepared, options })
 }
 
 fn show_plan(session: &Session, command: &PreparedCommand) -> CommandResult {

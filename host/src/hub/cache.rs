@@ -20,7 +20,7 @@ use std::{
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::{Error, RemoteFile, RepoId, listing, retry};
+use super::{Error, RemoteFile, RepoId, checksum, listing, retry};
 use crate::cancel::CancelFlag;
 
 /// How often a lock that somebody else holds is tried again.
@@ -101,6 +101,14 @@ impl RepoCache {
     pub(super) fn holds(&self, commit: &str, file: &RemoteFile) -> bool {
         let whole = |path: PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == file.bytes);
         whole(self.blob(file)) || whole(self.snapshot(commit).join(&file.name))
+    }
+
+    /// The checksum of a file of a snapshot, by the name of the blob that its link leads to.
+    pub(super) fn digest(&self, commit: &str, name: &str) -> Option<String> {
+        let blob = fs::canonicalize(self.snapshot(commit).join(name)).ok()?;
+        let (folder, name) = (blob.parent()?.file_name()?, blob.file_name()?.to_str()?);
+        let known = folder == "blobs" && (checksum::is_hex(name, 40) || checksum::is_hex(name, 64));
+        known.then(|| name.to_owned())
     }
 
     /// Bytes of the file that have arrived so far.

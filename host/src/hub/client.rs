@@ -107,7 +107,7 @@ impl Client {
             }
             let location = response.headers().get("location").and_then(|value| value.to_str().ok());
             match location.filter(|_| status.is_redirection() && status != StatusCode::NOT_MODIFIED) {
-                Some(location) => url = self.redirected(&url, location, request.what)?,
+                Some(location) => url = redirected(&url, location, request.what)?,
                 None => return Err(self.refused(response, host, request.what)),
             }
         }
@@ -128,19 +128,6 @@ impl Client {
             builder = builder.header("if-range", etag);
         }
         builder.call()
-    }
-
-    fn redirected(&self, from: &str, location: &str, what: &str) -> Result<String, Error> {
-        let unusable = |reason: &str| Error::Protocol {
-            host: host_of(from),
-            what: what.to_owned(),
-            reason: reason.to_owned(),
-        };
-        let url = resolve(from, location).ok_or_else(|| unusable("it leads to no address"))?;
-        if from.starts_with("https:") && !url.starts_with("https:") {
-            return Err(unusable("it leads from a secure address to one that is not"));
-        }
-        Ok(url)
     }
 
     /// The error for a request without an answer.
@@ -265,6 +252,19 @@ pub(super) fn host_of(url: &str) -> String {
         Some((Some(host), None)) => host.to_owned(),
         _ => "the hub".into(),
     }
+}
+
+/// The address that an answer leads on to.
+fn redirected(from: &str, location: &str, what: &str) -> Result<String, Error> {
+    let unusable = |reason: &str| {
+        let (host, what) = (host_of(from), what.to_owned());
+        Error::Protocol { host, what, reason: reason.to_owned() }
+    };
+    let url = resolve(from, location).ok_or_else(|| unusable("it leads to no address"))?;
+    if from.starts_with("https:") && !url.starts_with("https:") {
+        return Err(unusable("it leads from a secure address to one that is not"));
+    }
+    Ok(url)
 }
 
 /// An address for a log: what is behind the question mark may be a signature that opens a file to anyone.

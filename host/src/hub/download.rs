@@ -329,13 +329,11 @@ fn try_first_bytes(download: &Download<'_>, file: &RemoteFile, bytes: u64) -> Re
         StatusCode::PARTIAL_CONTENT => {
             let range = headers.get("content-range").and_then(|value| value.to_str().ok()).unwrap_or_default();
             let total = range.strip_prefix("bytes 0-").and_then(|range| range.split_once('/')).map(|(_, total)| total);
-            match total {
-                Some(total) => total.parse().ok(),
-                None => {
-                    let reason = format!("it sends the part `{range}`, and the beginning was asked for");
-                    return Err(Error::Protocol { host, what: file.name.clone(), reason });
-                }
-            }
+            let Some(total) = total else {
+                let reason = format!("it sends the part `{range}`, and the beginning was asked for");
+                return Err(Error::Protocol { host, what: file.name.clone(), reason });
+            };
+            total.parse().ok()
         }
         _ => announced_length(headers),
     };

@@ -18,7 +18,8 @@ impl RepoId {
         let edge = |part: &str| part.starts_with(['-', '.']) || part.ends_with(['-', '.']);
         let sound = |part: &str| !part.is_empty() && part.bytes().all(allowed) && !edge(part);
         let parts: Vec<_> = text.split('/').collect();
-        let whole = text.len() <= LONGEST && !text.contains("--") && !text.contains("..") && !text.ends_with(".git");
+        let forbidden = text.contains("--") || text.contains("..") || text.as_bytes().ends_with(b".git");
+        let whole = text.len() <= LONGEST && !forbidden;
         (whole && parts.len() <= 2 && parts.into_iter().all(sound)).then(|| Self(text.to_owned()))
     }
 

@@ -1,6 +1,9 @@
 //! What a repository holds at a revision: names, lengths and checksums, without the files.
 
-use std::path::{Component, Path};
+use std::{
+    fmt::Write as _,
+    path::{Component, Path},
+};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -201,7 +204,8 @@ pub(super) fn escaped(name: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
             text.push(char::from(byte));
         } else {
-            text.push_str(&format!("%{byte:02X}"));
+            // Writing to a String cannot fail.
+            let _ = write!(text, "%{byte:02X}");
         }
         text
     })

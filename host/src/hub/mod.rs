@@ -152,10 +152,17 @@ impl Hub {
         }
         let api = format!("{}/api/models/{}", self.settings.endpoint, self.id);
         let lister = Lister { client: &self.client, cancel: &self.cancel, api };
-        let commit = pinned.map_or_else(|| lister.commit(&self.revision), Ok)?;
-        let files = lister.files(&commit, folders)?;
+        let listed = pinned.map_or_else(|| lister.commit(&self.revision), Ok);
+        let listed = listed.and_then(|commit| Ok((lister.files(&commit, folders)?, commit)));
+        let (files, commit) = self.or_interrupted(listed)?;
         tracing::info!("{} at {} is commit {commit}, with {} files", self.id, self.revision, files.len());
         Ok(Listing { commit, files })
+    }
+
+    /// The checksum by which the cache keeps a file of a snapshot, where it tells.
+    #[must_use]
+    pub fn digest_in_cache(&self, commit: &str, name: &str) -> Option<String> {
+        self.cache.digest(commit, name)
     }
 
     /// Whether a file is in the cache.
@@ -182,7 +189,13 @@ impl Hub {
         files.sort_by_key(|file| std::cmp::Reverse(file.bytes));
         let download = self.transfer(commit, observer);
         let failed = || download.stop.store(true, Ordering::Relaxed);
-        parallel::for_each(&files, |file| download.fetch(file), failed).map(drop)
+        self.or_interrupted(parallel::for_each(&files, |file| download.fetch(file), failed).map(drop))
+    }
+
+    /// When the user has asked to stop, whatever failed did so because of that.
+    fn or_interrupted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        let interrupted = || Error::Interrupted { cache: self.cache.root.clone() };
+        outcome.map_err(|error| if self.cancel.is_cancelled() { interrupted() } else { error })
     }
 
     /// The beginnings of files, which are not put into the cache: `bytes` of each, and if `needed` says so of what
@@ -203,7 +216,7 @@ impl Hub {
             let needed = needed(&start).min(file.bytes);
             if needed <= start.len() as u64 { Ok(start) } else { download::first_bytes(&download, file, needed) }
         };
-        parallel::for_each(files, beginning, || ())
+        self.or_interrupted(parallel::for_each(files, beginning, || ()))
     }
 
     fn transfer<'a>(&'a self, commit: &'a str, observer: &'a dyn Observer) -> Download<'a> {

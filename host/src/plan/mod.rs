@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 pub use accept::accept;
 pub use error::Error;
-pub use feasibility::{Facts, Place, refuse_impossible};
+pub use feasibility::{Download, Facts, Place, refuse_impossible};
 
 /// A plan that the host will carry out.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use super::Usage;
 use crate::{
     plan::bits_per_weight,
     plugin::{Found, Status},
-    run::{Outcome, Prepared, TensorOutcome},
+    run::{Origin, Outcome, Prepared, TensorOutcome},
 };
 
 /// The result of `quantize`, for standard output.
@@ -51,12 +51,23 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// The model: its folder, or its name on a hub with the commit.
+fn source(path: &Path, origin: Option<&Origin>) -> String {
+    origin.map_or_else(|| text(path), |origin| format!("{}@{}", origin.id, origin.commit))
+}
+
+fn hub(origin: &Origin) -> Value {
+    json!({"endpoint": origin.endpoint, "id": origin.id, "revision": origin.revision, "commit": origin.commit})
+}
+
 fn common(outcome: &Outcome, usage: Usage) -> Value {
     json!({
         "output_path": text(&outcome.path),
         "format": outcome.format,
         "level": outcome.level,
-        "source": text(&outcome.source),
+        "source": source(&outcome.source, outcome.origin.as_ref()),
+        "source_path": text(&outcome.source),
+        "hub": outcome.origin.as_ref().map(hub),
         "architecture": outcome.architecture,
         "parameter_count": outcome.parameters,
         "source_size": outcome.source_bytes,
@@ -136,7 +147,10 @@ pub fn plan_document(prepared: &Prepared) -> Value {
         "output_path": text(&prepared.output()),
         "format": plan.plan.format,
         "level": plan.plan.level,
-        "source": text(prepared.source()),
+        "source": source(prepared.source(), prepared.origin()),
+        "source_path": text(prepared.source()),
+        "hub": prepared.origin().map(hub),
+        "download_bytes": prepared.missing_bytes(),
         "architecture": prepared.architecture(),
         "plugin": {"id": id, "version": version},
         "parameter_count": plan.parameters,

@@ -81,6 +81,13 @@ pub fn show_plan(prepared: &Prepared) -> String {
         ),
     );
     row("memory", format!("{} of working memory", ByteSize(prepared.working_memory())));
+    if let Some(origin) = prepared.origin() {
+        let missing = match prepared.missing_bytes() {
+            0 => "all of it is in the cache".to_owned(),
+            bytes => format!("{} of weights would be downloaded", ByteSize(bytes)),
+        };
+        row("from", format!("{} at {}, commit {}; {missing}", origin.id, shown(&origin.revision), origin.commit));
+    }
     text.push('\n');
     let width = plan.tensors().map(|(_, _, tensor)| tensor.name.len()).max().unwrap_or(0);
     for (_, bytes, tensor) in plan.tensors() {

@@ -15,6 +15,8 @@ pub struct Outcome {
     pub level: String,
     /// Where the model came from.
     pub source: PathBuf,
+    /// Where on a hub it was before, if it was there.
+    pub origin: Option<super::Origin>,
     /// The model's family.
     pub architecture: String,
     /// Parameters of the model.

@@ -10,7 +10,8 @@ use qhost_plugin_api::documents::{CompanionContent, Model, OpenRequest, Options,
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
-    Error, commit,
+    Error, ModelSource, Origin, commit,
+    fetch::{self, Missing, Opened},
     files::Companions,
     journal::{Contents, Start},
 };
@@ -32,8 +33,8 @@ const YET_TO_COME: u64 = 16 << 20;
 /// What the user wants.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The checkpoint folder.
-    pub model: PathBuf,
+    /// The checkpoint.
+    pub model: ModelSource,
     /// The format's id.
     pub format: String,
     /// Options for the format.
@@ -74,6 +75,9 @@ pub struct Prepared {
     /// The companions that the output depends on.
     pub(super) depends_on: BTreeSet<String>,
     pub(super) settings: ConnectSettings,
+    pub(super) origin: Option<Origin>,
+    /// Weights that are fetched first.
+    pub(super) missing: Option<Missing>,
     /// What will be done.
     pub plan: RunPlan,
     /// What the user should know before it is.
@@ -85,6 +89,18 @@ impl Prepared {
     #[must_use]
     pub fn output(&self) -> PathBuf {
         self.target.path()
+    }
+
+    /// Where the model comes from, if from a hub.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// Bytes of weights that have to be fetched from a hub first.
+    #[must_use]
+    pub fn missing_bytes(&self) -> u64 {
+        self.missing.as_ref().map_or(0, |missing| missing.bytes)
     }
 
     /// The checkpoint's folder.
@@ -125,12 +141,12 @@ impl Prepared {
     }
 }
 
-/// Prepares a run; no weight is read and nothing is written.
+/// Prepares a run; no weight is read, and nothing is written but small files of a hub's model into its cache.
 ///
 /// # Errors
 /// Fails with whatever keeps the request from being fulfilled.
 pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> Result<Prepared, Error> {
-    let checkpoint = source::open(&request.model)?;
+    let Opened { checkpoint, origin, missing } = fetch::open(&request.model, &resources.cancel)?;
     let Understood { model, stored, warnings: of_model } = model::understand(&checkpoint)?;
     tracing::info!(
         "{}: {}, {} tensors in {} files",
@@ -180,6 +196,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     settings.ledger.set_own(memory_own);
     let facts = Facts {
         place,
+        download: missing.as_ref().map(|missing| missing.needs(&target)),
         force: request.force,
         companions: companion_bytes,
         memory_limit: resources.max_memory,
@@ -199,6 +216,8 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         force: request.force,
         depends_on,
         settings,
+        origin,
+        missing,
         plan,
         warnings,
     })
