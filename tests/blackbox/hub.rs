@@ -53,7 +53,10 @@ impl Case {
 
     /// A command with the settings of this case.
     pub(crate) fn qhost(&self, command: &str, model: &str) -> Qhost {
-        let qhost = Qhost::new([command, model, "--format", "gguf", "--level", "Q4_K_M", "-o"]).arg(self.path("out"));
+        self.with_settings(Qhost::new([command, model, "--format", "gguf", "--level", "Q4_K_M", "-o"]).arg(self.path("out")))
+    }
+
+    pub(crate) fn with_settings(&self, qhost: Qhost) -> Qhost {
         let qhost = qhost.env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", self.hub.endpoint());
         qhost.env("HF_HOME", self.path("hf")).in_folder(self.folder.path().parent().unwrap())
     }
@@ -157,7 +160,7 @@ fn what_cannot_work_is_refused_before_weights_are_fetched() {
         assert!(case.partials().is_empty() && !case.path("out").exists());
     };
     let case = Case::new();
-    refused(&case, case.qhost("quantize", ID).args(["--level", "Q9_X"]), 4, &["Q9_X"]);
+    refused(&case, case.with_settings(Qhost::new(["quantize", ID, "--format", "gguf", "--level", "Q9_X"])), 4, &["Q9_X"]);
     refused(&case, case.quantize().arg("--max-memory=1KiB"), 6, &["--max-memory"]);
     let case = Case::with(1, |repo| repo.with("config.json", r#"{"model_type": "nonesuch"}"#));
     refused(&case, case.quantize(), 4, &["nonesuch"]);
@@ -284,7 +287,7 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
     // The file of `hf auth login` will do, and an invalid one is refused without being shown.
     fs::write(case.path("hf/token"), format!("{TOKEN}\n")).unwrap();
     case.hub.heal();
-    let _ = case.qhost("plan", ID).json();
+    let _ = case.qhost("plan", ID).arg("--force").json();
     assert!(case.hub.seen().iter().all(|seen| seen.storage || seen.authorization.as_deref() == Some(&bearer)));
     let error: Value = case.qhost("plan", ID).env("HF_TOKEN", "hf_Se cret").fail_with(2);
     assert!(!error.to_string().contains("Se cret"), "{error}");

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use qhost_tests::command::Qhost;
 use serde_json::Value;
 
 use crate::hub::{Case, ID};
@@ -125,7 +126,8 @@ fn two_processes_share_one_download() {
     let case = Case::new();
     case.hub.slow_down(Duration::from_millis(2));
     let (mut one, _home) = case.quantize().start();
-    let (mut two, _other_home) = case.quantize().arg("-o").arg(case.path("other")).start();
+    let other = Qhost::new(["quantize", ID, "--format", "gguf", "--level", "Q4_K_M", "-o"]).arg(case.path("other"));
+    let (mut two, _other_home) = case.with_settings(other).start();
     assert!(one.wait().unwrap().success() && two.wait().unwrap().success());
     let expected = case.expected();
     assert!(fs::read(case.output()).unwrap() == expected);

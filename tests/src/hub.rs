@@ -264,7 +264,11 @@ impl Shared {
     }
 
     fn answer(&self, stream: &TcpStream, storage: bool) {
-        let Some((path, query, headers)) = read_request(stream) else { return };
+        let Some((path, query, headers)) = read_request(stream) else {
+            // Nobody minds whether the other side hears it.
+            let _ = (&mut &*stream).write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+            return;
+        };
         let path = path.strip_prefix(&self.prefix).unwrap_or("/outside").to_owned();
         let range = headers.get("range").cloned();
         let wrong = self.take_fault(&path, is_transfer(range.as_deref()));
