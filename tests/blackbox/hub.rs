@@ -35,7 +35,8 @@ impl Case {
         fs::create_dir(model.join("additional_chat_templates")).unwrap();
         fs::write(model.join("additional_chat_templates/tool.jinja"), "{{ tool }}").unwrap();
         let repo = Repo::of_folder(ID, &model).with("README.md", "read me").with("original/consolidated.00.pth", "old");
-        let repo = repo.with("pytorch_model.bin", "old, too").with("onnx/model.onnx", "other").with("logo.png", "picture");
+        let repo =
+            repo.with("pytorch_model.bin", "old, too").with("onnx/model.onnx", "other").with("logo.png", "picture");
         Self { hub: MockHub::start(change(repo)), folder }
     }
 
@@ -53,7 +54,9 @@ impl Case {
 
     /// A command with the settings of this case.
     pub(crate) fn qhost(&self, command: &str, model: &str) -> Qhost {
-        self.with_settings(Qhost::new([command, model, "--format", "gguf", "--level", "Q4_K_M", "-o"]).arg(self.path("out")))
+        self.with_settings(
+            Qhost::new([command, model, "--format", "gguf", "--level", "Q4_K_M", "-o"]).arg(self.path("out")),
+        )
     }
 
     pub(crate) fn with_settings(&self, qhost: Qhost) -> Qhost {
@@ -102,7 +105,8 @@ fn a_model_of_a_hub_gives_the_bytes_of_the_folder() {
 
     // Each file was fetched once, from where it lies, and nothing that is not needed.
     let seen = case.hub.seen();
-    let fetched: Vec<_> = seen.iter().filter(|seen| seen.is_transfer() && seen.path.contains("tiny/resolve/")).collect();
+    let fetched: Vec<_> =
+        seen.iter().filter(|seen| seen.is_transfer() && seen.path.contains("tiny/resolve/")).collect();
     assert_eq!(fetched.len(), 8, "{fetched:?}");
     for unwanted in ["README.md", "consolidated", "pytorch_model", "onnx", "logo"] {
         assert!(!seen.iter().any(|seen| seen.path.contains(unwanted)), "{unwanted}");
@@ -143,7 +147,7 @@ fn a_plan_fetches_headers_and_no_weights() {
     assert!(case.partials().is_empty() && !case.path("out").exists());
     // The small files are there now, and are not fetched again.
     let _ = case.qhost("plan", ID).json();
-    assert!(!case.hub.seen().iter().any(|seen| seen.path.ends_with(".json")));
+    assert!(!case.hub.seen().iter().any(|seen| seen.path.contains(".json")));
     let human = case.qhost("plan", ID).succeed().stdout;
     assert!(human.contains("would be downloaded") && human.contains(&Case::commit()), "{human}");
 }
@@ -160,7 +164,12 @@ fn what_cannot_work_is_refused_before_weights_are_fetched() {
         assert!(case.partials().is_empty() && !case.path("out").exists());
     };
     let case = Case::new();
-    refused(&case, case.with_settings(Qhost::new(["quantize", ID, "--format", "gguf", "--level", "Q9_X"])), 4, &["Q9_X"]);
+    refused(
+        &case,
+        case.with_settings(Qhost::new(["quantize", ID, "--format", "gguf", "--level", "Q9_X"])),
+        4,
+        &["Q9_X"],
+    );
     refused(&case, case.quantize().arg("--max-memory=1KiB"), 6, &["--max-memory"]);
     let case = Case::with(1, |repo| repo.with("config.json", r#"{"model_type": "nonesuch"}"#));
     refused(&case, case.quantize(), 4, &["nonesuch"]);
@@ -206,7 +215,8 @@ fn a_warm_cache_needs_no_hub() {
 fn a_hub_that_is_out_of_reach_is_done_without_if_the_cache_has_all() {
     let case = Case::new();
     let _ = case.quantize().json();
-    let nobody = case.quantize().env("HF_ENDPOINT", "http://127.0.0.1:9").arg("--force").args(["-q", "--json"]).succeed();
+    let nobody =
+        case.quantize().env("HF_ENDPOINT", "http://127.0.0.1:9").arg("--force").args(["-q", "--json"]).succeed();
     let warnings = nobody.document()["warnings"].to_string();
     assert!(warnings.contains("127.0.0.1:9") && warnings.contains("cache"), "{nobody:?}");
 }
@@ -279,9 +289,10 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
     let mut texts = vec![ended.stdout, ended.stderr, refused.stdout, refused.stderr, fs::read_to_string(&log).unwrap()];
     assert!(texts[4].contains("GET http"), "requests are logged: {}", texts[4]);
     assert!(!texts[4].contains("s3cret"), "signatures are not");
-    texts.extend(["out/qhost-report.json", "out/tiny-Q4_K_M.gguf"].map(|name| {
-        String::from_utf8_lossy(&fs::read(case.path(name)).unwrap()).into_owned()
-    }));
+    texts.extend(
+        ["out/qhost-report.json", "out/tiny-Q4_K_M.gguf"]
+            .map(|name| String::from_utf8_lossy(&fs::read(case.path(name)).unwrap()).into_owned()),
+    );
     assert!(texts.iter().all(|text| !text.contains(TOKEN)));
 
     // The file of `hf auth login` will do, and an invalid one is refused without being shown.

@@ -71,7 +71,7 @@ fn a_transfer_that_is_cut_goes_on_where_it_was() {
     let seen = case.hub.seen();
     let transfers: Vec<_> = seen.iter().filter(|seen| seen.path == IN_STORAGE && seen.is_transfer()).collect();
     let sent: usize = transfers.iter().map(|seen| seen.sent).sum();
-    let whole = fs::metadata(case.path("tiny").join(WEIGHTS)).unwrap().len() as usize;
+    let whole = fs::read(case.path("tiny").join(WEIGHTS)).unwrap().len();
     assert_eq!(sent, whole, "nothing was sent twice: {transfers:?}");
 }
 
@@ -90,7 +90,8 @@ fn servers_without_ranges_are_coped_with() {
 #[test]
 fn refusals_are_told_in_words() {
     let case = Case::new();
-    let gated = |status| Wrong::Status(status, vec![("x-error-code", "GatedRepo".into())], r#"{"error": "Ask for it"}"#);
+    let gated =
+        |status| Wrong::Status(status, vec![("x-error-code", "GatedRepo".into())], r#"{"error": "Ask for it"}"#);
     let licence = format!("{}/{ID}", case.hub.endpoint());
     for code in [401, 403] {
         case.hub.spoil("/resolve/", 1, gated(code));
@@ -126,7 +127,11 @@ fn faults_that_stay_are_told_in_words() {
     case.hub.spoil("/api/", 99, Wrong::Body("<html>hotel wifi</html>".into()));
     fails(&case, 5, &["the revision", "proxy"]);
     case.hub.heal();
-    case.hub.spoil("/tree/", 1, Wrong::Body(r#"[{"type": "file", "path": "../../x.json", "oid": "", "size": 1}]"#.into()));
+    case.hub.spoil(
+        "/tree/",
+        1,
+        Wrong::Body(r#"[{"type": "file", "path": "../../x.json", "oid": "", "size": 1}]"#.into()),
+    );
     fails(&case, 5, &["../../x.json"]);
     // The first request for it is for the header.
     case.hub.spoil(IN_STORAGE, 99, Wrong::StallAfter(0));
@@ -206,6 +211,7 @@ fn networks_that_are_not_there() {
     let error = to("http://127.0.0.1:9");
     let words = format!("{} {}", error["message"], error["hint"]);
     assert!(words.contains("127.0.0.1:9") && words.contains("refused") && words.contains("HTTPS_PROXY"), "{error}");
+    assert!(words.contains("no folder `acme/tiny` here"), "{error}");
     let error = to("http://no-such-host.invalid");
     assert!(error["message"].as_str().unwrap().contains("no-such-host.invalid"), "{error}");
     // A server that does not speak TLS.
@@ -229,17 +235,21 @@ fn caches_that_cannot_be_written() {
     assert!(!case.path("out").exists());
 }
 
-/// A file system of one mebibyte, where this user may make one.
+/// File systems of one mebibyte and of one page, where this user may make one.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_cache_that_is_too_small_is_refused_in_the_plan() {
+fn a_cache_that_is_too_small_is_refused_in_the_plan_or_told_when_it_is_full() {
     let case = Case::new();
-    let Some(full) = Small::mount(&case.path("small")) else { return };
+    let Some(full) = Small::mount(&case.path("small"), "1m") else { return };
     let error = case.quantize().env("HF_HUB_CACHE", full.0.join("hub")).fail_with(6);
     assert!(error["message"].as_str().unwrap().contains("download into"), "{error}");
     assert!(error["hint"].as_str().unwrap().contains("HF_HUB_CACHE"), "{error}");
     assert!(!case.hub.seen().iter().any(|seen| seen.is_transfer() && seen.path.ends_with(".safetensors")));
     assert!(!case.path("out").exists());
+    let Some(full) = Small::mount(&case.path("smaller"), "4k") else { return };
+    let error = case.quantize().env("HF_HUB_CACHE", full.0.join("hub")).fail_with(6);
+    assert!(error["message"].as_str().unwrap().contains("No space left"), "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("free some space"), "{error}");
 }
 
 /// A small file system in memory.
@@ -248,10 +258,13 @@ struct Small(std::path::PathBuf);
 
 #[cfg(target_os = "linux")]
 impl Small {
-    fn mount(path: &Path) -> Option<Self> {
+    fn mount(path: &Path, size: &str) -> Option<Self> {
         fs::create_dir(path).unwrap();
         let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(path).stderr(std::process::Stdio::null());
+        mount
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(path)
+            .stderr(std::process::Stdio::null());
         mount.status().is_ok_and(|status| status.success()).then(|| Self(path.to_owned()))
     }
 }

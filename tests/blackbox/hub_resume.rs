@@ -22,7 +22,8 @@ fn weights_of(case: &Case) -> u64 {
 /// Bytes of weights that were sent to be kept, that is, not only to be planned from.
 fn transferred(case: &Case) -> u64 {
     let seen = case.hub.seen();
-    let transfers = seen.iter().filter(|seen| seen.is_transfer() && seen.storage && seen.path.ends_with(".safetensors"));
+    let transfers =
+        seen.iter().filter(|seen| seen.is_transfer() && seen.storage && seen.path.ends_with(".safetensors"));
     transfers.map(|seen| seen.sent as u64).sum()
 }
 

@@ -326,7 +326,8 @@ impl Shared {
         if bytes.len() < LARGE {
             return part_of(bytes, range, format!("\"{}\"", git_blob(bytes)));
         }
-        let location = format!("http://localhost:{}{}/storage/{name}?signature=s3cret", self.storage.port(), self.prefix);
+        let location =
+            format!("http://localhost:{}{}/storage/{name}?signature=s3cret", self.storage.port(), self.prefix);
         let etag = format!("\"{}\"", sha256(bytes));
         let headers = vec![("location", location), ("x-linked-etag", etag), ("x-repo-commit", repo.commit.clone())];
         Answer { status: 302, headers, body: b"elsewhere".to_vec() }
@@ -445,7 +446,11 @@ fn part_of(bytes: &[u8], range: Option<&str>, etag: String) -> Answer {
     let start: usize = start.parse().unwrap_or(0);
     let end = end.parse().map_or(bytes.len(), |last: usize| (last + 1).min(bytes.len()));
     if start >= end {
-        return Answer { status: 416, headers: vec![("content-range", format!("bytes */{}", bytes.len()))], body: Vec::new() };
+        return Answer {
+            status: 416,
+            headers: vec![("content-range", format!("bytes */{}", bytes.len()))],
+            body: Vec::new(),
+        };
     }
     let range = format!("bytes {start}-{}/{}", end - 1, bytes.len());
     Answer { status: 206, headers: vec![("etag", etag), ("content-range", range)], body: bytes[start..end].to_vec() }
@@ -460,7 +465,9 @@ fn tree(files: &BTreeMap<String, Vec<u8>>, folder: &str) -> Vec<Value> {
         let Some(rest) = path.strip_prefix(&prefix) else { continue };
         if let Some((inner, _)) = rest.split_once('/') {
             if folders.insert(inner.to_owned()) {
-                entries.push(json!({"type": "directory", "oid": "0".repeat(40), "size": 0, "path": format!("{prefix}{inner}")}));
+                entries.push(
+                    json!({"type": "directory", "oid": "0".repeat(40), "size": 0, "path": format!("{prefix}{inner}")}),
+                );
             }
             continue;
         }

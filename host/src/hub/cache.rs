@@ -133,7 +133,7 @@ impl RepoCache {
                 Ok(()) => return Ok(lock),
                 Err(TryLockError::WouldBlock) => {
                     if !told {
-                        tracing::info!("another process fetches {}: waiting for it", file.name);
+                        tracing::warn!("another process fetches {}: waiting for it", file.name);
                         told = true;
                     }
                     if !retry::sleep(TICK, cancel) {

@@ -220,7 +220,8 @@ impl<'a, 'b> Transfer<'a, 'b> {
         let mut piece = vec![0; PIECE];
         loop {
             self.go_on()?;
-            let read = body.read(&mut piece).map_err(|error| self.download.client.cut(&error, &host, &self.file.name))?;
+            let read =
+                body.read(&mut piece).map_err(|error| self.download.client.cut(&error, &host, &self.file.name))?;
             if read == 0 {
                 break;
             }
@@ -246,7 +247,8 @@ impl<'a, 'b> Transfer<'a, 'b> {
         if status == StatusCode::PARTIAL_CONTENT && self.have > 0 {
             let range = headers.get("content-range").and_then(|value| value.to_str().ok());
             if !range.is_some_and(|range| is_rest(range, self.have, self.file.bytes)) {
-                let reason = format!("it sends the part `{}`, and {} to the end was asked for", range.unwrap_or("?"), self.have);
+                let reason =
+                    format!("it sends the part `{}`, and {} to the end was asked for", range.unwrap_or("?"), self.have);
                 return Err(Error::Protocol { host: answer.host.clone(), what: self.file.name.clone(), reason });
             }
         } else if status == StatusCode::OK {

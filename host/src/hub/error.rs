@@ -243,10 +243,7 @@ impl Error {
 
     /// Whether the same request may go well a little later.
     pub(super) fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::RateLimited { .. } | Self::Server { .. } | Self::Unreachable { .. } | Self::Cut { .. }
-        )
+        matches!(self, Self::RateLimited { .. } | Self::Server { .. } | Self::Unreachable { .. } | Self::Cut { .. })
     }
 
     /// How long the server asks to wait.
@@ -295,7 +292,7 @@ impl Fault for Error {
             Self::BadEndpoint { .. } => "set HF_ENDPOINT to an address such as https://huggingface.co".into(),
             Self::BadToken => "set HF_TOKEN to a token as the hub gives it, or remove the token file".into(),
             Self::BadRevision { .. } => "give a branch, a tag or a commit with --revision".into(),
-            Self::NotCached { .. } => "unset HF_HUB_OFFLINE to download it, or give a local folder".into(),
+            Self::NotCached { .. } => "there is no local folder of this name either: unset HF_HUB_OFFLINE to download it, or give a folder that is there".into(),
             Self::Gated { endpoint, model, token, .. } => {
                 format!("accept the licence at {endpoint}/{model} and {}", set_token(*token))
             }
@@ -356,8 +353,5 @@ fn set_token(sent: bool) -> &'static str {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }

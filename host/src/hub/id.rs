@@ -52,7 +52,8 @@ mod tests {
             assert_eq!(RepoId::parse(id).unwrap().as_str(), id);
         }
         let long = "x".repeat(97);
-        for no in ["", "a/b/c", "/a", "a/", ".a", "a--b", "a..b", "a.git", "-a/b", "a/b.", "a b", "a\\b", "~/a", &long] {
+        for no in ["", "a/b/c", "/a", "a/", ".a", "a--b", "a..b", "a.git", "-a/b", "a/b.", "a b", "a\\b", "~/a", &long]
+        {
             assert!(RepoId::parse(no).is_none(), "{no}");
         }
         assert_eq!(RepoId::parse("org/name").unwrap().name(), "name");

@@ -145,7 +145,8 @@ impl Lister<'_> {
         let mut body = response.into_body();
         let bytes = body.with_config().limit(LONGEST_ANSWER).read_to_vec();
         let bytes = bytes.map_err(|error| self.client.cut(&error.into_io(), &host, what))?;
-        let unusable = |error: serde_json::Error| Error::Protocol { host, what: what.into(), reason: error.to_string() };
+        let unusable =
+            |error: serde_json::Error| Error::Protocol { host, what: what.into(), reason: error.to_string() };
         Ok((serde_json::from_slice(&bytes).map_err(unusable)?, next))
     }
 

@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn truths_and_endpoints() {
-        for (value, offline) in [("1", true), ("yes", true), ("True", true), ("on", true), ("0", false), ("no", false)] {
+        for (value, offline) in [("1", true), ("yes", true), ("True", true), ("on", true), ("0", false), ("no", false)]
+        {
             assert_eq!(settings(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value}");
         }
         assert_eq!(settings(&[("HF_ENDPOINT", "http://localhost:1/hub/")]).endpoint, "http://localhost:1/hub");

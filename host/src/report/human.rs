@@ -86,7 +86,9 @@ pub fn show_plan(prepared: &Prepared) -> String {
             0 => "all of it is in the cache".to_owned(),
             bytes => format!("{} of weights would be downloaded", ByteSize(bytes)),
         };
-        row("from", format!("{} at {}, commit {}; {missing}", origin.id, shown(&origin.revision), origin.commit));
+        let revision =
+            if origin.revision == origin.commit { String::new() } else { format!(" at {}", origin.revision) };
+        row("from", format!("{}{}, commit {}; {missing}", origin.id, shown(&revision), origin.commit));
     }
     text.push('\n');
     let width = plan.tensors().map(|(_, _, tensor)| tensor.name.len()).max().unwrap_or(0);

@@ -16,6 +16,14 @@ pub enum Error {
     /// The model cannot be fetched.
     #[error(transparent)]
     Hub(#[from] hub::Error),
+    /// A hub that was asked for want of a local folder cannot be asked.
+    #[error("{source}")]
+    NotAsked {
+        /// As given.
+        name: String,
+        /// Why.
+        source: hub::Error,
+    },
     /// What was said to be the name of a model on a hub is none.
     #[error("`{name}` is not the name of a model on a hub")]
     BadHubName {
@@ -116,7 +124,7 @@ impl Fault for Error {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Source(error) => error.exit_code(),
-            Self::Hub(error) => error.exit_code(),
+            Self::Hub(error) | Self::NotAsked { source: error, .. } => error.exit_code(),
             Self::BadHubName { .. } | Self::RevisionOfFolder { .. } => ExitCode::Usage,
             Self::Model(error) => error.exit_code(),
             Self::Plugin(error) => error.exit_code(),
@@ -142,6 +150,10 @@ impl Fault for Error {
         match self {
             Self::Source(error) => error.hint(),
             Self::Hub(error) => error.hint(),
+            Self::NotAsked { name, source } => {
+                let hint = source.hint().unwrap_or_default();
+                Some(format!("there is no folder `{name}` here, so it is looked for on a hub; {hint}"))
+            }
             Self::BadHubName { .. } => Some("give hf://org/name, or org/name".into()),
             Self::RevisionOfFolder { .. } => {
                 Some("leave out --revision, or name a model on the Hub (org/name, or hf://org/name)".into())

@@ -82,7 +82,7 @@ pub(super) fn open(model: &ModelSource, cancel: &CancelFlag) -> Result<Opened, E
                 opened.checkpoint.warnings.push(warning);
                 Ok(opened)
             }
-            Err(_) => Err(error.into()),
+            Err(_) => Err(Error::NotAsked { name: model.name.display().to_string(), source: error }),
         },
         Err(error) => Err(error.into()),
     }
@@ -98,8 +98,8 @@ fn on_hub(name: &Path) -> Result<Option<RepoId>, Error> {
     let absent = fs::symlink_metadata(name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     let parts: Vec<_> = name.components().collect();
     // Where its first part is a folder, a path below it was meant.
-    let below_a_folder = parts.len() > 1
-        && matches!(parts[0], Component::Normal(first) if fs::symlink_metadata(first).is_ok());
+    let below_a_folder =
+        parts.len() > 1 && matches!(parts[0], Component::Normal(first) if fs::symlink_metadata(first).is_ok());
     Ok(if absent && !below_a_folder { RepoId::parse(text) } else { None })
 }
 

@@ -112,7 +112,9 @@ impl Error {
             | Self::MissingShard { path }
             | Self::WrongLength { path, .. }
             | Self::BadHeader { path, .. } => {
-                if let Ok(inside) = path.strip_prefix(was) {
+                if path == was {
+                    now.clone_into(path);
+                } else if let Ok(inside) = path.strip_prefix(was) {
                     *path = now.join(inside);
                 }
             }
