@@ -205,6 +205,9 @@ fn a_warm_cache_needs_no_hub() {
     assert!(fs::read(case.output()).unwrap() == bytes);
     assert_eq!((&result["source"], &result["source_path"]), (&online["source"], &online["source_path"]));
     assert!(case.hub.seen().is_empty(), "no request at all");
+    // Nor need the cache be one that can be written to.
+    fs::remove_dir_all(case.path("hf/hub/.locks")).unwrap();
+    fs::write(case.path("hf/hub/.locks"), "").unwrap();
     // With the hub at hand, it is asked for the list, and for nothing else.
     let _ = case.quantize().arg("--force").json();
     let seen = case.hub.seen();

@@ -101,17 +101,13 @@ fn an_interrupted_download_ends_at_once_and_is_kept() {
     let case = Case::new();
     case.hub.spoil_transfers("/storage/", 99, qhost_tests::hub::Wrong::StallAfter(100_000));
     let output = case.path("stdout");
-    let child = case.quantize().arg("--json").start_into(&output);
+    let child = case.quantize().env("HF_HUB_DOWNLOAD_TIMEOUT", "500").arg("--json").start_into(&output);
     let began = Instant::now();
     while arrived(&case) < 300_000 {
         assert!(began.elapsed() < Duration::from_secs(60), "no progress");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let mut child = child;
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
-    // It waits for servers that say nothing, and does not wait for their time to be over.
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(interrupt(child), Some(130));
     let error: Value = serde_json::from_slice(&fs::read(&output).unwrap()).unwrap();
     assert_eq!(error["code"], 130, "{error}");
     assert!(error["message"].as_str().unwrap().contains("kept in"), "{error}");
@@ -120,6 +116,32 @@ fn an_interrupted_download_ends_at_once_and_is_kept() {
     case.hub.heal();
     let _ = case.quantize().json();
     assert!(fs::read(case.output()).unwrap() == case.expected());
+}
+
+/// While it plans, too, with a server that does not answer.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_plan_ends_at_once() {
+    let case = Case::new();
+    case.hub.spoil("/api/", 99, qhost_tests::hub::Wrong::StallAfter(0));
+    let output = case.path("stdout");
+    let child = case.qhost("plan", ID).env("HF_HUB_DOWNLOAD_TIMEOUT", "500").arg("--json").start_into(&output);
+    let began = Instant::now();
+    while case.hub.seen().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(60), "no request");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(interrupt(child), Some(130));
+    let error: Value = serde_json::from_slice(&fs::read(&output).unwrap()).unwrap();
+    assert!(error["message"].as_str().unwrap().contains("interrupted"), "{error}");
+}
+
+/// Ctrl-C. The process may wait for a server that says nothing, and not until its time is over.
+#[cfg(unix)]
+fn interrupt(mut child: std::process::Child) -> Option<i32> {
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    child.wait().unwrap().code()
 }
 
 #[test]

@@ -182,8 +182,15 @@ impl Hub {
     /// # Errors
     /// Fails with the first file that cannot be fetched; what has arrived is kept.
     pub fn download(&self, commit: &str, files: &[&RemoteFile], observer: &dyn Observer) -> Result<(), Error> {
-        self.cache.make_folders()?;
-        self.cache.note_commit(&self.revision, commit)?;
+        if files.iter().all(|file| self.cache.holds(commit, file)) {
+            // A cache that has everything may be one that only others write to.
+            if let Err(error) = self.cache.note_commit(&self.revision, commit) {
+                tracing::debug!("{error}");
+            }
+        } else {
+            self.cache.make_folders()?;
+            self.cache.note_commit(&self.revision, commit)?;
+        }
         // The largest first: they take longest.
         let mut files = files.to_vec();
         files.sort_by_key(|file| std::cmp::Reverse(file.bytes));
