@@ -29,9 +29,13 @@ impl Case {
     }
 
     pub(crate) fn with(shards: usize, change: impl FnOnce(Repo) -> Repo) -> Self {
+        Self::of(&RandomLlama { shards, ..RandomLlama::default() }, change)
+    }
+
+    pub(crate) fn of(llama: &RandomLlama, change: impl FnOnce(Repo) -> Repo) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("tiny");
-        RandomLlama { shards, ..RandomLlama::default() }.write(&model);
+        llama.write(&model);
         fs::create_dir(model.join("additional_chat_templates")).unwrap();
         fs::write(model.join("additional_chat_templates/tool.jinja"), "{{ tool }}").unwrap();
         let repo = Repo::of_folder(ID, &model).with("README.md", "read me").with("original/consolidated.00.pth", "old");

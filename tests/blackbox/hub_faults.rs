@@ -127,12 +127,17 @@ fn faults_that_stay_are_told_in_words() {
     case.hub.spoil("/api/", 99, Wrong::Body("<html>hotel wifi</html>".into()));
     fails(&case, 5, &["the revision", "proxy"]);
     case.hub.heal();
-    case.hub.spoil(
-        "/tree/",
-        1,
-        Wrong::Body(r#"[{"type": "file", "path": "../../x.json", "oid": "", "size": 1}]"#.into()),
-    );
-    fails(&case, 5, &["../../x.json"]);
+    let listing = |path: &str, oid: &str| {
+        Wrong::Body(format!(r#"[{{"type": "file", "path": "{path}", "oid": "{oid}", "size": 1}}]"#))
+    };
+    case.hub.spoil("/tree/", 1, listing("config.json", "x"));
+    fails(&case, 5, &["no checksum of config.json"]);
+    case.hub.spoil("/tree/", 1, listing("../../config.json", &"a".repeat(40)));
+    fails(&case, 4, &["has no config.json"]);
+    case.hub.spoil("/api/", 99, Wrong::Status(503, Vec::new(), r#"{"error": "\u001b[2J gone"}"#));
+    let ended = case.quantize().run();
+    assert!(ended.code == Some(3) && ended.stderr.contains("gone") && !ended.stderr.contains('\u{1b}'), "{ended:?}");
+    case.hub.heal();
     // The first request for it is for the header.
     case.hub.spoil(IN_STORAGE, 99, Wrong::StallAfter(0));
     fails(&case, 3, &[WEIGHTS, "same command again"]);

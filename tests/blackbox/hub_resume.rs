@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use qhost_tests::command::Qhost;
+use qhost_tests::{checkpoint::RandomLlama, command::Qhost};
 use serde_json::Value;
 
 use crate::hub::{Case, ID};
@@ -33,7 +33,6 @@ fn a_download_killed_again_and_again_goes_on_each_time() {
     let case = Case::new();
     let whole = weights_of(&case);
     case.hub.slow_down(Duration::from_millis(4));
-    let mut sent = 0;
     for kill in 1..=6 {
         let (mut child, _home) = case.quantize().start();
         let began = Instant::now();
@@ -51,7 +50,6 @@ fn a_download_killed_again_and_again_goes_on_each_time() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!case.output().exists());
-        sent += transferred(&case);
     }
     case.hub.slow_down(Duration::ZERO);
     let there = arrived(&case);
@@ -63,8 +61,6 @@ fn a_download_killed_again_and_again_goes_on_each_time() {
     assert_eq!(transferred(&case), plan["download_bytes"].as_u64().unwrap(), "what was there was not fetched again");
     assert!(fs::read(case.output()).unwrap() == case.expected());
     assert!(case.partials().is_empty());
-    // What the server had sent when the process was killed, and the process had not yet written, is small.
-    assert!(sent < whole + whole / 2, "{sent} of {whole}");
     let events: Vec<Value> = ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let last = events.iter().rfind(|event| event["event"] == "download").unwrap();
     assert_eq!((&last["bytes_done"], &last["files_done"]), (&last["bytes"], &last["files"]), "{last}");
@@ -73,25 +69,23 @@ fn a_download_killed_again_and_again_goes_on_each_time() {
 /// The work of the quantisation goes on, too, whether it was planned from headers or from the cache.
 #[test]
 fn a_run_killed_after_its_download_goes_on_from_its_journal() {
-    let case = Case::with(3, |repo| repo);
+    // Large enough to be caught at it.
+    let llama = RandomLlama { hidden: 512, ffn: 1536, layers: 10, heads: 8, shards: 3, ..RandomLlama::default() };
+    let case = Case::of(&llama, |repo| repo);
     let journal = case.path("out/tiny-Q4_K_M.gguf.partial/journal");
     let (mut child, _home) = case.quantize().args(["--threads", "1"]).start();
     let began = Instant::now();
     // Planned from headers; killed as soon as something is in the journal.
     while fs::read_to_string(&journal).map_or(0, |text| text.lines().count()) < 3 {
         assert!(began.elapsed() < Duration::from_secs(120), "no progress");
-        if child.try_wait().unwrap().is_some() {
-            break;
-        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended too soon");
+        std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    let killed_in_time = journal.exists();
     // Planned from the cache, and without the hub.
-    let result = case.quantize().env("HF_HUB_OFFLINE", "1").arg("--force").json();
-    if killed_in_time {
-        assert!(result["resumed"]["units_done"].as_u64().is_some_and(|done| done >= 1), "{result}");
-    }
+    let result = case.quantize().env("HF_HUB_OFFLINE", "1").json();
+    assert!(result["resumed"]["units_done"].as_u64().is_some_and(|done| done >= 1), "{result}");
     assert!(fs::read(case.output()).unwrap() == case.expected());
 }
 

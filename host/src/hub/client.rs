@@ -163,7 +163,7 @@ impl Client {
         let (headers, body) = (response.headers().clone(), response.into_body());
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let code = header("x-error-code").unwrap_or_default();
-        let message = header("x-error-message").or_else(|| message_in(body)).map(shortened);
+        let message = header("x-error-message").or_else(|| message_in(body)).map(|message| shortened(&message));
         let endpoint = self.settings.endpoint.clone();
         let (model, token) = (self.id.to_string(), self.settings.token.is_some());
         match (status, code.as_str()) {
@@ -197,7 +197,9 @@ fn message_in(mut body: Body) -> Option<String> {
     document.get("error")?.as_str().map(str::to_owned)
 }
 
-fn shortened(message: String) -> String {
+/// Somebody else's words, not too many of them, and nothing in them that a terminal would obey.
+fn shortened(message: &str) -> String {
+    let message = crate::text::shown(message).into_owned();
     if message.chars().count() <= LONGEST_MESSAGE {
         return message;
     }

@@ -114,14 +114,14 @@ impl Lister<'_> {
     }
 
     fn files_of(&self, entries: &[Entry]) -> Result<Vec<RemoteFile>, Error> {
-        let files = entries.iter().filter(|entry| entry.r#type == "file");
+        // What could not be put into a folder is not needed either.
+        let files = entries.iter().filter(|entry| entry.r#type == "file" && is_inside(&entry.path));
         let file = |entry: &Entry| {
             let (bytes, checksum) = match &entry.lfs {
                 Some(lfs) => (lfs.size, Checksum::sha256(&lfs.oid)),
                 None => (entry.size, Checksum::git_blob(&entry.oid)),
             };
-            let checksum = checksum.filter(|_| is_inside(&entry.path));
-            let reason = || format!("its entry `{}` is not sound", entry.path);
+            let reason = || format!("it gives no checksum of {}", entry.path);
             let checksum = checksum.ok_or_else(|| self.unusable("the list of files", &reason()))?;
             Ok(RemoteFile { name: entry.path.clone(), bytes, checksum })
         };
@@ -170,15 +170,15 @@ pub(super) fn kept(text: &str) -> Option<Vec<RemoteFile>> {
         lfs_size: Option<u64>,
     }
     let kept: Kept = serde_json::from_str(text).ok().filter(|kept: &Kept| kept.format_version == 1)?;
+    let files = kept.files.into_iter().filter(|(name, _)| is_inside(name));
     let file = |(name, file): (String, KeptFile)| {
         let checksum = match &file.lfs_sha256 {
             Some(sha256) => Checksum::sha256(sha256),
             None => Checksum::git_blob(&file.blob_id),
         };
-        let checksum = checksum.filter(|_| is_inside(&name))?;
-        Some(RemoteFile { name, bytes: file.lfs_size.unwrap_or(file.size), checksum })
+        Some(RemoteFile { name, bytes: file.lfs_size.unwrap_or(file.size), checksum: checksum? })
     };
-    kept.files.into_iter().map(file).collect()
+    files.map(file).collect()
 }
 
 /// The address behind `rel="next"` in a header `Link`.
@@ -190,7 +190,7 @@ fn next_page(link: &str) -> Option<String> {
 
 /// Whether a name stays within the folder that it is put in.
 fn is_inside(name: &str) -> bool {
-    let plain = !name.contains(['\\', '\0', ':']) && !name.is_empty();
+    let plain = !name.contains(['\\', ':']) && !name.contains(char::is_control) && !name.is_empty();
     plain && Path::new(name).components().all(|component| matches!(component, Component::Normal(_)))
 }
 
@@ -221,7 +221,7 @@ mod tests {
         for name in ["config.json", "additional_chat_templates/a.jinja"] {
             assert!(is_inside(name), "{name}");
         }
-        for name in ["../x", "/x", "a/../../x", "a\\b", "C:x", "", "./x"] {
+        for name in ["../x", "/x", "a/../../x", "a\\b", "C:x", "", "./x", "a\u{1b}[2J"] {
             assert!(!is_inside(name), "{name}");
         }
         assert!(is_commit(&"a0".repeat(20)) && !is_commit("../../../x") && !is_commit("main"));
