@@ -310,3 +310,51 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
     let error: Value = case.qhost("plan", ID).env("HF_TOKEN", "hf_Se cret").fail_with(2);
     assert!(!error.to_string().contains("Se cret"), "{error}");
 }
+
+/// `huggingface_hub` keeps the list of a commit's files, which never changes.
+#[test]
+fn a_commit_whose_list_is_kept_needs_no_hub() {
+    let case = Case::new();
+    let _ = case.quantize().json();
+    let mut files = serde_json::Map::new();
+    for name in ["config.json", "tokenizer.model", "tokenizer_config.json", "model.safetensors.index.json"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain((1..=3).map(weights))
+    {
+        let bytes = fs::read(case.path("tiny").join(&name)).unwrap();
+        let mut file = serde_json::json!({"size": bytes.len(), "blob_id": git_blob(&bytes)});
+        if bytes.len() >= 16 << 10 {
+            file["lfs_sha256"] = sha256(&bytes).into();
+            file["lfs_size"] = bytes.len().into();
+        }
+        files.insert(name, file);
+    }
+    let trees = case.repository().join("trees");
+    fs::create_dir(&trees).unwrap();
+    let kept = serde_json::json!({"format_version": 1, "files": files});
+    fs::write(trees.join(format!("{}.json", Case::commit())), kept.to_string()).unwrap();
+    let _ = case.hub.seen();
+    let plan = case.qhost("plan", ID).args(["--force", "--revision", &Case::commit()]).json();
+    assert_eq!(plan["download_bytes"], 0, "{plan}");
+    assert!(case.hub.seen().is_empty());
+}
+
+#[test]
+fn a_header_that_is_longer_than_most_is_fetched_whole() {
+    let case = Case::with(1, |repo| {
+        let bytes = &repo.files["model.safetensors"];
+        let end = 8 + usize::try_from(u64::from_le_bytes(*bytes.first_chunk().unwrap())).unwrap();
+        let mut header: Value = serde_json::from_slice(&bytes[8..end]).unwrap();
+        header["__metadata__"] = serde_json::json!({"notes": "long ".repeat(100_000)});
+        let header = header.to_string();
+        let longer = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[end..]].concat();
+        repo.with("model.safetensors", longer)
+    });
+    let plan = case.qhost("plan", ID).json();
+    assert_eq!(plan["download_bytes"], case.hub.bytes_of(".safetensors"), "{plan}");
+    let sent = case.hub.seen().iter().filter(|seen| seen.storage).map(|seen| seen.sent).sum::<usize>();
+    assert!(sent < 1 << 20, "{sent}");
+    let _ = case.quantize().json();
+    assert!(fs::read(case.output()).unwrap() == case.expected());
+}
