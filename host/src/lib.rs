@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod card;
 pub mod cli;
 pub mod exit_code;
+pub mod hub;
 pub mod memory;
 pub mod model;
 pub mod plan;

@@ -99,11 +99,17 @@ impl Qhost {
         let mut command = Command::new(executable);
         command.args(arguments).stdin(Stdio::null());
         for (name, _) in env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("QHOST_") || name.starts_with("HF_")) {
+            let is_setting = |name: &str| {
+                let lower = name.to_ascii_lowercase();
+                name.starts_with("QHOST_") || name.starts_with("HF_") || lower.ends_with("_proxy")
+            };
+            if name.to_str().is_some_and(is_setting) {
                 command.env_remove(name);
             }
         }
         command.env("XDG_DATA_HOME", home.path()).env("NO_COLOR", "1");
+        // No test asks a hub but its own.
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", home.path().join("hf"));
         Self { command, home }
     }
 
@@ -176,6 +182,14 @@ impl Qhost {
         self.command.stdout(Stdio::null()).stderr(Stdio::null());
         let child = self.command.spawn();
         (child.unwrap_or_else(|error| panic!("{:?} cannot be run: {error}", self.command)), self.home)
+    }
+
+    /// Starts it and lets it run; its standard output goes into a file.
+    #[must_use]
+    pub fn start_into(mut self, path: &Path) -> Child {
+        let file = std::fs::File::create(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let child = self.command.stdout(file).stderr(Stdio::null()).spawn();
+        child.unwrap_or_else(|error| panic!("{:?} cannot be run: {error}", self.command))
     }
 }
 

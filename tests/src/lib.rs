@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 pub mod command;
+pub mod hub;
 
 use std::path::{Path, PathBuf};
 

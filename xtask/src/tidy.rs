@@ -26,7 +26,8 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
+    ("hub", &["cancel", "exit_code", "text"]),
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
     ("stream", &[]),
@@ -34,9 +35,25 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("plugin", &["cancel", "exit_code", "stream", "text"]),
     ("write", &["exit_code", "plan", "stream"]),
     ("card", &["text"]),
-    ("run", &["cancel", "card", "exit_code", "memory", "model", "plan", "plugin", "source", "stream", "text", "write"]),
+    (
+        "run",
+        &[
+            "cancel",
+            "card",
+            "exit_code",
+            "hub",
+            "memory",
+            "model",
+            "plan",
+            "plugin",
+            "source",
+            "stream",
+            "text",
+            "write",
+        ],
+    ),
     ("report", &["exit_code", "memory", "plan", "plugin", "run", "text"]),
-    ("cli", &["bus_error", "cancel", "exit_code", "plugin", "report", "run"]),
+    ("cli", &["bus_error", "cancel", "exit_code", "hub", "plugin", "report", "run"]),
 ];
 
 /// Formats live in plugins; the host and the API have never heard of them.

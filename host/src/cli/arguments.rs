@@ -125,11 +125,27 @@ impl Command {
 /// The examples are for reading; nothing in the host depends on a format's name.
 const QUANTIZE_EXAMPLES: &str = include_str!("quantize_examples.txt");
 
+/// Where a command's model comes from.
+#[derive(Debug, Args)]
+pub(super) struct ModelArguments {
+    /// The checkpoint: a folder with config.json and *.safetensors, or the name of a model on the Hugging Face
+    /// Hub, such as org/name.
+    ///
+    /// A folder of that name comes first; `hf://org/name` is always the Hub's. Models of the Hub are kept in the
+    /// cache that `huggingface_hub` uses, and taken from there. Environment variables: `HF_TOKEN` (or the file
+    /// `HF_TOKEN_PATH`), `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`.
+    #[arg(value_name = "MODEL")]
+    pub(super) model: PathBuf,
+    /// The branch, tag or commit of a model on the Hub; main if not given.
+    #[arg(long, value_name = "REV")]
+    pub(super) revision: Option<String>,
+}
+
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "they are the command's flags")]
 pub(super) struct QuantizeArguments {
-    /// The checkpoint: a folder with config.json and *.safetensors.
-    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) model: ModelArguments,
     /// The target format; see `qhost plugins list`.
     #[arg(long, value_name = "ID", required = true, value_delimiter = ',')]
     pub(super) format: Vec<String>,

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod completions;
+mod model;
 mod plugins;
 mod quantize;
 

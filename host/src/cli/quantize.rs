@@ -16,17 +16,16 @@ use crate::{
 const REPORT: &str = "qhost-report.json";
 
 pub(super) fn plan(session: &Session, arguments: QuantizeArguments) -> CommandResult {
-    let (prepared, _) = prepare(session, arguments)?;
+    let prepared = prepare(session, arguments)?;
     show_plan(session, &prepared)
 }
 
 pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> CommandResult {
     let (dry_run, no_report) = (arguments.dry_run, arguments.no_report);
-    let (prepared, cancel) = prepare(session, arguments)?;
+    let prepared = prepare(session, arguments)?;
     if dry_run {
         return show_plan(session, &prepared);
     }
-    stop_on_signal(cancel);
     let progress = Progress::start(match (session.json, session.verbosity) {
         (_, Verbosity::Quiet) => ProgressStyle::Silent,
         (true, _) => ProgressStyle::Json,
@@ -49,7 +48,7 @@ pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> Comma
     session.print(|| report::result_document(&outcome, usage, files), || report::show_result(&outcome, usage))
 }
 
-fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(Prepared, CancelFlag), Problem> {
+fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, Problem> {
     let [format] = <[String; 1]>::try_from(arguments.format).map_err(|formats| {
         let message = format!("{} formats in one run cannot be made yet", formats.len());
         Problem::new(ExitCode::Usage, message, "run the command once for each format")
@@ -65,7 +64,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(Prepared,
         ..Options::default()
     };
     let request = Request {
-        model: arguments.model,
+        model: arguments.model.source(),
         format,
         options,
         output: arguments.output,
@@ -74,14 +73,14 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<(Prepared,
         card: !arguments.no_card,
     };
     let cancel = CancelFlag::default();
+    stop_on_signal(cancel.clone());
     let resources = Resources {
         threads: arguments.threads.map_or_else(all_cores, usize::from),
         max_memory: arguments.max_memory.map(|size| size.as_u64()),
         log_level: session.log.level(),
-        cancel: cancel.clone(),
+        cancel,
     };
-    let prepared = run::prepare(&request, &session.catalog()?, &resources)?;
-    Ok((prepared, cancel))
+    Ok(run::prepare(&request, &session.catalog()?, &resources)?)
 }
 
 fn show_plan(session: &Session, prepared: &Prepared) -> CommandResult {

@@ -8,6 +8,9 @@ use serde_json::Value;
 use super::Error;
 use crate::source::StoredTensor;
 
+/// Weights in a block of MXFP4, which 16 bytes hold.
+const MX_BLOCK: u64 = 32;
+
 /// What the config says of how weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
@@ -128,7 +131,7 @@ pub(super) fn mxfp4_shape(blocks: &StoredTensor, scales: &StoredTensor) -> Resul
     }
     match blocks.shape.as_slice() {
         [outer @ .., per_row, 16] if scales.shape == [outer, &[*per_row]].concat() => {
-            Ok([outer, &[per_row.saturating_mul(crate::stream::MX_BLOCK)]].concat())
+            Ok([outer, &[per_row.saturating_mul(MX_BLOCK)]].concat())
         }
         [outer @ .., _] => {
             Err(Error::WrongShape { name: scales.name.clone(), actual: scales.shape.clone(), expected: outer.to_vec() })

@@ -49,6 +49,18 @@ pub enum Error {
         /// Bytes free.
         free: u64,
     },
+    /// The disk of a hub's cache has not enough room for what has to be fetched.
+    #[error("the download into {} needs {}{}, and {} are free there", path.display(), ByteSize(*needed), beside_output(*beside), ByteSize(*free))]
+    CacheTooSmall {
+        /// The cache.
+        path: PathBuf,
+        /// Bytes to be fetched.
+        needed: u64,
+        /// Bytes of the output, where it is on the same disk.
+        beside: u64,
+        /// Bytes free.
+        free: u64,
+    },
     /// The memory ceiling is too low.
     #[error("the work needs {} of memory, the ceiling is {}", ByteSize(*needed), ByteSize(*limit))]
     MemoryTooSmall {
@@ -59,6 +71,10 @@ pub enum Error {
     },
 }
 
+fn beside_output(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(" beside {} for the output", ByteSize(bytes)) }
+}
+
 impl Fault for Error {
     fn exit_code(&self) -> ExitCode {
         match self {
@@ -66,7 +82,7 @@ impl Fault for Error {
             Self::Exists { .. } | Self::OtherKind { .. } | Self::Foreign { .. } | Self::InsideSource { .. } => {
                 ExitCode::Usage
             }
-            Self::DiskTooSmall { .. } | Self::MemoryTooSmall { .. } => ExitCode::Resources,
+            Self::DiskTooSmall { .. } | Self::CacheTooSmall { .. } | Self::MemoryTooSmall { .. } => ExitCode::Resources,
         }
     }
 
@@ -77,6 +93,9 @@ impl Fault for Error {
             Self::OtherKind { .. } | Self::Foreign { .. } => "move it away, or choose another folder with -o".into(),
             Self::InsideSource { .. } => "choose a folder outside the model with -o".into(),
             Self::DiskTooSmall { .. } => "free some space, choose another disk with -o, or a smaller level".into(),
+            Self::CacheTooSmall { .. } => {
+                "free some space, or choose another disk with HF_HUB_CACHE, or with -o for the output".into()
+            }
             Self::MemoryTooSmall { .. } => "raise --max-memory, or use fewer --threads".into(),
         })
     }

@@ -33,11 +33,26 @@ pub struct Place {
     pub reserved: u64,
 }
 
+/// What has to be fetched before the work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// The folder that it is fetched into.
+    pub cache: PathBuf,
+    /// Bytes that are not there yet.
+    pub bytes: u64,
+    /// Bytes free on its disk, if that can be told.
+    pub free: Option<u64>,
+    /// Whether the output will be on the same disk.
+    pub same_disk: bool,
+}
+
 /// What is so on this machine, gathered by others.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The place of the output.
     pub place: Place,
+    /// What has to be fetched first.
+    pub download: Option<Download>,
     /// Whether what is there may be replaced.
     pub force: bool,
     /// Bytes of small files that are copied to the output.
@@ -72,9 +87,34 @@ pub fn refuse_impossible(plan: &RunPlan, threads: u32, facts: &Facts) -> Result<
     if let Some(free) = place.free.filter(|&free| free < needed) {
         return Err(Error::DiskTooSmall { path: path(), needed, free });
     }
+    refuse_download(facts.download.as_ref(), needed)?;
     let memory = plan.working_memory(threads).saturating_add(facts.memory_own);
     match facts.memory_limit.filter(|&limit| limit < memory) {
         Some(limit) => Err(Error::MemoryTooSmall { needed: memory, limit }),
         None => Ok(()),
+    }
+}
+
+/// Refuses a download that does not fit beside an output of so many bytes.
+fn refuse_download(download: Option<&Download>, output: u64) -> Result<(), Error> {
+    let Some(download) = download else { return Ok(()) };
+    let beside = if download.same_disk { output } else { 0 };
+    match download.free.filter(|&free| free < download.bytes.saturating_add(beside)) {
+        Some(free) => Err(Error::CacheTooSmall { path: download.cache.clone(), needed: download.bytes, beside, free }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_download_has_to_fit_alone_and_beside_the_output() {
+        let download = |free, same_disk| Download { cache: "/c".into(), bytes: 100, free, same_disk };
+        let refused = |download: &Download| refuse_download(Some(download), 50).is_err();
+        assert!(!refused(&download(Some(100), false)) && refused(&download(Some(99), false)));
+        assert!(!refused(&download(Some(150), true)) && refused(&download(Some(149), true)));
+        assert!(!refused(&download(None, true)));
     }
 }

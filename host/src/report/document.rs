@@ -12,7 +12,7 @@ use super::{
 use crate::{
     plan::{Estimate, bits_per_weight},
     plugin::{Found, Status},
-    run::{Outcome, Prepared, TensorOutcome},
+    run::{Origin, Outcome, Prepared, TensorOutcome},
 };
 
 /// The small files that were written with an output.
@@ -49,8 +49,8 @@ pub fn report_document(outcome: &Outcome, usage: Usage) -> Value {
         "api": qhost_plugin_api::API_VERSION,
         "plugin": {"id": id, "version": version, "sha256": sha256},
         "model": outcome.model,
-        "repository": outcome.origin.repository,
-        "commit": outcome.origin.commit,
+        "repository": outcome.published.repository,
+        "commit": outcome.published.commit,
         "options": outcome.options,
         "threads": outcome.threads,
         "max_memory_bytes": outcome.max_memory,
@@ -74,12 +74,23 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// The model: its folder, or its name on a hub with the commit.
+fn source(path: &Path, origin: Option<&Origin>) -> String {
+    origin.map_or_else(|| text(path), |origin| format!("{}@{}", origin.id, origin.commit))
+}
+
+fn hub(origin: &Origin) -> Value {
+    json!({"endpoint": origin.endpoint, "id": origin.id, "revision": origin.revision, "commit": origin.commit})
+}
+
 fn common(outcome: &Outcome, usage: Usage) -> Value {
     json!({
         "output_path": text(&outcome.path),
         "format": outcome.format,
         "level": outcome.level,
-        "source": text(&outcome.source),
+        "source": source(&outcome.source, outcome.origin.as_ref()),
+        "source_path": text(&outcome.source),
+        "hub": outcome.origin.as_ref().map(hub),
         "architecture": outcome.architecture,
         "parameter_count": outcome.parameters,
         "source_size": outcome.source_bytes,
@@ -173,7 +184,10 @@ pub fn plan_document(prepared: &Prepared) -> Value {
         "output_path": text(&prepared.output()),
         "format": plan.plan.format,
         "level": plan.plan.level,
-        "source": text(prepared.source()),
+        "source": source(prepared.source(), prepared.origin()),
+        "source_path": text(prepared.source()),
+        "hub": prepared.origin().map(hub),
+        "download_bytes": prepared.missing_bytes(),
         "architecture": prepared.architecture(),
         "plugin": {"id": id, "version": version, "sha256": sha256},
         "parameter_count": plan.parameters,

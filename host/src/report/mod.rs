@@ -4,6 +4,7 @@
 //! goes to standard error.
 
 mod document;
+mod download;
 mod failure;
 mod human;
 mod layout;

@@ -58,6 +58,15 @@ fn head(prepared: &Prepared, width: usize) -> String {
     if let Some(promise) = broken_promise(&plan.plan.level, plan.level_bits_per_weight()) {
         row("", &promise);
     }
+    if let Some(origin) = prepared.origin() {
+        let missing = match prepared.missing_bytes() {
+            0 => "all of it is in the cache".to_owned(),
+            bytes => format!("{} of weights would be downloaded", ByteSize(bytes)),
+        };
+        let revision =
+            if origin.revision == origin.commit { String::new() } else { format!(" at {}", origin.revision) };
+        row("from", &format!("{}{}, commit {}; {missing}", origin.id, shown(&revision), origin.commit));
+    }
     let beside = ByteSize(prepared.bytes_beside());
     let free = prepared.place.free.map_or_else(String::new, |free| format!("; {} are free", ByteSize(free)));
     row("disk", &format!("{size}, {beside} more while it is made{free}"));

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     LOGGED,
+    download::Download,
     screen::{self, HINT, WARNING},
 };
 use crate::{
@@ -61,6 +62,9 @@ pub struct Progress {
 struct State {
     style: ProgressStyle,
     began: Instant,
+    /// When the weights began to be worked on.
+    work_began: Mutex<Instant>,
+    download: Download,
     stop: AtomicBool,
     weights: AtomicU64,
     done: AtomicU64,
@@ -81,6 +85,8 @@ impl Progress {
         let state = Arc::new(State {
             style,
             began: Instant::now(),
+            work_began: Mutex::new(Instant::now()),
+            download: Download::default(),
             stop: AtomicBool::new(false),
             weights: AtomicU64::new(0),
             done: AtomicU64::new(0),
@@ -148,7 +154,28 @@ impl Events for State {
             Event::Progress { weights } => {
                 self.done.fetch_add(weights, Ordering::Relaxed);
             }
+            Event::Downloading { from, bytes, files, missing } => {
+                self.download.begin(bytes, files as u64);
+                let files_text = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+                let text = format!("downloading {} of weights in {files_text} from {from}", ByteSize(missing));
+                let document = json!({"event": "downloading", "from": from, "bytes": missing, "files": files});
+                self.say(HINT, "note", &text, &document);
+            }
+            Event::Kept { bytes } => self.download.kept(bytes),
+            Event::Arrived { bytes } => self.download.arrived(bytes),
+            Event::Lost { bytes } => self.download.lost(bytes),
+            Event::FileDownloaded { name } => {
+                tracing::info!("{name} is in the cache");
+                self.download.file_done();
+            }
+            Event::AllDownloaded => {
+                if self.style == ProgressStyle::Json {
+                    screen::eprint_line(&self.download.json().to_string());
+                }
+                self.download.end();
+            }
             Event::Started { weights, units } => {
+                *self.work_began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 self.weights.store(weights, Ordering::Relaxed);
                 self.units.store(units as u64, Ordering::Relaxed);
             }
@@ -211,8 +238,9 @@ impl State {
             let memory = Memory::now();
             self.peak_anonymous.fetch_max(memory.anonymous, Ordering::Relaxed);
             if let Some(bar) = &self.bar {
-                bar.set_length(self.weights.load(Ordering::Relaxed).max(1));
-                bar.set_position(self.done.load(Ordering::Relaxed));
+                let (done, whole) = self.position();
+                bar.set_length(whole.max(1));
+                bar.set_position(done);
                 bar.set_message(self.human(memory));
             } else if last_line.elapsed() >= every {
                 last_line = Instant::now();
@@ -228,8 +256,19 @@ impl State {
         }
     }
 
+    /// What is done, of how much: bytes of a download, or weights.
+    fn position(&self) -> (u64, u64) {
+        if self.download.is_active() {
+            return self.download.position();
+        }
+        (self.done.load(Ordering::Relaxed), self.weights.load(Ordering::Relaxed))
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     fn percent(&self) -> f64 {
+        if self.download.is_active() {
+            return self.download.percent();
+        }
         let weights = self.weights.load(Ordering::Relaxed);
         let done = self.done.load(Ordering::Relaxed).min(weights);
         if weights == 0 { 0.0 } else { done as f64 * 100.0 / weights as f64 }
@@ -240,13 +279,17 @@ impl State {
     fn speed(&self) -> (f64, Option<Duration>) {
         let done = self.done.load(Ordering::Relaxed);
         let here = done.saturating_sub(self.inherited.load(Ordering::Relaxed)) as f64;
-        let speed = here / self.began.elapsed().as_secs_f64().max(1e-3);
+        let began = *self.work_began.lock().unwrap_or_else(PoisonError::into_inner);
+        let speed = here / began.elapsed().as_secs_f64().max(1e-3);
         let left = self.weights.load(Ordering::Relaxed).saturating_sub(done) as f64;
         let eta = (speed > 0.0 && left > 0.0).then(|| Duration::try_from_secs_f64(left / speed).ok()).flatten();
         (speed, eta)
     }
 
     fn human(&self, memory: Memory) -> String {
+        if self.download.is_active() {
+            return self.download.human();
+        }
         let (speed, eta) = self.speed();
         let eta = eta.map_or_else(String::new, |eta| format!(", {} left", HumanDuration(eta)));
         format!(
@@ -259,6 +302,9 @@ impl State {
     }
 
     fn json(&self, memory: Memory) -> Value {
+        if self.download.is_active() {
+            return self.download.json();
+        }
         let (speed, eta) = self.speed();
         json!({
             "event": "progress",

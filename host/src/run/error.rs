@@ -1,10 +1,10 @@
 //! Why a run ended without an output.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use crate::{
     exit_code::{ExitCode, Fault},
-    model, plan, plugin, source, write,
+    hub, model, plan, plugin, source, write,
 };
 
 /// A run that failed.
@@ -13,6 +13,35 @@ pub enum Error {
     /// The checkpoint cannot be opened.
     #[error(transparent)]
     Source(#[from] source::Error),
+    /// The model cannot be fetched.
+    #[error(transparent)]
+    Hub(#[from] hub::Error),
+    /// A hub that was asked for want of a local folder cannot be asked.
+    #[error("{source}")]
+    NotAsked {
+        /// As given.
+        name: String,
+        /// Why.
+        source: hub::Error,
+    },
+    /// What was said to be the name of a model on a hub is none.
+    #[error("`{name}` is not the name of a model on a hub")]
+    BadHubName {
+        /// As given.
+        name: String,
+    },
+    /// A revision was asked for of what has none.
+    #[error("{} is a local folder, or the path of one, and has no revisions", path.display())]
+    RevisionOfFolder {
+        /// As given.
+        path: PathBuf,
+    },
+    /// The headers of weights that are to be fetched cannot be put aside.
+    #[error("cannot write headers of weights into the folder for temporary files: {source}")]
+    Outline {
+        /// The system's words.
+        source: io::Error,
+    },
     /// The checkpoint cannot be understood.
     #[error(transparent)]
     Model(#[from] model::Error),
@@ -84,15 +113,24 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// For `map_err`.
+    pub(super) fn outline(source: io::Error) -> Self {
+        Self::Outline { source }
+    }
+}
+
 impl Fault for Error {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Source(error) => error.exit_code(),
+            Self::Hub(error) | Self::NotAsked { source: error, .. } => error.exit_code(),
+            Self::BadHubName { .. } | Self::RevisionOfFolder { .. } => ExitCode::Usage,
             Self::Model(error) => error.exit_code(),
             Self::Plugin(error) => error.exit_code(),
             Self::Plan(error) => error.exit_code(),
             Self::Write(error) => error.exit_code(),
-            Self::Journal { .. } | Self::Threads { .. } => ExitCode::Resources,
+            Self::Journal { .. } | Self::Threads { .. } | Self::Outline { .. } => ExitCode::Resources,
             Self::SourceChanged => ExitCode::Corrupt,
             Self::SourceUnreadable { .. } => ExitCode::NotFound,
             Self::Incomplete { .. } | Self::WrongConstant { .. } => ExitCode::Plugin,
@@ -111,6 +149,16 @@ impl Fault for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.hint(),
+            Self::Hub(error) => error.hint(),
+            Self::NotAsked { name, source } => {
+                let hint = source.hint().unwrap_or_default();
+                Some(format!("there is no folder `{name}` here, so it is looked for on a hub; {hint}"))
+            }
+            Self::BadHubName { .. } => Some("give hf://org/name, or org/name".into()),
+            Self::RevisionOfFolder { .. } => {
+                Some("leave out --revision, or name a model on the Hub (org/name, or hf://org/name)".into())
+            }
+            Self::Outline { .. } => Some("choose another folder for temporary files with TMPDIR".into()),
             Self::Model(error) => error.hint(),
             Self::Plugin(error) => error.hint(),
             Self::Plan(error) => error.hint(),

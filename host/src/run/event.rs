@@ -5,6 +5,39 @@
 pub enum Event<'a> {
     /// The user should know this.
     Warning(&'a str),
+    /// Weights are fetched first.
+    Downloading {
+        /// The model's address.
+        from: &'a str,
+        /// Bytes in all.
+        bytes: u64,
+        /// Files in all.
+        files: usize,
+        /// Bytes of which nothing is there yet.
+        missing: u64,
+    },
+    /// So many bytes of them need not be fetched: they were there before.
+    Kept {
+        /// The number.
+        bytes: u64,
+    },
+    /// So many bytes have arrived.
+    Arrived {
+        /// The number.
+        bytes: u64,
+    },
+    /// So many bytes that were told of have to be fetched again.
+    Lost {
+        /// The number.
+        bytes: u64,
+    },
+    /// A file is whole and in the cache.
+    FileDownloaded {
+        /// Its name.
+        name: &'a str,
+    },
+    /// All weights are there.
+    AllDownloaded,
     /// Work begins: so many weights in so many units.
     Started {
         /// Weights to be written in all.

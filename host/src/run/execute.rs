@@ -77,7 +77,7 @@ impl Prepared {
     ///
     /// # Errors
     /// Fails with the first thing that goes wrong; finished units are kept for the next run.
-    pub fn execute(self, events: &Arc<dyn Events>) -> Result<Finished, Error> {
+    pub fn execute(mut self, events: &Arc<dyn Events>) -> Result<Finished, Error> {
         let began = Instant::now();
         for warning in &self.warnings {
             events.emit(Event::Warning(warning));
@@ -99,6 +99,14 @@ impl Prepared {
                 work.remove()?;
             }
             return Err(plan::Error::Exists { path: self.target.path() }.into());
+        }
+        if let Some(missing) = self.missing.take()
+            && let Err(error) = missing.fetch(&mut self.checkpoint, events)
+        {
+            if journal.contents.start.is_none() {
+                work.remove()?;
+            }
+            return Err(error);
         }
         let run = Run::new(&self, &work, events)?;
         if journal.contents.start.is_none() {
@@ -175,8 +183,9 @@ impl Prepared {
             level: self.plan.plan.level.clone(),
             source: self.checkpoint.root.clone(),
             model: self.model.name.clone(),
-            origin: Origin::of(&self.checkpoint.root),
+            published: Origin::of(&self.checkpoint.root),
             source_card: source::readme(&self.checkpoint.root),
+            origin: self.origin.clone(),
             architecture: self.model.family.clone(),
             parameters: self.plan.parameters,
             source_bytes: self.checkpoint.weight_bytes(),
@@ -454,9 +463,10 @@ impl<'a> Run<'a> {
             return Err(Error::CheckFailed { detail: format!("{}: {}", failed.name, failed.detail) });
         }
         let Prepared { checkpoint, depends_on, start, .. } = self.prepared;
-        match source::fingerprint(checkpoint, depends_on) {
-            Ok(now) if now == start.source => Ok(findings),
-            Ok(_) => Err(Error::SourceChanged),
+        let now = source::fingerprint(checkpoint, depends_on);
+        match now.and_then(|now| Ok(now == start.source && source::is_unchanged(checkpoint)?)) {
+            Ok(true) => Ok(findings),
+            Ok(false) => Err(Error::SourceChanged),
             Err(source) => Err(Error::SourceUnreadable { source }),
         }
     }

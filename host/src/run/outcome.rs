@@ -20,9 +20,11 @@ pub struct Outcome {
     /// The model's name.
     pub model: String,
     /// Where the model was published, as far as its folder tells.
-    pub origin: Origin,
+    pub published: Origin,
     /// The model's own card, if it has one.
     pub source_card: Option<String>,
+    /// Where on a hub it was before, if it was there.
+    pub origin: Option<super::Origin>,
     /// The model's family.
     pub architecture: String,
     /// Parameters of the model.

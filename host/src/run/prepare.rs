@@ -11,7 +11,8 @@ use qhost_plugin_api::documents::{CompanionContent, Model, OpenRequest, Options,
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
-    Error, card, commit,
+    Error, ModelSource, Origin, card, commit,
+    fetch::{self, Missing, Opened},
     files::Companions,
     journal::{Contents, Start},
     speed,
@@ -34,8 +35,8 @@ const YET_TO_COME: u64 = 16 << 20;
 /// What the user wants.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The checkpoint folder.
-    pub model: PathBuf,
+    /// The checkpoint.
+    pub model: ModelSource,
     /// The format's id.
     pub format: String,
     /// Options for the format.
@@ -87,6 +88,9 @@ pub struct Prepared {
     pub place: Place,
     /// Bytes of small files that are copied to the output.
     pub companion_bytes: u64,
+    pub(super) origin: Option<Origin>,
+    /// Weights that are fetched first.
+    pub(super) missing: Option<Missing>,
     /// What will be done.
     pub plan: RunPlan,
     /// What it will take.
@@ -100,6 +104,18 @@ impl Prepared {
     #[must_use]
     pub fn output(&self) -> PathBuf {
         self.target.path()
+    }
+
+    /// Where the model comes from, if from a hub.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// Bytes of weights that have to be fetched from a hub first.
+    #[must_use]
+    pub fn missing_bytes(&self) -> u64 {
+        self.missing.as_ref().map_or(0, |missing| missing.bytes)
     }
 
     /// The checkpoint's folder.
@@ -162,12 +178,12 @@ impl Prepared {
     }
 }
 
-/// Prepares a run; no weight is read and nothing is written.
+/// Prepares a run; no weight is read, and nothing is written but small files of a hub's model into its cache.
 ///
 /// # Errors
 /// Fails with whatever keeps the request from being fulfilled.
 pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> Result<Prepared, Error> {
-    let checkpoint = source::open(&request.model)?;
+    let Opened { checkpoint, origin, missing } = fetch::open(&request.model, &resources.cancel)?;
     let Understood { model, stored, warnings: of_model } = model::understand(&checkpoint)?;
     tracing::info!(
         "{}: {}, {} tensors in {} files",
@@ -227,6 +243,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     settings.ledger.set_own(memory_own);
     let facts = Facts {
         place: place.clone(),
+        download: missing.as_ref().map(|missing| missing.needs(&target)),
         force: request.force,
         companions: companion_bytes,
         memory_limit: resources.max_memory,
@@ -252,6 +269,8 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         card,
         lasting_warnings,
         place,
+        origin,
+        missing,
         plan,
         estimate,
         warnings,

@@ -13,10 +13,18 @@ const ENDINGS: [&str; 5] = [".json", ".jinja", ".model", ".txt", ".tiktoken"];
 const CARD: &str = "README.md";
 
 /// A folder of further chat templates.
-const TEMPLATE_FOLDER: &str = "additional_chat_templates";
+pub const TEMPLATE_FOLDER: &str = "additional_chat_templates";
 
 /// Larger files are not companions: no tokenizer comes near it.
 const LARGEST: u64 = 256 << 20;
+
+/// Whether a file of that name, relative to the checkpoint, and of that length is a companion.
+pub(super) fn is_companion(name: &str, bytes: u64) -> bool {
+    let plain = name.strip_prefix(TEMPLATE_FOLDER).and_then(|rest| rest.strip_prefix('/')).unwrap_or(name);
+    let wanted = ENDINGS.iter().any(|ending| plain.ends_with(ending)) && !plain.ends_with(".safetensors.index.json");
+    let wanted = wanted || name == CARD;
+    wanted && !plain.contains('/') && bytes <= LARGEST
+}
 
 /// Lists the companions in `root`, sorted by name.
 pub(super) fn list(root: &Path) -> io::Result<Vec<CompanionFile>> {
@@ -36,10 +44,9 @@ fn collect(folder: &Path, prefix: &str, files: &mut Vec<CompanionFile>) -> io::R
         let Ok(name) = entry.file_name().into_string() else { continue };
         // Follows links: a hub cache is made of them.
         let Ok(metadata) = fs::metadata(entry.path()) else { continue };
-        let listed = ENDINGS.iter().any(|ending| name.ends_with(ending)) && !name.ends_with(".safetensors.index.json");
-        let wanted = listed || prefix.is_empty() && name == CARD;
-        if metadata.is_file() && wanted && metadata.len() <= LARGEST {
-            files.push(CompanionFile { name: format!("{prefix}{name}"), path: entry.path(), bytes: metadata.len() });
+        let name = format!("{prefix}{name}");
+        if metadata.is_file() && is_companion(&name, metadata.len()) {
+            files.push(CompanionFile { name, path: entry.path(), bytes: metadata.len() });
         }
     }
     Ok(())

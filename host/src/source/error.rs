@@ -1,6 +1,9 @@
 //! What can be wrong with a checkpoint folder.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::exit_code::{ExitCode, Fault};
 
@@ -12,12 +15,6 @@ pub enum Error {
     Missing {
         /// As given.
         path: PathBuf,
-    },
-    /// The name looks like one of a hub's.
-    #[error("no such model: there is no folder `{id}` here, and models cannot be downloaded yet")]
-    HubId {
-        /// As given.
-        id: String,
     },
     /// A file where a folder is expected.
     #[error("{} is a file, not a checkpoint folder", path.display())]
@@ -101,12 +98,38 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The same error about a folder that goes by another name: `now` stands in place of `was`.
+    #[must_use]
+    pub fn renamed(mut self, was: &Path, now: &Path) -> Self {
+        match &mut self {
+            Self::Missing { path }
+            | Self::NotAFolder { path }
+            | Self::Unreadable { path, .. }
+            | Self::NoConfig { root: path }
+            | Self::BadJson { path, .. }
+            | Self::NoWeights { root: path, .. }
+            | Self::MissingShard { path }
+            | Self::WrongLength { path, .. }
+            | Self::BadHeader { path, .. } => {
+                if path == was {
+                    now.clone_into(path);
+                } else if let Ok(inside) = path.strip_prefix(was) {
+                    *path = now.join(inside);
+                }
+            }
+            Self::NotInShard { .. } | Self::Duplicate { .. } => {}
+        }
+        self
+    }
+}
+
 impl Fault for Error {
     fn exit_code(&self) -> ExitCode {
         match self {
             // Mapping a file takes address space.
             Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => ExitCode::Resources,
-            Self::Missing { .. } | Self::HubId { .. } | Self::Unreadable { .. } => ExitCode::NotFound,
+            Self::Missing { .. } | Self::Unreadable { .. } => ExitCode::NotFound,
             Self::NotAFolder { .. } | Self::NoWeights { pickle: Some(_), other: None, .. } => ExitCode::Unsupported,
             Self::NoConfig { .. }
             | Self::BadJson { .. }
@@ -121,11 +144,9 @@ impl Fault for Error {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Missing { .. } => "give the path of a folder with config.json and *.safetensors".into(),
-            Self::HubId { id } => format!(
-                "fetch it first, for example with `hf download {id} --local-dir {}`, and give the folder",
-                id.rsplit('/').next().unwrap_or(id)
-            ),
+            Self::Missing { .. } => {
+                "give the path of a folder with config.json and *.safetensors, or the name of a model on the Hub (org/name, or hf://org/name)".into()
+            }
             Self::NotAFolder { .. } => "give the folder with config.json and *.safetensors".into(),
             Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => {
                 "raise the limit of the process's address space (`ulimit -v`)".into()

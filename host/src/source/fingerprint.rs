@@ -1,7 +1,7 @@
 //! Telling whether a source is still the one that a checkpoint of our work was made from.
 //!
 //! Weights are not read for it: length, modification time and header stand for them, as they do
-//! for build tools.
+//! for build tools; where a digest of them is known, it stands for them in place of the time.
 
 use std::{
     collections::BTreeSet,
@@ -30,10 +30,14 @@ pub fn fingerprint(checkpoint: &Checkpoint, read: &BTreeSet<String>) -> io::Resu
     };
     add(checkpoint.config.to_string().as_bytes());
     for shard in &checkpoint.shards {
-        let path = checkpoint.root.join(&shard.file_name);
-        let metadata = fs::metadata(&path)?;
-        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         add(shard.file_name.as_bytes());
+        if let Some(digest) = &shard.digest {
+            add(&shard.stamp.0.to_le_bytes());
+            add(digest.as_bytes());
+            continue;
+        }
+        let metadata = fs::metadata(checkpoint.root.join(&shard.file_name))?;
+        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         add(&metadata.len().to_le_bytes());
         add(&modified.as_nanos().to_le_bytes());
     }
@@ -48,6 +52,20 @@ pub fn fingerprint(checkpoint: &Checkpoint, read: &BTreeSet<String>) -> io::Resu
         }
     }
     Ok(crate::text::hex(&digest.finalize()))
+}
+
+/// Whether the weight files are as they were when they were opened, by length and modification time.
+///
+/// # Errors
+/// Fails when a file has gone or cannot be read.
+pub fn is_unchanged(checkpoint: &Checkpoint) -> io::Result<bool> {
+    for shard in &checkpoint.shards {
+        let metadata = fs::metadata(checkpoint.root.join(&shard.file_name))?;
+        if (metadata.len(), metadata.modified()?) != shard.stamp {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The SHA-256 of a file's bytes, read in pieces.

@@ -10,16 +10,21 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Checkpoint, Error, Shard, StoredTensor, companions, shard};
 
-const CONFIG: &str = "config.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// Endings of weight files that run code when they are loaded.
+pub(super) const PICKLES: [&str; 3] = ["bin", "pt", "pth"];
 
 /// Opens the folder at `path`; nothing of the weights is read but the headers.
 ///
 /// # Errors
 /// Fails when the folder is absent, incomplete or damaged; see [`Error`].
 pub fn open(path: &Path) -> Result<Checkpoint, Error> {
-    let metadata = fs::metadata(path).map_err(|source| missing(path, source))?;
+    let metadata = fs::metadata(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::Missing { path: path.to_owned() },
+        _ => Error::Unreadable { path: path.to_owned(), source },
+    })?;
     if !metadata.is_dir() {
         return Err(Error::NotAFolder { path: path.to_owned() });
     }
@@ -37,20 +42,6 @@ fn name_of(given: &Path, root: &Path) -> String {
     let absolute = std::path::absolute(given).ok();
     let name = absolute.as_deref().and_then(Path::file_name).or_else(|| root.file_name());
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// Tells an absent folder from a name that would be looked up on a hub.
-fn missing(path: &Path, source: io::Error) -> Error {
-    if source.kind() != io::ErrorKind::NotFound {
-        return Error::Unreadable { path: path.to_owned(), source };
-    }
-    let names: Vec<_> = path.components().collect();
-    match (names.as_slice(), path.to_str()) {
-        ([Component::Normal(_), Component::Normal(_)], Some(id)) if !Path::new(names[0].as_os_str()).exists() => {
-            Error::HubId { id: id.to_owned() }
-        }
-        _ => Error::Missing { path: path.to_owned() },
-    }
 }
 
 fn read_config(root: &Path) -> Result<serde_json::Value, Error> {
@@ -79,7 +70,7 @@ fn open_weights(root: &Path, warnings: &mut Vec<String>) -> Result<(Vec<Shard>, 
     } else if sharded {
         open_sharded(root)
     } else {
-        let pickle = find(root, &["bin", "pt", "pth"]);
+        let pickle = find(root, &PICKLES);
         Err(Error::NoWeights { root: root.to_owned(), pickle, other: find(root, &["safetensors"]) })
     }
 }
@@ -89,15 +80,30 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn open_sharded(root: &Path) -> Result<(Vec<Shard>, Vec<StoredTensor>), Error> {
-    let index: Index = read_json(&root.join(INDEX))?;
-    let files: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
-    if let Some(file) = files.iter().find(|file| !is_plain_name(file)) {
-        return Err(Error::BadJson {
-            path: root.join(INDEX),
-            reason: format!("`{file}` is not the name of a file beside it"),
-        });
+/// The names of the weight files that the index in `root` speaks of.
+///
+/// # Errors
+/// Fails when the index cannot be read, or speaks of files that are not beside it.
+pub fn shards_in_index(root: &Path) -> Result<BTreeSet<String>, Error> {
+    Ok(files_of(&read_index(root)?).into_iter().map(str::to_owned).collect())
+}
+
+fn files_of(index: &Index) -> BTreeSet<&str> {
+    index.weight_map.values().map(String::as_str).collect()
+}
+
+fn read_index(root: &Path) -> Result<Index, Error> {
+    let path = root.join(INDEX);
+    let index: Index = read_json(&path)?;
+    match index.weight_map.values().find(|file| !is_plain_name(file)) {
+        Some(file) => Err(Error::BadJson { path, reason: format!("`{file}` is not the name of a file beside it") }),
+        None => Ok(index),
     }
+}
+
+fn open_sharded(root: &Path) -> Result<(Vec<Shard>, Vec<StoredTensor>), Error> {
+    let index = read_index(root)?;
+    let files = files_of(&index);
     let mut shards = Vec::new();
     let mut tensors: Vec<StoredTensor> = Vec::new();
     for file in files {

@@ -7,16 +7,21 @@ mod error;
 mod fingerprint;
 mod folder;
 mod origin;
+mod outline;
 mod readme;
+mod selection;
 mod shard;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
+pub use companions::TEMPLATE_FOLDER;
 pub use error::Error;
-pub use fingerprint::fingerprint;
-pub use folder::open;
+pub use fingerprint::{fingerprint, is_unchanged};
+pub use folder::{open, shards_in_index};
 pub use origin::Origin;
+pub use outline::{ENOUGH_FOR_MOST_HEADERS, header_end, outline};
 pub use readme::readme;
+pub use selection::{Selection, Weights};
 
 use crate::stream::MappedFile;
 
@@ -54,6 +59,10 @@ pub struct Shard {
     pub file_name: String,
     /// Its bytes.
     pub mapping: Arc<MappedFile>,
+    /// Its length, and when it was last changed, as it was opened.
+    pub stamp: (u64, SystemTime),
+    /// A digest of its contents, if it is known; it then stands for the file, wherever and since whenever it lies.
+    pub digest: Option<String>,
 }
 
 /// One tensor in a weight file.

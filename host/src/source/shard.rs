@@ -1,6 +1,6 @@
 //! Reading the header of one safetensors file.
 
-use std::{path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use safetensors::{SafeTensorError, SafeTensors};
 
@@ -12,9 +12,11 @@ const LENGTH_BYTES: u64 = 8;
 
 /// Maps a file and lists its tensors in the order of their offsets.
 pub(super) fn open(path: &Path, file_name: &str, index: usize) -> Result<(Shard, Vec<StoredTensor>), Error> {
-    let mapping = MappedFile::open(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
+    let mapping = MappedFile::open(path).map_err(unreadable)?;
+    let stamp = fs::metadata(path).and_then(|found| Ok((found.len(), found.modified()?))).map_err(unreadable)?;
     let tensors = read_header(path, mapping.bytes(), index)?;
-    Ok((Shard { file_name: file_name.to_owned(), mapping: Arc::new(mapping) }, tensors))
+    Ok((Shard { file_name: file_name.to_owned(), mapping: Arc::new(mapping), stamp, digest: None }, tensors))
 }
 
 fn read_header(path: &Path, bytes: &[u8], shard: usize) -> Result<Vec<StoredTensor>, Error> {

@@ -65,7 +65,7 @@ impl ScaleKind {
 }
 
 /// Weights in a block of MXFP4.
-pub const MX_BLOCK: u64 = 32;
+pub(super) const MX_BLOCK: u64 = 32;
 
 /// The magnitudes of E2M1.
 const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];

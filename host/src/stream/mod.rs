@@ -9,7 +9,7 @@ mod lender;
 mod mapping;
 pub mod positioned;
 
-pub use encoding::{Encoding, MX_BLOCK, ScaleKind, Scales};
+pub use encoding::{Encoding, ScaleKind, Scales};
 pub use ledger::{Ledger, Refused};
 pub use lender::{Lender, Loan, NoSuchRows, Placement, most_mapped};
 pub use mapping::MappedFile;

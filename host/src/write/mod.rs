@@ -11,5 +11,5 @@ mod work_folder;
 pub use error::Error;
 pub use finish::{publish, sync_folder, unpublished};
 pub use reserved::ReservedFiles;
-pub use target::{Target, survey};
+pub use target::{Target, free_at, same_disk, survey};
 pub use work_folder::WorkFolder;

@@ -65,6 +65,35 @@ pub fn survey(target: &Target, source: &Path) -> Place {
     }
 }
 
+/// Bytes free where a folder is or will be, if that can be told.
+#[must_use]
+pub fn free_at(folder: &Path) -> Option<u64> {
+    nearest_existing(folder).and_then(|folder| free_space(&folder))
+}
+
+/// Whether two folders that are or will be there share their free space. Where that cannot be told, they do.
+#[must_use]
+pub fn same_disk(one: &Path, other: &Path) -> bool {
+    match (nearest_existing(one).and_then(device), nearest_existing(other).and_then(device)) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    }
+}
+
+#[cfg(unix)]
+fn device(folder: PathBuf) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(folder).ok().map(|found| found.dev())
+}
+
+#[cfg(not(unix))]
+fn device(folder: PathBuf) -> Option<std::ffi::OsString> {
+    match folder.components().next() {
+        Some(Component::Prefix(disk)) => Some(disk.as_os_str().to_owned()),
+        _ => None,
+    }
+}
+
 /// The folder itself, or the closest one above it that is there already, free of links.
 fn nearest_existing(folder: &Path) -> Option<PathBuf> {
     let mut nearest = PathBuf::new();
