@@ -9,6 +9,8 @@ mod dequantize;
 mod families;
 mod float;
 pub mod format;
+pub mod ggml_type;
+mod header;
 mod items;
 mod job;
 mod layout;
@@ -16,16 +18,22 @@ pub mod metadata;
 mod name_trap;
 pub mod quantize;
 mod read;
+mod reader;
 mod recipe;
 pub mod tokenizer;
+mod verify;
 mod write;
+
+use std::sync::Arc;
 
 use qhost_plugin_api::{
     documents::{Description, Encoding, FormatDescription, LevelDescription, OpenRequest, OptionDescription},
-    sdk::{FilesHandle, Format, HostHandle, Result},
+    sdk::{
+        FilesHandle, Format, FormatService, HostHandle, READER, Result, VERIFY, reader_service, verify_service,
+    },
 };
 
-use crate::job::GgufJob;
+use crate::{job::GgufJob, reader::GgufReader};
 
 /// The plugin.
 pub struct Gguf {
@@ -56,6 +64,14 @@ impl Format for Gguf {
     fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<GgufJob> {
         GgufJob::open(&request, &companions, self.host.clone())
     }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        match name {
+            READER => Some(reader_service(Arc::new(GgufReader))),
+            VERIFY => Some(verify_service(Arc::new(GgufReader))),
+            _ => None,
+        }
+    }
 }
 
 qhost_plugin_api::export_plugin! {
@@ -70,6 +86,8 @@ qhost_plugin_api::export_plugin! {
                 "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S",
                 "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16", "F32",
             ],
+            reads: { ending: "gguf", magic: "47475546" },
+            loaders: ["llama.cpp", "ollama", "lm-studio"],
         },
     ],
     plugin: Gguf,
@@ -84,5 +102,7 @@ mod tests {
         let manifest = Manifest::from_json(super::MANIFEST_JSON).unwrap();
         let levels: Vec<_> = super::format::LEVELS.iter().map(|level| level.name).collect();
         assert_eq!(manifest.formats[0].levels, levels);
+        assert_eq!(manifest.formats[0].loaders, super::verify::LOADERS);
+        assert!(manifest.formats[0].reads[0].fits_bytes(&super::write::MAGIC));
     }
 }
