@@ -26,7 +26,7 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
     ("stream", &[]),
@@ -34,8 +34,10 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("plugin", &["cancel", "exit_code", "stream", "text"]),
     ("write", &["exit_code", "plan", "stream"]),
     ("run", &["cancel", "exit_code", "memory", "model", "plan", "plugin", "source", "stream", "text", "write"]),
-    ("report", &["exit_code", "memory", "plan", "plugin", "run", "text"]),
-    ("cli", &["bus_error", "cancel", "exit_code", "plugin", "report", "run"]),
+    ("inspect", &["exit_code", "model", "plugin", "source", "stream", "text"]),
+    ("verify", &["exit_code", "inspect", "model", "plugin", "run", "source", "text"]),
+    ("report", &["exit_code", "inspect", "memory", "plan", "plugin", "run", "text", "verify"]),
+    ("cli", &["bus_error", "cancel", "exit_code", "inspect", "plugin", "report", "run", "verify"]),
 ];
 
 /// Formats live in plugins; the host and the API have never heard of them.

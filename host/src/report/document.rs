@@ -47,7 +47,7 @@ fn ratio(source: u64, file: u64) -> f64 {
 }
 
 /// A path as text: JSON has no other way to hold it.
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -97,7 +97,7 @@ fn unused(tensors: &[(String, String)]) -> Value {
 }
 
 /// How many tensors, weights and bytes there are of each encoding.
-fn encodings<'a>(tensors: impl Iterator<Item = (&'a str, u64, u64)>) -> Value {
+pub(super) fn encodings<'a>(tensors: impl Iterator<Item = (&'a str, u64, u64)>) -> Value {
     let mut sums: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
     for (encoding, elements, bytes) in tensors {
         let sum = sums.entry(encoding).or_default();
@@ -109,7 +109,7 @@ fn encodings<'a>(tensors: impl Iterator<Item = (&'a str, u64, u64)>) -> Value {
     Value::Array(rows.collect())
 }
 
-fn merge(document: &mut Value, more: Value) {
+pub(super) fn merge(document: &mut Value, more: Value) {
     if let (Value::Object(document), Value::Object(more)) = (document, more) {
         document.extend(more);
     }

@@ -12,10 +12,13 @@ mod files;
 mod journal;
 mod outcome;
 mod prepare;
+mod sources;
 mod unit;
 
 pub use error::Error;
 pub use event::{Event, Events};
 pub use execute::Finished;
+pub use files::Companions;
 pub use outcome::{Outcome, Resumed, TensorOutcome};
 pub use prepare::{Prepared, Request, Resources, connect, prepare};
+pub use sources::Sources;

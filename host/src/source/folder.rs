@@ -10,9 +10,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Checkpoint, Error, Shard, StoredTensor, companions, shard};
 
-const CONFIG: &str = "config.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Opens the folder at `path`; nothing of the weights is read but the headers.
 ///
@@ -33,14 +33,14 @@ pub fn open(path: &Path) -> Result<Checkpoint, Error> {
 }
 
 /// The folder's name as the user wrote it; where that tells nothing (`.`, `..`), its name on the disk.
-fn name_of(given: &Path, root: &Path) -> String {
+pub(super) fn name_of(given: &Path, root: &Path) -> String {
     let absolute = std::path::absolute(given).ok();
     let name = absolute.as_deref().and_then(Path::file_name).or_else(|| root.file_name());
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Tells an absent folder from a name that would be looked up on a hub.
-fn missing(path: &Path, source: io::Error) -> Error {
+pub(super) fn missing(path: &Path, source: io::Error) -> Error {
     if source.kind() != io::ErrorKind::NotFound {
         return Error::Unreadable { path: path.to_owned(), source };
     }
@@ -53,7 +53,7 @@ fn missing(path: &Path, source: io::Error) -> Error {
     }
 }
 
-fn read_config(root: &Path) -> Result<serde_json::Value, Error> {
+pub(super) fn read_config(root: &Path) -> Result<serde_json::Value, Error> {
     let path = root.join(CONFIG);
     if !path.exists() {
         return Err(Error::NoConfig { root: root.to_owned() });
@@ -67,7 +67,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     serde_json::from_slice(&bytes).map_err(|error| Error::BadJson { path: path.to_owned(), reason: error.to_string() })
 }
 
-fn open_weights(root: &Path, warnings: &mut Vec<String>) -> Result<(Vec<Shard>, Vec<StoredTensor>), Error> {
+pub(super) fn open_weights(root: &Path, warnings: &mut Vec<String>) -> Result<(Vec<Shard>, Vec<StoredTensor>), Error> {
     // The single file comes first, as it does for transformers.
     let (single, sharded) = (root.join(SINGLE).exists(), root.join(INDEX).exists());
     if single {

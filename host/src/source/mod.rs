@@ -6,13 +6,15 @@ mod companions;
 mod error;
 mod fingerprint;
 mod folder;
+mod look;
 mod shard;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 pub use error::Error;
 pub use fingerprint::fingerprint;
 pub use folder::open;
+pub use look::{has_weights, look};
 
 use crate::stream::MappedFile;
 
@@ -48,6 +50,8 @@ impl Checkpoint {
 pub struct Shard {
     /// The file's name in the folder.
     pub file_name: String,
+    /// The texts that its header has beside the tensors (`__metadata__`).
+    pub notes: BTreeMap<String, String>,
     /// Its bytes.
     pub mapping: Arc<MappedFile>,
 }

@@ -1,6 +1,6 @@
 //! Reading the header of one safetensors file.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use safetensors::{SafeTensorError, SafeTensors};
 
@@ -13,11 +13,14 @@ const LENGTH_BYTES: u64 = 8;
 /// Maps a file and lists its tensors in the order of their offsets.
 pub(super) fn open(path: &Path, file_name: &str, index: usize) -> Result<(Shard, Vec<StoredTensor>), Error> {
     let mapping = MappedFile::open(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-    let tensors = read_header(path, mapping.bytes(), index)?;
-    Ok((Shard { file_name: file_name.to_owned(), mapping: Arc::new(mapping) }, tensors))
+    let (tensors, notes) = read_header(path, mapping.bytes(), index)?;
+    Ok((Shard { file_name: file_name.to_owned(), notes, mapping: Arc::new(mapping) }, tensors))
 }
 
-fn read_header(path: &Path, bytes: &[u8], shard: usize) -> Result<Vec<StoredTensor>, Error> {
+/// Tensors, and the texts beside them.
+type Header = (Vec<StoredTensor>, BTreeMap<String, String>);
+
+fn read_header(path: &Path, bytes: &[u8], shard: usize) -> Result<Header, Error> {
     let damaged = |reason: String| Error::BadHeader { path: path.to_owned(), reason };
     let (header_bytes, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| match error {
         SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength => Error::WrongLength {
@@ -46,7 +49,8 @@ fn read_header(path: &Path, bytes: &[u8], shard: usize) -> Result<Vec<StoredTens
             name,
         })
     });
-    Ok(tensors.collect())
+    let notes = metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect();
+    Ok((tensors.collect(), notes))
 }
 
 /// Where the header ends by the file's first eight bytes; saturates for a number that lies.

@@ -24,7 +24,7 @@ pub use plan::{
     TensorSegment, UnitOrder, UnusedTensor,
 };
 pub use reading::{
-    FilesRequest, MetadataEntry, Numbers, NumbersRequest, Reading, Recognition, StoredTensor,
+    ExistingRequest, FilesRequest, MetadataEntry, Numbers, NumbersRequest, Reading, Recognition, StoredTensor,
 };
 pub use request::{HostFacts, OpenRequest, Options};
 pub use role::{Part, Role, RoleKind};

@@ -133,12 +133,7 @@ impl MetadataEntry {
     }
 
     /// A key with a list of `length` elements, of which `first` are told.
-    pub fn list(
-        key: impl Into<String>,
-        kind: impl Into<String>,
-        first: Vec<serde_json::Value>,
-        length: u64,
-    ) -> Self {
+    pub fn list(key: impl Into<String>, kind: impl Into<String>, first: Vec<serde_json::Value>, length: u64) -> Self {
         Self { key: key.into(), kind: kind.into(), value: first.into(), length: Some(length) }
     }
 }
@@ -230,4 +225,22 @@ pub enum Numbers {
     NotFinite(u64),
     /// The plugin does not know how numbers of this encoding are stored.
     Unknown,
+}
+
+/// The request of `read` of `existing/1`: bytes of a file that the output's `data` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ExistingRequest {
+    /// Index of the file.
+    pub file: u32,
+    /// First byte.
+    pub offset: u64,
+}
+
+impl ExistingRequest {
+    /// Bytes of a file from an offset on.
+    #[must_use]
+    pub fn new(file: u32, offset: u64) -> Self {
+        Self { file, offset }
+    }
 }

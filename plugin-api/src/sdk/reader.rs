@@ -143,9 +143,8 @@ fn unknown(service: &str, method: &str) -> Failure {
 
 /// Puts names and bytes together.
 fn views<'a>(files: &'a [SourceFile], inputs: &[Operand<'a>]) -> Result<Vec<FileView<'a>>> {
-    let fits = |(file, input): (&SourceFile, &Operand<'_>)| {
-        input.dtype == DType::U8 && input.data.len() as u64 == file.bytes
-    };
+    let fits =
+        |(file, input): (&SourceFile, &Operand<'_>)| input.dtype == DType::U8 && input.data.len() as u64 == file.bytes;
     if files.len() != inputs.len() || !files.iter().zip(inputs).all(fits) {
         return Err(Failure::internal("the files named are not those given"));
     }

@@ -78,13 +78,7 @@ const REMOVED: [(u32, &str); 8] = [
     (38, "IQ4_NL_8_8"),
 ];
 
-const fn other(
-    number: u32,
-    name: &'static str,
-    block_elements: u64,
-    block_bytes: u64,
-    numbers: Numbers,
-) -> GgmlType {
+const fn other(number: u32, name: &'static str, block_elements: u64, block_bytes: u64, numbers: Numbers) -> GgmlType {
     GgmlType { number, name, block_elements, block_bytes, numbers }
 }
 

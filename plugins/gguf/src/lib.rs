@@ -4,6 +4,7 @@
 //! threads and no checkpoint names.
 
 mod arrange;
+mod compare;
 mod cursor;
 mod dequantize;
 mod families;
@@ -24,16 +25,19 @@ pub mod tokenizer;
 mod verify;
 mod write;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use qhost_plugin_api::{
-    documents::{Description, Encoding, FormatDescription, LevelDescription, OpenRequest, OptionDescription},
+    documents::{
+        Description, Encoding, Findings, FormatDescription, LevelDescription, OpenRequest, OptionDescription, Plan,
+    },
     sdk::{
-        FilesHandle, Format, FormatService, HostHandle, READER, Result, VERIFY, reader_service, verify_service,
+        FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result, UnitHandle, VERIFY, reader_service,
+        verify_service,
     },
 };
 
-use crate::{job::GgufJob, reader::GgufReader};
+use crate::{compare::Comparison, job::GgufJob, reader::GgufReader};
 
 /// The plugin.
 pub struct Gguf {
@@ -41,7 +45,7 @@ pub struct Gguf {
 }
 
 impl Format for Gguf {
-    type Job = GgufJob;
+    type Job = Job;
 
     fn connect(host: HostHandle) -> Result<Self> {
         Ok(Self { host })
@@ -61,8 +65,11 @@ impl Format for Gguf {
         Description::new(vec![format])
     }
 
-    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<GgufJob> {
-        GgufJob::open(&request, &companions, self.host.clone())
+    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<Job> {
+        match &request.existing {
+            Some(existing) => Ok(Job::Compare(Box::new(Comparison::open(&request.model, existing)?))),
+            None => Ok(Job::Make(Box::new(GgufJob::open(&request, &companions, self.host.clone())?))),
+        }
     }
 
     fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
@@ -71,6 +78,41 @@ impl Format for Gguf {
             VERIFY => Some(verify_service(Arc::new(GgufReader))),
             _ => None,
         }
+    }
+}
+
+/// What the plugin was asked for.
+pub enum Job {
+    /// A file is made.
+    Make(Box<GgufJob>),
+    /// A file that exists is held against the source.
+    Compare(Box<Comparison>),
+}
+
+impl Job {
+    fn inner(&self) -> &dyn FormatJob {
+        match self {
+            Self::Make(job) => job.as_ref(),
+            Self::Compare(job) => job.as_ref(),
+        }
+    }
+}
+
+impl FormatJob for Job {
+    fn plan(&self) -> &Plan {
+        self.inner().plan()
+    }
+
+    fn constant(&self, segment: u32) -> Result<Cow<'_, [u8]>> {
+        self.inner().constant(segment)
+    }
+
+    fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
+        self.inner().run_unit(unit, io)
+    }
+
+    fn check(&self, files: &FilesHandle) -> Result<Findings> {
+        self.inner().check(files)
     }
 }
 

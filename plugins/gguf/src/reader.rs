@@ -285,7 +285,10 @@ mod tests {
         assert_eq!((reading.level.as_deref(), reading.architecture.as_deref()), (Some("IQ4_XS"), Some("llama")));
         let entry = |key: &str| reading.metadata.iter().find(|entry| entry.key == key).unwrap();
         assert_eq!((&entry("llama.rms").value, &entry("odd").value), (&Json::from(1e-5), &Json::from("-inf")));
-        assert_eq!((&entry("tokens").value, entry("tokens").length), (&serde_json::json!(["t0", "t1", "t2"]), Some(100)));
+        assert_eq!(
+            (&entry("tokens").value, entry("tokens").length),
+            (&serde_json::json!(["t0", "t1", "t2"]), Some(100))
+        );
         let whole = GgufReader.open(&view, None).unwrap();
         assert_eq!(whole.metadata[4].value.as_array().map(Vec::len), Some(100));
         let tensor = &reading.tensors[0];

@@ -110,7 +110,10 @@ fn loadable(parts: &Parts) -> Seen {
     let vocabulary = vocabulary(metadata, embedding)?;
     let blocks: std::collections::BTreeSet<u64> = parts.tensors().filter_map(|tensor| block(&tensor.name)).collect();
     if blocks.len() as u64 != layers || blocks.last().is_some_and(|last| *last >= layers) {
-        return Err(format!("there are tensors of {} blocks, and `{architecture}.block_count` is {layers}", blocks.len()));
+        return Err(format!(
+            "there are tensors of {} blocks, and `{architecture}.block_count` is {layers}",
+            blocks.len()
+        ));
     }
     Ok(format!("{layers} blocks, {vocabulary}"))
 }
@@ -206,7 +209,10 @@ mod tests {
             (longer, "structure", "after its last tensor"),
         ] {
             let failed = failed(&bytes);
-            assert!(failed.iter().any(|(check, detail)| check == name && detail.contains(words)), "{words}: {failed:?}");
+            assert!(
+                failed.iter().any(|(check, detail)| check == name && detail.contains(words)),
+                "{words}: {failed:?}"
+            );
         }
     }
 
