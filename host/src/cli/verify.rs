@@ -33,11 +33,13 @@ pub(super) fn run(session: &Session, arguments: VerifyArguments) -> CommandResul
         super::printed(report::print_text(&report::show_verification(&verification)))?;
     }
     let others = if failed.len() > 1 { format!("; and {} more findings", failed.len() - 1) } else { String::new() };
-    let mut problem = Problem::new(
-        ExitCode::Verification,
-        format!("{} failed its check: {first}{others}", request.path.display()),
-        "make or fetch the file again; if that gives the same, report it to those who made it",
-    );
+    let hint = if first.starts_with(verify::COMPARISON) {
+        "is the source the very checkpoint that the file was made from?"
+    } else {
+        "make or fetch the file again; if that gives the same, report it to those who made it"
+    };
+    let message = format!("{} failed its check: {first}{others}", request.path.display());
+    let mut problem = Problem::new(ExitCode::Verification, message, hint);
     problem.details = Some(report::verification_document(&verification));
     Err(problem)
 }

@@ -225,7 +225,7 @@ fn tensors_table(text: &mut String, tensors: &[StoredTensor], full: bool) {
     }
     let _ = writeln!(
         text,
-        "\n  {STRONG}{:<name$}  {:<encoding$}  {:<shape$} {:>10}{STRONG:#}",
+        "\n  {STRONG}{:<name$} {:<encoding$} {:<shape$} {:>9}{STRONG:#}",
         if full { "tensor" } else { "tensors" },
         "type",
         "shape",
@@ -233,7 +233,7 @@ fn tensors_table(text: &mut String, tensors: &[StoredTensor], full: bool) {
     );
     for row in &rows {
         let size = ByteSize(row.bytes).to_string();
-        let _ = writeln!(text, "  {:<name$}  {:<encoding$}  {:<shape$} {size:>10}", row.name, row.encoding, row.shape);
+        let _ = writeln!(text, "  {:<name$} {:<encoding$} {:<shape$} {size:>9}", row.name, row.encoding, row.shape);
     }
 }
 

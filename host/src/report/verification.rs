@@ -129,6 +129,9 @@ pub fn show_verification(verification: &Verification) -> String {
 }
 
 fn show_comparison(text: &mut String, comparison: &Comparison) {
+    if comparison.tensors.is_empty() {
+        return;
+    }
     let _ = writeln!(text, "\ncompared with {}", comparison.source.display());
     let _ = writeln!(
         text,

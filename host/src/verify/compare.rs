@@ -30,6 +30,9 @@ use crate::{
 /// The metric by which tensors are judged: the root of the summed squared errors over that of the squares.
 const RELATIVE: &str = "relative_rms_error";
 
+/// The name of the check.
+pub const NAME: &str = "comparison";
+
 /// A tensor whose error is this large is not that of the source: with unrelated weights it is about 1.4, with
 /// zeros 1, and with two bits for each weight below a half.
 const UNRELATED: f64 = 0.9;
@@ -85,7 +88,10 @@ impl Comparison {
 
     /// Whether the files hold the source, as a check.
     pub(super) fn check(&self) -> Check {
-        let name = "comparison";
+        let name = NAME;
+        if self.tensors.is_empty() {
+            return Check::failed(name, "no tensor could be compared");
+        }
         if let Some(missing) = self.missing.first() {
             let more = self.missing.len() - 1;
             let more = if more == 0 { String::new() } else { format!(", nor {more} more tensors") };
@@ -93,7 +99,7 @@ impl Comparison {
         }
         let worst = self.worst_first();
         match worst.first().map(|tensor| (tensor, tensor.relative_error())) {
-            None => Check::failed(name, "no tensor could be compared"),
+            None => Check::failed(name, "no tensor was measured"),
             Some((tensor, None)) => Check::failed(name, format!("{} was not measured", tensor.name)),
             Some((tensor, Some(error))) if error >= UNRELATED => Check::failed(
                 name,

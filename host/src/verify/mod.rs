@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use qhost_plugin_api::documents::{Check, CheckStatus, Findings};
 
-pub use compare::{Compared, Comparison};
+pub use compare::{Compared, Comparison, NAME as COMPARISON};
 pub use error::Error;
 pub use report::NAME as REPORT;
 

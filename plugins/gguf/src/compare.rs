@@ -84,10 +84,7 @@ impl Comparison {
                 continue;
             };
             if write::dimensions(&tensor.shape) != write::dimensions(&item.shape) {
-                left_out.misshapen.push(format!(
-                    "{} is not compared: its shape is {:?}, that of the source {:?}",
-                    tensor.name, tensor.shape, item.shape
-                ));
+                left_out.misshapen.push((tensor, item.shape));
                 continue;
             }
             let pair = Pair::new(tensor, item, block_type, first_unit);
@@ -130,7 +127,8 @@ fn unused(left: impl Iterator<Item = Item>, pairs: &[Pair]) -> Vec<UnusedTensor>
 struct LeftOut<'a> {
     strangers: Vec<&'a str>,
     by_type: BTreeMap<&'a str, Vec<&'a str>>,
-    misshapen: Vec<String>,
+    /// With the shape that the source gives.
+    misshapen: Vec<(&'a StoredTensor, Vec<u64>)>,
 }
 
 impl LeftOut<'_> {
@@ -139,12 +137,19 @@ impl LeftOut<'_> {
             [only] => (*only).to_owned(),
             names => format!("{} tensors, such as {},", names.len(), names[0]),
         };
-        let mut warnings = self.misshapen;
+        let mut warnings = Vec::new();
+        if let [(tensor, shape), more @ ..] = self.misshapen.as_slice() {
+            let others = if more.is_empty() { String::new() } else { format!(", and {} more tensors", more.len()) };
+            warnings.push(format!(
+                "not compared: {}, whose shape is {:?} and by the source {shape:?}{others}",
+                tensor.name, tensor.shape
+            ));
+        }
         for (encoding, names) in &self.by_type {
             warnings.push(format!("not compared: {} of the type {encoding}, which is not widened here", many(names)));
         }
         if !self.strangers.is_empty() {
-            warnings.push(format!("not compared: {} which the source does not have", many(&self.strangers)));
+            warnings.push(format!("not compared: {} for which the source has nothing", many(&self.strangers)));
         }
         warnings
     }
