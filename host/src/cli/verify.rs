@@ -25,11 +25,15 @@ pub(super) fn run(session: &Session, arguments: VerifyArguments) -> CommandResul
     let verification = verify::verify(&request, &session.catalog()?, &run::connect(&resources)?, &*progress.events())?;
     drop(progress);
     let failed: Vec<_> = verification.failed().map(|check| format!("{}: {}", check.name, check.detail)).collect();
+    let silent = !session.json && session.verbosity == Verbosity::Quiet;
     let Some(first) = failed.first() else {
+        if silent {
+            return Ok(());
+        }
         return session
             .print(|| report::verification_document(&verification), || report::show_verification(&verification));
     };
-    if !session.json {
+    if !session.json && !silent {
         super::printed(report::print_text(&report::show_verification(&verification)))?;
     }
     let others = if failed.len() > 1 { format!("; and {} more findings", failed.len() - 1) } else { String::new() };

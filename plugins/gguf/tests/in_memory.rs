@@ -1,5 +1,7 @@
 //! Whole jobs on byte vectors: nothing is loaded, and no file is read or written.
 
+use std::collections::BTreeMap;
+
 use qhost_gguf::Gguf;
 use qhost_plugin_api::{
     documents::{FilesRequest, Findings, Options, Reading, Role, RoleKind, SourceFile},
@@ -83,6 +85,21 @@ fn heads_of_an_odd_length_are_refused() {
     let refused = TestHost::new().connect::<Gguf>().unwrap().plan(&model, "gguf", level("Q4_0")).unwrap_err();
     assert_eq!(refused.kind, FailureKind::UNSUPPORTED);
     assert!(refused.message.contains("31"), "{refused}");
+}
+
+#[test]
+fn a_file_compared_with_its_source_has_the_errors_that_were_measured_when_it_was_made() {
+    for name in ["Q4_K_M", "Q8_0", "F32"] {
+        let made = make(&TestHost::new(), name).unwrap();
+        let compare = |host: TestHost, files: &BTreeMap<String, Vec<u8>>| {
+            host.connect::<Gguf>().unwrap().compare(&model(), "gguf", files).unwrap()
+        };
+        let (plan, metrics) = compare(TestHost::new(), &made.files);
+        assert_eq!((plan.unused.len(), plan.warnings.len()), (0, 0), "{plan:?}");
+        let relative = metrics.iter().filter(|metric| metric.key == "relative_rms_error").map(|metric| metric.value);
+        assert!(relative.eq(made.metrics.iter().map(|metric| metric.value)), "{name}: {metrics:?}");
+        assert_eq!((plan, metrics), compare(TestHost::new().threads(5), &made.files), "{name}");
+    }
 }
 
 /// Calls `reader/1` and `verify/1` as the host does: a file that was tampered with gives an answer or a
