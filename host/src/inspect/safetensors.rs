@@ -37,7 +37,9 @@ pub(super) fn fill(inspection: &mut Inspection, checkpoint: &Checkpoint) {
                 understood.model.units.iter().map(|unit| (unit.id, unit.layer)).collect();
             let roles = understood.model.tensors.iter().zip(&understood.stored);
             let roles: HashMap<usize, (Role, Option<u32>)> = roles
-                .map(|(tensor, stored)| (stored.tensor, (tensor.role.clone(), units.get(&tensor.unit).copied().flatten())))
+                .map(|(tensor, stored)| {
+                    (stored.tensor, (tensor.role.clone(), units.get(&tensor.unit).copied().flatten()))
+                })
                 .collect();
             for (index, tensor) in inspection.reading.tensors.iter_mut().enumerate() {
                 if let Some((role, layer)) = roles.get(&index) {
