@@ -205,7 +205,7 @@ fn what_a_plugin_logs_reaches_the_user_who_asks_for_it() {
 #[test]
 fn a_reader_that_lies_or_panics_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let made = rows(folder.path(), "well").json()["output_path"].as_str().unwrap().to_owned();
+    let made = rows(folder.path(), "well").arg("--no-report").json()["output_path"].as_str().unwrap().to_owned();
     let plugins = test_plugin("misbehave").parent().unwrap().to_owned();
     let look = |command: &str, behave: &str| {
         Qhost::new([command, &made]).arg("--plugin-dir").arg(&plugins).env("QHOST_BEHAVE", behave)

@@ -12,6 +12,8 @@ use serde_json::{Value as Json, json};
 const NUMBERS: std::ops::Range<u32> = 0..64;
 /// Activations become this type while llama.cpp computes; no file has it, and ggml does not validate it.
 const Q8_1: u32 = 9;
+/// ggml narrows it to an f32 before it looks, and takes what an f32 cannot hold for an infinity.
+const F64: u32 = 28;
 
 #[test]
 fn every_type_of_ggml_is_known_with_its_name_and_size() {
@@ -36,7 +38,7 @@ fn a_block_is_sound_where_ggml_says_so() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
     };
-    for ours in GgmlType::all().filter(|known| known.number != Q8_1) {
+    for ours in GgmlType::all().filter(|known| ![Q8_1, F64].contains(&known.number)) {
         let (mut sound, mut unsound) = (0, 0);
         let size = usize::try_from(ours.block_bytes).unwrap();
         for _ in 0..2000 {
