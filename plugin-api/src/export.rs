@@ -11,7 +11,14 @@
 ///     summary: "An example format",
 ///     api: "^1.0",
 ///     formats: [
-///         { id: "example", summary: "Rows of bytes", levels: ["small", "large"] },
+///         {
+///             id: "example",
+///             summary: "Rows of bytes",
+///             levels: ["small", "large"],
+///             // Both may be left out. The first is for plugins with the service `reader/1`.
+///             reads: { ending: "rows", magic: "524f5753" },
+///             loaders: ["row-runner"],
+///         },
 ///     ],
 ///     plugin: ExampleFormat,
 /// }
@@ -92,10 +99,17 @@ macro_rules! export_plugin {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __manifest_format {
-    ({ id: $id:literal, summary: $summary:literal, levels: [ $first:literal $(, $rest:literal)* $(,)? ] $(,)? }) => {
+    ({
+        id: $id:literal, summary: $summary:literal, levels: [ $first:literal $(, $rest:literal)* $(,)? ] $(,)?
+        $(reads: { ending: $ending:literal, magic: $magic:literal } $(,)?)?
+        $(loaders: [ $loader:literal $(, $more_loaders:literal)* $(,)? ] $(,)?)?
+    }) => {
         ::core::concat!(
             "{\"id\":\"", $id, "\",\"summary\":\"", $summary,
-            "\",\"levels\":[\"", $first, "\"", $(",\"", $rest, "\"",)* "]}",
+            "\",\"levels\":[\"", $first, "\"", $(",\"", $rest, "\"",)* "]",
+            $(",\"reads\":[{\"ending\":\"", $ending, "\",\"magic\":\"", $magic, "\"}]",)?
+            $(",\"loaders\":[\"", $loader, "\"", $(",\"", $more_loaders, "\"",)* "]",)?
+            "}",
         )
     };
 }
@@ -104,9 +118,15 @@ macro_rules! __manifest_format {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __check_manifest_format {
-    ({ id: $id:literal, summary: $summary:literal, levels: [ $($level:literal),+ $(,)? ] $(,)? }) => {
+    ({
+        id: $id:literal, summary: $summary:literal, levels: [ $($level:literal),+ $(,)? ] $(,)?
+        $(reads: { ending: $ending:literal, magic: $magic:literal } $(,)?)?
+        $(loaders: [ $($loader:literal),+ $(,)? ] $(,)?)?
+    }) => {
         $crate::export::assert_id($id);
         $crate::export::assert_plain(&[$id, $summary, $($level),+]);
+        $($crate::export::assert_id($ending); $crate::export::assert_hex($magic);)?
+        $($crate::export::assert_plain(&[$($loader),+]);)?
     };
 }
 
@@ -165,6 +185,17 @@ pub const fn assert_id(id: &str) {
             bytes[i].is_ascii_lowercase() || bytes[i].is_ascii_digit() || bytes[i] == b'-',
             "an id is made of a-z, 0-9 and hyphens"
         );
+        i += 1;
+    }
+}
+
+/// Refuses, at compile time, magic bytes that are not pairs of hexadecimal digits.
+pub const fn assert_hex(magic: &str) {
+    let bytes = magic.as_bytes();
+    assert!(bytes.len().is_multiple_of(2), "magic bytes are pairs of hexadecimal digits");
+    let mut i = 0;
+    while i < bytes.len() {
+        assert!(bytes[i].is_ascii_hexdigit(), "magic bytes are pairs of hexadecimal digits");
         i += 1;
     }
 }

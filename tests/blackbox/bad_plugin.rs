@@ -200,3 +200,29 @@ fn what_a_plugin_logs_reaches_the_user_who_asks_for_it() {
     let ended = rows(folder.path(), "well").arg("--force").succeed();
     assert!(!ended.stderr.contains("misbehave speaks"), "{ended:?}");
 }
+
+/// What a plugin tells of files is held against them; one that cannot compare is told so.
+#[test]
+fn a_reader_that_lies_or_panics_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rows(folder.path(), "well").arg("--no-report").json()["output_path"].as_str().unwrap().to_owned();
+    let plugins = test_plugin("misbehave").parent().unwrap().to_owned();
+    let look = |command: &str, behave: &str| {
+        Qhost::new([command, &made]).arg("--plugin-dir").arg(&plugins).env("QHOST_BEHAVE", behave)
+    };
+    assert_eq!(look("inspect", "well").json()["tensors"][0]["name"], "all");
+    let told = look("verify", "well").json();
+    assert!(told["warnings"].to_string().contains("were not looked at"), "{told}");
+    for (command, behave, code, words) in [
+        ("inspect", "read-absent", 7, "has no reader/1"),
+        ("inspect", "read-outside", 7, "outside of the files"),
+        ("inspect", "read-panic", 7, "told to panic while reading"),
+        ("inspect", "read-not-mine", 4, "in no format"),
+        ("verify", "numbers-panic", 7, "told to panic over F32"),
+    ] {
+        let error = look(command, behave).fail_with(code);
+        assert!(error["message"].as_str().unwrap().contains(words), "{behave}: {error}");
+    }
+    let error = look("verify", "well").arg("--against").arg(fixture("stories260K")).fail_with(7);
+    assert!(error["message"].as_str().unwrap().contains("`misbehave` cannot compare"), "{error}");
+}

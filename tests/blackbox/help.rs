@@ -4,8 +4,17 @@ use std::fs;
 
 use qhost_tests::{command::Qhost, repository};
 
-const COMMANDS: [&[&str]; 7] =
-    [&[], &["quantize"], &["plan"], &["plugins"], &["plugins", "list"], &["plugins", "info"], &["completions"]];
+const COMMANDS: [&[&str]; 9] = [
+    &[],
+    &["quantize"],
+    &["plan"],
+    &["inspect"],
+    &["verify"],
+    &["plugins"],
+    &["plugins", "list"],
+    &["plugins", "info"],
+    &["completions"],
+];
 
 #[test]
 fn help_is_as_it_was_agreed() {

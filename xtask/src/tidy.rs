@@ -26,7 +26,7 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("hub", &["cancel", "exit_code", "text"]),
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
@@ -52,8 +52,10 @@ const ROOMS: [(&str, &[&str]); 11] = [
             "write",
         ],
     ),
-    ("report", &["exit_code", "memory", "plan", "plugin", "run", "text"]),
-    ("cli", &["bus_error", "cancel", "exit_code", "hub", "plugin", "report", "run"]),
+    ("inspect", &["exit_code", "model", "plugin", "source", "stream", "text"]),
+    ("verify", &["exit_code", "inspect", "model", "plugin", "run", "source", "text"]),
+    ("report", &["exit_code", "inspect", "memory", "plan", "plugin", "run", "text", "verify"]),
+    ("cli", &["bus_error", "cancel", "exit_code", "hub", "inspect", "plugin", "report", "run", "verify"]),
 ];
 
 /// Formats live in plugins; the host and the API have never heard of them.

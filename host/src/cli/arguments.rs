@@ -104,6 +104,18 @@ pub(super) enum Command {
     Quantize(QuantizeArguments),
     /// Show what quantize would do, without writing anything.
     Plan(QuantizeArguments),
+    /// Show what is in a checkpoint or in a quantised file.
+    ///
+    /// Reads safetensors (a file, or a folder with its config.json) and whatever an installed plugin reads:
+    /// format, architecture, metadata, and every tensor with its type, shape and size. Of a split file all
+    /// parts that lie beside it are read. No weight is touched.
+    Inspect(InspectArguments),
+    /// Check a checkpoint or a quantised file, whoever made it.
+    ///
+    /// Checks the structure, that every scale and every value is a finite number, and the report that a run
+    /// of qhost left beside it. With --against, tells for every tensor how far its weights are from those of
+    /// the original. Ends with exit code 8 if something is wrong.
+    Verify(VerifyArguments),
     /// Show the installed plugins.
     Plugins(PluginsArguments),
     /// Print a completion script for a shell.
@@ -116,7 +128,9 @@ impl Command {
         match self {
             Self::Plugins(PluginsArguments {
                 command: PluginsCommand::List { format } | PluginsCommand::Info { format, .. },
-            }) => *format,
+            })
+            | Self::Inspect(InspectArguments { format, .. })
+            | Self::Verify(VerifyArguments { format, .. }) => *format,
             _ => None,
         }
     }
@@ -204,6 +218,36 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("it has to be KEY=VALUE".into()),
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArguments {
+    /// A file, or a folder with one model.
+    pub(super) path: PathBuf,
+    /// Every tensor on a line of its own, and every element of long metadata.
+    #[arg(long)]
+    pub(super) full: bool,
+    /// How it is printed.
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<OutputFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArguments {
+    /// A file, or a folder with one model.
+    pub(super) path: PathBuf,
+    /// Compare with the original: a folder with config.json and *.safetensors.
+    #[arg(long, value_name = "SOURCE")]
+    pub(super) against: Option<PathBuf>,
+    /// Check what this program asks, too: one that loads the format.
+    #[arg(long = "for", value_name = "LOADER")]
+    pub(super) loader: Option<String>,
+    /// Threads to work with; all cores if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) threads: Option<u16>,
+    /// How it is printed.
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<OutputFormat>,
 }
 
 #[derive(Debug, Args)]

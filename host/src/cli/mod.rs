@@ -4,9 +4,11 @@
 
 mod arguments;
 mod completions;
+mod inspect;
 mod model;
 mod plugins;
 mod quantize;
+mod verify;
 
 use std::{
     ffi::OsString,
@@ -71,6 +73,8 @@ fn run_command(session: &Session, line: CommandLine) -> CommandResult {
     match line.command {
         Command::Quantize(arguments) => quantize::quantize(session, arguments),
         Command::Plan(arguments) => quantize::plan(session, arguments),
+        Command::Inspect(arguments) => inspect::run(session, &arguments),
+        Command::Verify(arguments) => verify::run(session, arguments),
         Command::Plugins(arguments) => plugins::run(session, &arguments),
         Command::Completions(arguments) => completions::print(arguments.shell),
     }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qhost_plugin_api::documents::Manifest;
+use qhost_plugin_api::documents::{FileSignature, Manifest};
 
 use super::{Error, SearchPath, Unreadable, manifest};
 
@@ -124,6 +124,27 @@ impl Catalog {
                 ))
             }),
         })
+    }
+
+    /// The plugins that may read a file of this name and with these first bytes: by the bytes first, then by
+    /// the name alone, as a damaged file has.
+    #[must_use]
+    pub fn reading(&self, name: &str, front: &[u8]) -> Vec<(&Found, &Manifest)> {
+        let signatures = |manifest: &Manifest, fits: &dyn Fn(&FileSignature) -> bool| {
+            manifest.formats.iter().flat_map(|format| &format.reads).any(fits)
+        };
+        let by_bytes = |manifest: &Manifest| signatures(manifest, &|signature| signature.fits_bytes(front));
+        let by_name = |manifest: &Manifest| signatures(manifest, &|signature| signature.fits_name(name));
+        let sure = self.ready().filter(|(_, manifest)| by_bytes(manifest));
+        let unsure = self.ready().filter(|(_, manifest)| !by_bytes(manifest) && by_name(manifest));
+        sure.chain(unsure).collect()
+    }
+
+    /// The endings of files that an installed plugin reads.
+    #[must_use]
+    pub fn readable_endings(&self) -> BTreeSet<&str> {
+        let formats = self.ready().flat_map(|(_, manifest)| &manifest.formats);
+        formats.flat_map(|format| &format.reads).map(|signature| signature.ending.as_str()).collect()
     }
 
     /// The plugin with an id.

@@ -54,7 +54,7 @@ pub struct LoadedPlugin {
     pub manifest: Manifest,
     /// SHA-256 of the library file, in hexadecimal.
     pub sha256: String,
-    object: PluginObject,
+    pub(super) object: PluginObject,
 }
 
 impl LoadedPlugin {
@@ -115,7 +115,7 @@ impl LoadedPlugin {
         Ok(LoadedJob { plugin: self.manifest.id.clone(), plan, object })
     }
 
-    fn failed(&self, failure: Failure) -> Error {
+    pub(super) fn failed(&self, failure: Failure) -> Error {
         Error::Failed { plugin: self.manifest.id.clone(), failure: Box::new(failure) }
     }
 }

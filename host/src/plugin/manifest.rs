@@ -148,7 +148,10 @@ fn check_machine(file: &object::File<'_>) -> Result<(), Unreadable> {
 fn texts(manifest: &Manifest) -> impl Iterator<Item = &str> {
     let Manifest { schema, id, version, abi, api, summary, license, homepage, formats } = manifest;
     let own = [schema, id, version, abi, api, summary, license, homepage];
-    let of_formats = formats.iter().flat_map(|format| [&format.id, &format.summary].into_iter().chain(&format.levels));
+    let of_formats = formats.iter().flat_map(|format| {
+        let reads = format.reads.iter().flat_map(|signature| [&signature.ending, &signature.magic]);
+        [&format.id, &format.summary].into_iter().chain(&format.levels).chain(reads).chain(&format.loaders)
+    });
     own.into_iter().chain(of_formats).map(String::as_str)
 }
 

@@ -7,6 +7,7 @@ mod catalog;
 mod error;
 mod library;
 mod manifest;
+mod reader;
 mod search;
 mod services;
 
@@ -14,5 +15,6 @@ pub use catalog::{Catalog, Found, Status};
 pub use error::Error;
 pub use library::{ConnectSettings, LoadedJob, LoadedPlugin};
 pub use manifest::{Unreadable, read as read_manifest};
+pub use reader::{NamedBytes, NumberCheck};
 pub use search::{SearchPath, SearchSettings};
-pub use services::{Borrowed, FileSource, UnitServices};
+pub use services::{Borrowed, ExistingFiles, FileSource, UnitServices};

@@ -12,10 +12,11 @@ use abi_stable::{
 };
 use qhost_plugin_api::{
     abi::{
-        DType, Failure, FailureKind, Files, Files_TO, FilesObject, Host, Host_TO, HostObject, Lease, LogLevel,
-        ServiceObject, Task, Unit, Unit_TO, UnitObject,
+        Answer, DType, Failure, FailureKind, Files, Files_TO, FilesObject, Host, Host_TO, HostObject, Lease, LogLevel,
+        Service, Service_TO, ServiceObject, Task, TensorView, TensorViewMut, Unit, Unit_TO, UnitObject,
     },
-    documents::SourceFile,
+    documents::{ExistingRequest, SourceFile},
+    sdk::EXISTING,
 };
 use rayon::{
     ThreadPool,
@@ -25,7 +26,7 @@ use rayon::{
 use crate::{cancel::CancelFlag, stream::Ledger, text::shown};
 
 /// The services that `query_interface` finds, on whatever object: plugins are told of them at the start.
-pub(super) const NAMES: [&str; 0] = [];
+pub(super) const NAMES: [&str; 1] = [EXISTING];
 
 /// A set of named byte sources that a plugin may read.
 pub trait FileSource: Send + Sync + 'static {
@@ -58,6 +59,20 @@ pub trait UnitServices: Send + Sync + 'static {
 
     /// The bytes last kept under a key.
     fn load(&self, key: &str) -> Result<Option<Vec<u8>>, Failure>;
+
+    /// The files to compare with, where the unit makes nothing but is held against files that exist.
+    fn existing(&self) -> Option<Arc<dyn ExistingFiles>> {
+        None
+    }
+}
+
+/// Files that a unit is compared with: the service `existing/1`.
+pub trait ExistingFiles: Send + Sync + 'static {
+    /// Fills `out` from `offset` of the file with an index.
+    ///
+    /// # Errors
+    /// Fails when there are no such bytes.
+    fn read(&self, file: u32, offset: u64, out: &mut [u8]) -> Result<(), Failure>;
 }
 
 /// Rows lent out; the memory stays valid until they are taken back.
@@ -222,7 +237,36 @@ impl Unit for UnitBridge {
         self.0.load(&key).map(|found| found.map(RVec::from).into()).into()
     }
 
-    fn query_interface(&self, _name: RStr<'_>) -> ROption<ServiceObject> {
-        ROption::RNone
+    fn query_interface(&self, name: RStr<'_>) -> ROption<ServiceObject> {
+        let files = (name.as_str() == EXISTING).then(|| self.0.existing()).flatten();
+        files.map(|files| Service_TO::from_ptr(RArc::new(ExistingBridge(files)), TD_Opaque)).into()
+    }
+}
+
+struct ExistingBridge(Arc<dyn ExistingFiles>);
+
+impl ExistingBridge {
+    fn read(&self, request: &str, outputs: &mut [TensorViewMut<'_>]) -> Result<(), Failure> {
+        let ExistingRequest { file, offset, .. } = serde_json::from_str(request)
+            .map_err(|error| Failure::internal(format!("not the request expected: {error}")))?;
+        match outputs {
+            [out] => self.0.read(file, offset, out.data.as_mut_slice()),
+            _ => Err(Failure::internal(format!("{} outputs instead of one", outputs.len()))),
+        }
+    }
+}
+
+impl Service for ExistingBridge {
+    fn call(
+        &self,
+        method: RStr<'_>,
+        request: RStr<'_>,
+        _inputs: RSlice<'_, TensorView<'_>>,
+        mut outputs: RSliceMut<'_, TensorViewMut<'_>>,
+    ) -> RResult<Answer, Failure> {
+        if method.as_str() != "read" {
+            return RResult::RErr(Failure::unsupported(format!("{EXISTING} has no method `{method}`")));
+        }
+        self.read(&request, outputs.as_mut_slice()).map(|()| Answer { json: "null".into(), blob: RVec::new() }).into()
     }
 }

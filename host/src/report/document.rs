@@ -70,7 +70,7 @@ fn ratio(source: u64, file: u64) -> f64 {
 }
 
 /// A path as text: JSON has no other way to hold it.
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -133,7 +133,7 @@ fn unused(tensors: &[(String, String)]) -> Value {
 }
 
 /// How many tensors, weights and bytes there are of each encoding.
-fn encodings(tensors: &[Stored<'_>]) -> Value {
+pub(super) fn encodings(tensors: &[Stored<'_>]) -> Value {
     let rows = summary::encodings(tensors).into_iter().map(|(encoding, sum)| {
         json!({"encoding": encoding, "tensors": sum.tensors, "elements": sum.elements, "bytes": sum.bytes})
     });
@@ -155,7 +155,7 @@ fn fallbacks(tensors: &[Stored<'_>]) -> Value {
     Value::Array(rows.collect())
 }
 
-fn merge(document: &mut Value, more: Value) {
+pub(super) fn merge(document: &mut Value, more: Value) {
     if let (Value::Object(document), Value::Object(more)) = (document, more) {
         document.extend(more);
     }

@@ -7,20 +7,24 @@ mod document;
 mod download;
 mod failure;
 mod human;
+mod inspection;
 mod layout;
 mod logging;
 mod plan_text;
 mod progress;
 mod screen;
 mod summary;
+mod verification;
 
 pub use document::{Files, PluginRow, plan_document, plugins_document, report_document, result_document};
 pub use failure::{Problem, show_problem};
 pub use human::{show_plugin, show_plugins, show_result};
+pub use inspection::{inspection_document, show_inspection};
 pub use logging::{LogSettings, start_logging};
 pub use plan_text::show_plan;
 pub use progress::{Progress, ProgressStyle, Usage};
 pub use screen::{print_json, print_text};
+pub use verification::{show_verification, verification_document};
 
 /// The log target of what is shown on the screen anyway: it goes to the log file only.
 const LOGGED: &str = "qhost::shown";

@@ -20,13 +20,12 @@ use super::{
     commit::{self, Commit, Committer},
     files::OutputFiles,
     journal::{Contents, Journal, SavedBlob, SegmentDigest, UnitRecord},
+    sources::Sources,
     unit::{self, Remains, Shared, UnitWork},
 };
 use crate::{
-    model::Widening,
     plan, plugin,
-    source::{self, Checkpoint, Origin},
-    stream::{Encoding, Lender, Placement, ScaleKind, Scales},
+    source::{self, Origin},
     write::{self, ReservedFiles, WorkFolder},
 };
 
@@ -250,9 +249,8 @@ impl<'a> Run<'a> {
         let plan = &prepared.plan.plan;
         let files = Arc::new(ReservedFiles::open(&work.files(), &plan.files)?);
         let shared = Arc::new(Shared {
-            model: Arc::clone(&prepared.model),
             plan: plan.clone(),
-            lender: lender(prepared),
+            sources: Sources::new(&prepared.checkpoint, Arc::clone(&prepared.model), &prepared.stored),
             files: Arc::clone(&files),
             blob_folder: work.blobs(),
             events: Arc::clone(events),
@@ -413,7 +411,7 @@ impl<'a> Run<'a> {
             for segment in &self.plan.segments {
                 match &segment.content {
                     SegmentContent::Tensor(tensor) if tensor.unit == unit => {
-                        tensor.sources.iter().for_each(|&source| self.shared.lender.prefetch(source));
+                        tensor.sources.iter().for_each(|&source| self.shared.sources.prefetch(source));
                     }
                     _ => {}
                 }
@@ -488,41 +486,6 @@ impl<'a> Run<'a> {
             Some((UnitKind::Epilogue, _)) => "head".into(),
             Some((UnitKind::Layer, Some(layer))) => format!("layer {} of {}", layer + 1, model.hyperparameters.layers),
             _ => format!("unit {unit}"),
-        }
-    }
-}
-
-/// Where the model's tensors lie in the mapped files.
-fn lender(prepared: &Prepared) -> Lender {
-    let files = prepared.checkpoint.shards.iter().map(|shard| Arc::clone(&shard.mapping)).collect();
-    let tensors = prepared.model.tensors.iter().zip(&prepared.stored).map(|(tensor, stored_as)| {
-        let stored = &prepared.checkpoint.tensors[stored_as.tensor];
-        let rows = tensor.rows();
-        Placement {
-            file: stored.shard,
-            offset: stored.offset,
-            rows,
-            row_bytes: stored.bytes.checked_div(rows).unwrap_or(0),
-            encoding: encoding(&prepared.checkpoint, stored_as.widening),
-        }
-    });
-    Lender::new(files, tensors.collect())
-}
-
-/// How a tensor's rows become floats when they are lent.
-fn encoding(checkpoint: &Checkpoint, widening: Widening) -> Encoding {
-    let scales = |index: usize| &checkpoint.tensors[index];
-    match widening {
-        Widening::None => Encoding::Plain,
-        Widening::ScaledE4M3 { scales: index, block_rows, block_columns } => {
-            let stored = scales(index);
-            let kind = if stored.dtype == "BF16" { ScaleKind::BF16 } else { ScaleKind::F32 };
-            let columns = stored.shape.last().copied().unwrap_or(1);
-            let scales = Scales { file: stored.shard, offset: stored.offset, columns, kind };
-            Encoding::ScaledE4M3 { scales, block_rows, block_columns }
-        }
-        Widening::Mxfp4 { scales: index } => {
-            Encoding::Mxfp4 { file: scales(index).shard, offset: scales(index).offset }
         }
     }
 }

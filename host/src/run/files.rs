@@ -16,13 +16,15 @@ use qhost_plugin_api::{
 use crate::{plugin::FileSource, source::CompanionFile, stream::positioned::read_full_at, write::ReservedFiles};
 
 /// The small files of a model, and which of them were read.
-pub(super) struct Companions {
+pub struct Companions {
     files: Vec<CompanionFile>,
     read: Mutex<BTreeSet<String>>,
 }
 
 impl Companions {
-    pub(super) fn new(files: Vec<CompanionFile>) -> Self {
+    /// These files.
+    #[must_use]
+    pub fn new(files: Vec<CompanionFile>) -> Self {
         Self { files, read: Mutex::default() }
     }
 

@@ -14,6 +14,7 @@ mod files;
 mod journal;
 mod outcome;
 mod prepare;
+mod sources;
 mod speed;
 mod unit;
 
@@ -21,5 +22,7 @@ pub use error::Error;
 pub use event::{Event, Events};
 pub use execute::Finished;
 pub use fetch::{ModelSource, Origin};
+pub use files::Companions;
 pub use outcome::{Outcome, Resumed, TensorOutcome};
 pub use prepare::{Prepared, Request, Resources, connect, prepare};
+pub use sources::Sources;

@@ -12,27 +12,26 @@ use std::{
 };
 
 use qhost_plugin_api::{
-    abi::{DType, Failure, FailureKind},
-    documents::{Model, Plan, SegmentContent},
+    abi::{Failure, FailureKind},
+    documents::{Plan, SegmentContent},
 };
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     Event, Events,
     journal::{Metric, SavedBlob},
+    sources::{Sources, broken},
 };
 use crate::{
     exit_code::Fault,
     plugin::{Borrowed, UnitServices},
-    stream::Lender,
     write::{Error as WriteError, ReservedFiles, sync_folder},
 };
 
 /// What all units of a run share.
 pub(super) struct Shared {
-    pub(super) model: Arc<Model>,
     pub(super) plan: Plan,
-    pub(super) lender: Lender,
+    pub(super) sources: Sources,
     pub(super) files: Arc<ReservedFiles>,
     pub(super) blob_folder: PathBuf,
     pub(super) events: Arc<dyn Events>,
@@ -102,20 +101,11 @@ impl UnitWork {
 impl UnitServices for UnitWork {
     fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Borrowed, Failure> {
         self.check_open()?;
-        let loan = self.shared.lender.lend(tensor, first_row, rows).map_err(|error| broken(&error.to_string()))?;
-        let source = &self.shared.model.tensors[tensor as usize];
-        Ok(Borrowed {
-            id: loan.id,
-            dtype: dtype_number(&source.dtype),
-            rows,
-            row_elements: source.row_elements(),
-            data: loan.bytes().as_ptr(),
-            bytes: loan.bytes().len() as u64,
-        })
+        self.shared.sources.lend(tensor, first_row, rows)
     }
 
     fn take_back(&self, id: u64) {
-        self.shared.lender.take_back(id);
+        self.shared.sources.take_back(id);
     }
 
     fn write(&self, segment: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
@@ -206,25 +196,10 @@ fn covers(ranges: Option<&mut Vec<(u64, u64)>>, length: u64) -> bool {
     next == length
 }
 
-/// A breach of the contract by the plugin.
-fn broken(what: &str) -> Failure {
-    Failure::new(FailureKind::PLUGIN, format!("the plugin broke its contract: {what}"))
-}
-
 /// A disk error on its way through the plugin back to the host.
 pub(super) fn as_failure(error: &WriteError) -> Failure {
     let kind = FailureKind(error.exit_code() as u32);
     Failure::new(kind, error.to_string()).hint(error.hint().unwrap_or_default())
-}
-
-/// The border's number for a dtype that [`crate::model`] lets through.
-fn dtype_number(name: &str) -> DType {
-    match name {
-        "F32" => DType::F32,
-        "F16" => DType::F16,
-        "BF16" => DType::BF16,
-        _ => DType(0),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -21,10 +21,7 @@ pub(super) const PICKLES: [&str; 3] = ["bin", "pt", "pth"];
 /// # Errors
 /// Fails when the folder is absent, incomplete or damaged; see [`Error`].
 pub fn open(path: &Path) -> Result<Checkpoint, Error> {
-    let metadata = fs::metadata(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => Error::Missing { path: path.to_owned() },
-        _ => Error::Unreadable { path: path.to_owned(), source },
-    })?;
+    let metadata = fs::metadata(path).map_err(|source| missing(path, source))?;
     if !metadata.is_dir() {
         return Err(Error::NotAFolder { path: path.to_owned() });
     }
@@ -38,13 +35,21 @@ pub fn open(path: &Path) -> Result<Checkpoint, Error> {
 }
 
 /// The folder's name as the user wrote it; where that tells nothing (`.`, `..`), its name on the disk.
-fn name_of(given: &Path, root: &Path) -> String {
+pub(super) fn name_of(given: &Path, root: &Path) -> String {
     let absolute = std::path::absolute(given).ok();
     let name = absolute.as_deref().and_then(Path::file_name).or_else(|| root.file_name());
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-fn read_config(root: &Path) -> Result<serde_json::Value, Error> {
+/// Tells an absent folder from one that cannot be read.
+pub(super) fn missing(path: &Path, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::NotFound => Error::Missing { path: path.to_owned() },
+        _ => Error::Unreadable { path: path.to_owned(), source },
+    }
+}
+
+pub(super) fn read_config(root: &Path) -> Result<serde_json::Value, Error> {
     let path = root.join(CONFIG);
     if !path.exists() {
         return Err(Error::NoConfig { root: root.to_owned() });
@@ -58,7 +63,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     serde_json::from_slice(&bytes).map_err(|error| Error::BadJson { path: path.to_owned(), reason: error.to_string() })
 }
 
-fn open_weights(root: &Path, warnings: &mut Vec<String>) -> Result<(Vec<Shard>, Vec<StoredTensor>), Error> {
+pub(super) fn open_weights(root: &Path, warnings: &mut Vec<String>) -> Result<(Vec<Shard>, Vec<StoredTensor>), Error> {
     // The single file comes first, as it does for transformers.
     let (single, sharded) = (root.join(SINGLE).exists(), root.join(INDEX).exists());
     if single {

@@ -6,18 +6,20 @@ mod companions;
 mod error;
 mod fingerprint;
 mod folder;
+mod look;
 mod origin;
 mod outline;
 mod readme;
 mod selection;
 mod shard;
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::SystemTime};
 
 pub use companions::TEMPLATE_FOLDER;
 pub use error::Error;
 pub use fingerprint::{fingerprint, is_unchanged};
 pub use folder::{open, shards_in_index};
+pub use look::{has_weights, look};
 pub use origin::Origin;
 pub use outline::{ENOUGH_FOR_MOST_HEADERS, header_end, outline};
 pub use readme::readme;
@@ -57,6 +59,8 @@ impl Checkpoint {
 pub struct Shard {
     /// The file's name in the folder.
     pub file_name: String,
+    /// The texts that its header has beside the tensors (`__metadata__`).
+    pub notes: BTreeMap<String, String>,
     /// Its bytes.
     pub mapping: Arc<MappedFile>,
     /// Its length, and when it was last changed, as it was opened.

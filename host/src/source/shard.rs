@@ -1,6 +1,6 @@
 //! Reading the header of one safetensors file.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use safetensors::{SafeTensorError, SafeTensors};
 
@@ -15,11 +15,14 @@ pub(super) fn open(path: &Path, file_name: &str, index: usize) -> Result<(Shard,
     let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
     let mapping = MappedFile::open(path).map_err(unreadable)?;
     let stamp = fs::metadata(path).and_then(|found| Ok((found.len(), found.modified()?))).map_err(unreadable)?;
-    let tensors = read_header(path, mapping.bytes(), index)?;
-    Ok((Shard { file_name: file_name.to_owned(), mapping: Arc::new(mapping), stamp, digest: None }, tensors))
+    let (tensors, notes) = read_header(path, mapping.bytes(), index)?;
+    Ok((Shard { file_name: file_name.to_owned(), notes, mapping: Arc::new(mapping), stamp, digest: None }, tensors))
 }
 
-fn read_header(path: &Path, bytes: &[u8], shard: usize) -> Result<Vec<StoredTensor>, Error> {
+/// Tensors, and the texts beside them.
+type Header = (Vec<StoredTensor>, BTreeMap<String, String>);
+
+fn read_header(path: &Path, bytes: &[u8], shard: usize) -> Result<Header, Error> {
     let damaged = |reason: String| Error::BadHeader { path: path.to_owned(), reason };
     let (header_bytes, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| match error {
         SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength => Error::WrongLength {
@@ -48,7 +51,8 @@ fn read_header(path: &Path, bytes: &[u8], shard: usize) -> Result<Vec<StoredTens
             name,
         })
     });
-    Ok(tensors.collect())
+    let notes = metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect();
+    Ok((tensors.collect(), notes))
 }
 
 /// Where the header ends by the file's first eight bytes; saturates for a number that lies.

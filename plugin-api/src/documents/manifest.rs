@@ -42,8 +42,58 @@ pub struct ManifestFormat {
     /// The named levels for `--level`, in the order in which to show them.
     #[serde(default)]
     pub levels: Vec<String>,
+    /// How its files are known, where the plugin has the service `reader/1`; empty if it has not. It is
+    /// here, and not in the description, so that only the plugin that is concerned is loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<FileSignature>,
+    /// Programs that load the format, for `--for`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loaders: Vec<String>,
+}
+
+/// How a file of a format looks from outside: it has the ending, or begins with the magic bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSignature {
+    /// The end of its name, without the dot, in lower case.
+    pub ending: String,
+    /// The bytes that it begins with, in hexadecimal; empty if it has none of its own.
+    #[serde(default)]
+    pub magic: String,
+}
+
+impl FileSignature {
+    /// Whether a file's name has the ending, in any case.
+    #[must_use]
+    pub fn fits_name(&self, name: &str) -> bool {
+        name.rsplit_once('.').is_some_and(|(_, ending)| ending.eq_ignore_ascii_case(&self.ending))
+    }
+
+    /// Whether a file's first bytes are the magic ones.
+    #[must_use]
+    pub fn fits_bytes(&self, front: &[u8]) -> bool {
+        let digits = self.magic.as_bytes().chunks_exact(2);
+        let whole = digits.remainder().is_empty() && digits.len() > 0 && digits.len() <= front.len();
+        let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        whole && digits.zip(front).all(|(pair, &is)| byte(pair) == Some(is))
+    }
 }
 
 impl Document for Manifest {
     const SCHEMA: &'static str = "qhost.manifest/1";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FileSignature;
+
+    #[test]
+    fn a_file_is_known_by_its_ending_or_its_first_bytes() {
+        let signature = FileSignature { ending: "rows".into(), magic: "524f57".into() };
+        assert!(signature.fits_name("a.b.ROWS") && !signature.fits_name("rows") && !signature.fits_name("a.rows.txt"));
+        assert!(signature.fits_bytes(b"ROW") && signature.fits_bytes(b"ROWS"));
+        assert!(!signature.fits_bytes(b"RO") && !signature.fits_bytes(b"row"));
+        for magic in ["", "5", "52f", "zz", "+5"] {
+            assert!(!FileSignature { ending: "x".into(), magic: magic.into() }.fits_bytes(b"ROWS"), "{magic}");
+        }
+    }
 }

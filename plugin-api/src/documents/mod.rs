@@ -9,6 +9,7 @@ mod findings;
 mod manifest;
 mod model;
 mod plan;
+mod reading;
 mod request;
 mod role;
 
@@ -16,11 +17,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use description::{Description, Encoding, FormatDescription, LevelDescription, OptionDescription};
 pub use findings::{Check, CheckStatus, Findings};
-pub use manifest::{Manifest, ManifestFormat};
+pub use manifest::{FileSignature, Manifest, ManifestFormat};
 pub use model::{Experts, Hyperparameters, LatentAttention, Model, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind};
 pub use plan::{
     Companion, CompanionContent, Output, OutputKind, Plan, PlannedFile, PlannedUnit, Segment, SegmentContent,
     TensorSegment, UnitOrder, UnusedTensor,
+};
+pub use reading::{
+    ExistingRequest, FilesRequest, MetadataEntry, Numbers, NumbersRequest, Reading, Recognition, StoredTensor,
 };
 pub use request::{HostFacts, OpenRequest, Options};
 pub use role::{Part, Role, RoleKind};

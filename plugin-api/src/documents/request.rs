@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Document, Model};
+use super::{Document, Model, Reading};
 
 /// The host, as far as a plugin may depend on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,12 +68,17 @@ pub struct OpenRequest {
     pub options: Options,
     /// The source.
     pub model: Model,
+    /// Files in the format that exist, and are to be compared with the source: then the job plans no output
+    /// but the tensors of these files, where they are, and its units write nothing. They read the files
+    /// through the service `existing/1` of the unit and tell metrics. Usually absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existing: Option<Reading>,
 }
 
 impl OpenRequest {
     /// A request for one of the plugin's formats.
     pub fn new(format: impl Into<String>, options: Options, model: Model) -> Self {
-        Self { schema: Self::SCHEMA.into(), format: format.into(), options, model }
+        Self { schema: Self::SCHEMA.into(), format: format.into(), options, model, existing: None }
     }
 }
 

@@ -5,8 +5,14 @@ use std::{fmt, sync::Arc};
 
 use abi_stable::std_types::RSlice;
 
-use super::{HostHandle, Result, Rows, ServiceHandle};
-use crate::{abi::UnitObject, documents::Model};
+use super::{DType, Failure, HostHandle, OperandMut, Result, Rows, ServiceHandle};
+use crate::{
+    abi::UnitObject,
+    documents::{ExistingRequest, Model},
+};
+
+/// The service of a unit that is compared with files that exist; see `OpenRequest::existing`.
+pub const EXISTING: &str = "existing/1";
 
 /// The unit that is being made: its source rows, its output segments, its figures.
 pub struct UnitHandle {
@@ -89,6 +95,16 @@ impl UnitHandle {
     #[must_use]
     pub fn service(&self, name: &str) -> Option<ServiceHandle> {
         ServiceHandle::found(self.object.query_interface(name.into()))
+    }
+
+    /// Fills `out` with bytes of a file that the unit is compared with.
+    ///
+    /// # Errors
+    /// Fails when the unit is compared with nothing, or there are no such bytes.
+    pub fn read_existing(&self, file: u32, offset: u64, out: &mut [u8]) -> Result<()> {
+        let service = self.service(EXISTING).ok_or_else(|| Failure::internal("there are no files to compare with"))?;
+        let out = OperandMut { dtype: DType::U8, rows: 1, row_elements: out.len() as u64, data: out };
+        service.call("read", &ExistingRequest::new(file, offset), &[], &mut [out]).map(drop)
     }
 
     /// The checkpoint's name of a tensor, for messages.

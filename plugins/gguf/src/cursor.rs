@@ -52,6 +52,12 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
+    /// A string whose bytes may be no UTF-8: what is none is replaced, as tokens of foreign files need not be.
+    pub(crate) fn text(&mut self) -> Result<String> {
+        let length = self.u64()?;
+        Ok(String::from_utf8_lossy(self.take(length)?).into_owned())
+    }
+
     /// A string: its length in bytes, and its UTF-8.
     pub(crate) fn string(&mut self) -> Result<String> {
         let length = self.u64()?;

@@ -180,6 +180,12 @@ impl Level {
     pub fn named(name: &str) -> Option<&'static Self> {
         LEVELS.iter().find(|level| level.name.eq_ignore_ascii_case(name))
     }
+
+    /// The level of a number in `general.file_type`.
+    #[must_use]
+    pub fn numbered(file_type: u32) -> Option<&'static Self> {
+        LEVELS.iter().find(|level| level.file_type == file_type)
+    }
 }
 
 const fn level(name: &'static str, file_type: u32, base: BlockType, summary: &'static str) -> Level {

@@ -39,7 +39,7 @@ const HEADER_SEGMENT: u32 = 0;
 /// The name of the only file, by the host's convention for single-file outputs.
 const FILE: &str = "";
 /// The only metric: the root of the summed squared errors over that of the summed squares.
-const RELATIVE_ERROR: &str = "relative_rms_error";
+pub(crate) const RELATIVE_ERROR: &str = "relative_rms_error";
 
 /// A planned file.
 pub struct GgufJob {
@@ -303,7 +303,7 @@ fn too_large(block_type: BlockType) -> Failure {
 }
 
 /// The sum of squared differences, and the sum of squares of `x`.
-fn squared_errors(x: &[f32], y: &[f32]) -> (f64, f64) {
+pub(crate) fn squared_errors(x: &[f32], y: &[f32]) -> (f64, f64) {
     // Eight sums side by side: the order of additions is fixed, and the CPU can do them at once.
     let (mut errors, mut squares) = ([0.0_f64; 8], [0.0_f64; 8]);
     for (x, y) in x.chunks(8).zip(y.chunks(8)) {

@@ -4,6 +4,7 @@
 //! threads and no checkpoint names.
 
 mod arrange;
+mod compare;
 mod cursor;
 mod dequantize;
 mod fallbacks;
@@ -11,6 +12,8 @@ mod families;
 mod float;
 pub mod format;
 mod general;
+pub mod ggml_type;
+mod header;
 mod items;
 mod job;
 mod layout;
@@ -18,17 +21,26 @@ pub mod metadata;
 mod name_trap;
 pub mod quantize;
 mod read;
+mod reader;
 mod recipe;
 pub mod tokenizer;
 mod usage;
+mod verify;
 mod write;
 
+use std::{borrow::Cow, sync::Arc};
+
 use qhost_plugin_api::{
-    documents::{Description, Encoding, FormatDescription, LevelDescription, OpenRequest, OptionDescription},
-    sdk::{FilesHandle, Format, HostHandle, Result},
+    documents::{
+        Description, Encoding, Findings, FormatDescription, LevelDescription, OpenRequest, OptionDescription, Plan,
+    },
+    sdk::{
+        FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result, UnitHandle, VERIFY, reader_service,
+        verify_service,
+    },
 };
 
-use crate::job::GgufJob;
+use crate::{compare::Comparison, job::GgufJob, reader::GgufReader};
 
 /// The plugin.
 pub struct Gguf {
@@ -36,7 +48,7 @@ pub struct Gguf {
 }
 
 impl Format for Gguf {
-    type Job = GgufJob;
+    type Job = Job;
 
     fn connect(host: HostHandle) -> Result<Self> {
         Ok(Self { host })
@@ -56,8 +68,54 @@ impl Format for Gguf {
         Description::new(vec![format])
     }
 
-    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<GgufJob> {
-        GgufJob::open(&request, &companions, self.host.clone())
+    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<Job> {
+        match &request.existing {
+            Some(existing) => Ok(Job::Compare(Box::new(Comparison::open(&request.model, existing)?))),
+            None => Ok(Job::Make(Box::new(GgufJob::open(&request, &companions, self.host.clone())?))),
+        }
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        match name {
+            READER => Some(reader_service(Arc::new(GgufReader))),
+            VERIFY => Some(verify_service(Arc::new(GgufReader))),
+            _ => None,
+        }
+    }
+}
+
+/// What the plugin was asked for.
+pub enum Job {
+    /// A file is made.
+    Make(Box<GgufJob>),
+    /// A file that exists is held against the source.
+    Compare(Box<Comparison>),
+}
+
+impl Job {
+    fn inner(&self) -> &dyn FormatJob {
+        match self {
+            Self::Make(job) => job.as_ref(),
+            Self::Compare(job) => job.as_ref(),
+        }
+    }
+}
+
+impl FormatJob for Job {
+    fn plan(&self) -> &Plan {
+        self.inner().plan()
+    }
+
+    fn constant(&self, segment: u32) -> Result<Cow<'_, [u8]>> {
+        self.inner().constant(segment)
+    }
+
+    fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
+        self.inner().run_unit(unit, io)
+    }
+
+    fn check(&self, files: &FilesHandle) -> Result<Findings> {
+        self.inner().check(files)
     }
 }
 
@@ -73,6 +131,8 @@ qhost_plugin_api::export_plugin! {
                 "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S",
                 "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16", "F32",
             ],
+            reads: { ending: "gguf", magic: "47475546" },
+            loaders: ["llama.cpp", "ollama", "lm-studio"],
         },
     ],
     plugin: Gguf,
@@ -87,5 +147,7 @@ mod tests {
         let manifest = Manifest::from_json(super::MANIFEST_JSON).unwrap();
         let levels: Vec<_> = super::format::LEVELS.iter().map(|level| level.name).collect();
         assert_eq!(manifest.formats[0].levels, levels);
+        assert_eq!(manifest.formats[0].loaders, super::verify::LOADERS);
+        assert!(manifest.formats[0].reads[0].fits_bytes(&super::write::MAGIC));
     }
 }

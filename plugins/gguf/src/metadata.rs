@@ -154,8 +154,9 @@ impl Metadata {
     /// stays within a small multiple of them.
     ///
     /// # Errors
-    /// Fails with kind `CORRUPT` when the bytes end early, a key comes twice, a string is not UTF-8, or a
-    /// type is unknown; arrays of arrays, which no writer produces, are refused as well.
+    /// Fails with kind `CORRUPT` when the bytes end early, a key comes twice or is not UTF-8, or a type is
+    /// unknown; arrays of arrays, which no writer produces, are refused as well. Values that are not UTF-8 are
+    /// read as llama.cpp reads them, without a complaint; here their bad bytes are replaced.
     pub(crate) fn read(cursor: &mut Cursor<'_>, count: u64) -> Result<Self> {
         let mut metadata = Self::new();
         for index in 0..count {
@@ -356,7 +357,7 @@ impl Cursor<'_> {
             tag::I32 => Value::I32(i32::from_le_bytes(self.array()?)),
             tag::F32 => Value::F32(f32::from_le_bytes(self.array()?)),
             tag::BOOL => Value::Bool(Self::boolean(u8::from_le_bytes(self.array()?))?),
-            tag::STRING => Value::String(self.string()?),
+            tag::STRING => Value::String(self.text()?),
             tag::ARRAY => Value::Array(self.elements()?),
             tag::U64 => Value::U64(self.u64()?),
             tag::I64 => Value::I64(i64::from_le_bytes(self.array()?)),
@@ -396,7 +397,7 @@ impl Cursor<'_> {
         if count > (self.left() / size_of::<u64>()) as u64 {
             return Err(Failure::corrupt(format!("announces {count} strings, more than the bytes left can hold")));
         }
-        (0..count).map(|_| self.string()).collect()
+        (0..count).map(|_| self.text()).collect()
     }
 }
 
@@ -508,13 +509,20 @@ mod tests {
     }
 
     #[test]
+    fn values_that_are_no_utf8_are_read_all_the_same() {
+        let text = [&1u64.to_le_bytes()[..], b"k", &tag::STRING.to_le_bytes(), &1u64.to_le_bytes(), &[0xff]].concat();
+        let metadata = Metadata::read(&mut Cursor::new(&text), 1).unwrap();
+        assert_eq!(metadata.get("k").and_then(Value::as_str), Some("\u{fffd}"));
+    }
+
+    #[test]
     fn what_no_writer_produces_is_refused() {
         let pair = |rest: &[u8]| [&1u64.to_le_bytes(), b"k".as_slice(), rest].concat();
         let nested = pair(&[&tag::ARRAY.to_le_bytes()[..], &tag::ARRAY.to_le_bytes(), &0u64.to_le_bytes()].concat());
         let unknown = pair(&13u32.to_le_bytes());
         let boolean = pair(&[&tag::BOOL.to_le_bytes()[..], &[2]].concat());
-        let text = pair(&[&tag::STRING.to_le_bytes()[..], &1u64.to_le_bytes(), &[0xff]].concat());
-        for bytes in [nested, unknown, boolean, text] {
+        let key = [&1u64.to_le_bytes()[..], &[0xff], &tag::U8.to_le_bytes(), &[1]].concat();
+        for bytes in [nested, unknown, boolean, key] {
             assert_eq!(refusal(&bytes, 1), FailureKind::CORRUPT);
         }
     }

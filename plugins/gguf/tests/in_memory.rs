@@ -1,10 +1,12 @@
 //! Whole jobs on byte vectors: nothing is loaded, and no file is read or written.
 
+use std::collections::BTreeMap;
+
 use qhost_gguf::Gguf;
 use qhost_plugin_api::{
-    documents::{Options, Role, RoleKind},
+    documents::{FilesRequest, Findings, Options, Reading, Role, RoleKind, SourceFile},
     sdk::{
-        FailureKind, Result,
+        DType, FailureKind, Operand, READER, Result, VERIFY,
         testing::{Made, TestHost, TestModel},
     },
 };
@@ -83,4 +85,55 @@ fn heads_of_an_odd_length_are_refused() {
     let refused = TestHost::new().connect::<Gguf>().unwrap().plan(&model, "gguf", level("Q4_0")).unwrap_err();
     assert_eq!(refused.kind, FailureKind::UNSUPPORTED);
     assert!(refused.message.contains("31"), "{refused}");
+}
+
+#[test]
+fn a_file_compared_with_its_source_has_the_errors_that_were_measured_when_it_was_made() {
+    for name in ["Q4_K_M", "Q8_0", "F32"] {
+        let made = make(&TestHost::new(), name).unwrap();
+        let compare = |host: TestHost, files: &BTreeMap<String, Vec<u8>>| {
+            host.connect::<Gguf>().unwrap().compare(&model(), "gguf", files).unwrap()
+        };
+        let (plan, metrics) = compare(TestHost::new(), &made.files);
+        assert_eq!((plan.unused.len(), plan.warnings.len()), (0, 0), "{plan:?}");
+        let relative = metrics.iter().filter(|metric| metric.key == "relative_rms_error").map(|metric| metric.value);
+        assert!(relative.eq(made.metrics.iter().map(|metric| metric.value)), "{name}: {metrics:?}");
+        assert_eq!((plan, metrics), compare(TestHost::new().threads(5), &made.files), "{name}");
+    }
+}
+
+/// Calls `reader/1` and `verify/1` as the host does: a file that was tampered with gives an answer or a
+/// failure, and never a panic, which would have the kind `PLUGIN`.
+#[test]
+fn no_byte_of_a_header_makes_the_reader_panic() {
+    let host = TestHost::new();
+    let plugin = host.connect::<Gguf>().unwrap();
+    let made = plugin.make(&model(), "gguf", level("Q8_0")).unwrap();
+    let whole = &made.files[""];
+    let (reader, verify) = (plugin.service(READER).unwrap(), plugin.service(VERIFY).unwrap());
+    let call = |bytes: &[u8]| {
+        let mut request = FilesRequest::new(vec![SourceFile::new("x.gguf", bytes.len() as u64)]);
+        request.most_elements = Some(4);
+        request.loader = Some("llama.cpp".into());
+        let file = Operand { dtype: DType::U8, rows: 1, row_elements: bytes.len() as u64, data: bytes };
+        let opened = reader.call("open", &request, &[file], &mut []).and_then(|answer| answer.value::<Reading>());
+        let checked = verify.call("check", &request, &[file], &mut []).and_then(|answer| answer.value::<Findings>());
+        (opened, checked.unwrap())
+    };
+    let (opened, checked) = call(whole);
+    let (opened, end) = (opened.unwrap(), made.plan.segments[0].bytes);
+    assert_eq!((opened.tensors.len(), checked.passed()), (model().model.tensors.len(), true), "{checked:?}");
+    let end = usize::try_from(end).unwrap();
+    for at in (0..end).step_by(7).chain(end - 2500..end) {
+        let (opened, checked) = call(&whole[..at]);
+        assert!(opened.is_err() && !checked.passed(), "cut at {at}");
+        let mut flipped = whole.clone();
+        for flip in [0x01, 0xff] {
+            flipped[at] ^= flip;
+            if let Err(failure) = call(&flipped).0 {
+                let told = [FailureKind::CORRUPT, FailureKind::UNSUPPORTED].contains(&failure.kind);
+                assert!(told && !failure.message.is_empty(), "byte {at}: {failure:?}");
+            }
+        }
+    }
 }

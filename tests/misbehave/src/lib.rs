@@ -6,14 +6,17 @@
 //! that failed is to go on where it stopped with another behaviour.
 #![expect(clippy::panic, reason = "panicking is what it is for")]
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use qhost_plugin_api::{
     documents::{
-        Check, Description, Findings, FormatDescription, LevelDescription, Model, OpenRequest, Output, Plan,
-        PlannedFile, PlannedUnit, Segment, TensorSegment, UnitOrder, UnusedTensor,
+        Check, Description, Findings, FormatDescription, LevelDescription, Model, Numbers, OpenRequest, Output, Plan,
+        PlannedFile, PlannedUnit, Reading, Recognition, Segment, StoredTensor, TensorSegment, UnitOrder, UnusedTensor,
     },
-    sdk::{Failure, FilesHandle, Format, FormatJob, HostHandle, Result, RowJob, UnitHandle, chunks, with_scratch},
+    sdk::{
+        Failure, FileReader, FileView, FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result,
+        RowJob, UnitHandle, VERIFY, chunks, reader_service, verify_service, with_scratch,
+    },
 };
 
 const HEADER: &[u8; 8] = b"ROWS-F32";
@@ -62,6 +65,44 @@ impl Format for Misbehave {
             _ => {}
         }
         Ok(Rows { unit: unit.unwrap_or(2), behave, plan, model: request.model })
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        match name {
+            READER if behave() != "read-absent" => Some(reader_service(Arc::new(RowReader))),
+            VERIFY => Some(verify_service(Arc::new(RowReader))),
+            _ => None,
+        }
+    }
+}
+
+fn behave() -> String {
+    std::env::var("QHOST_BEHAVE").unwrap_or_default()
+}
+
+/// Tells of one tensor, which is all that comes after the header.
+struct RowReader;
+
+impl FileReader for RowReader {
+    fn recognise(&self, _: &[FileView<'_>]) -> Result<Recognition> {
+        Ok(Recognition::new((behave() != "read-not-mine").then(|| "rows".to_owned())))
+    }
+
+    fn open(&self, files: &[FileView<'_>], _: Option<u64>) -> Result<Reading> {
+        assert_ne!(behave(), "read-panic", "told to panic while reading");
+        let bytes = files[0].bytes.len() as u64 - HEADER.len() as u64;
+        let offset = if behave() == "read-outside" { u64::MAX } else { HEADER.len() as u64 };
+        let all = StoredTensor::new("all", "F32", vec![bytes / 4]).at(0, offset, bytes);
+        Ok(Reading::new("rows", vec![all]))
+    }
+
+    fn check(&self, _: &[FileView<'_>], _: Option<&str>) -> Result<Findings> {
+        Ok(Findings::new(vec![Check::passed("structure", "rows")]))
+    }
+
+    fn numbers(&self, _: &str, encoding: &str, _: &[u8]) -> Result<Numbers> {
+        assert_ne!(behave(), "numbers-panic", "told to panic over {encoding}");
+        Ok(Numbers::Unknown)
     }
 }
 
@@ -195,6 +236,6 @@ qhost_plugin_api::export_plugin! {
     id: "misbehave",
     summary: "Breaks the contract on request",
     api: "^1.0",
-    formats: [{ id: "rows", summary: "Rows of f32", levels: ["f32"] }],
+    formats: [{ id: "rows", summary: "Rows of f32", levels: ["f32"], reads: { ending: "rows", magic: "524f57532d463332" } }],
     plugin: Misbehave,
 }

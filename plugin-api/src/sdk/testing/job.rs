@@ -11,8 +11,11 @@ use super::{
 };
 use crate::{
     abi::{JobObject, PluginObject},
-    documents::{CompanionContent, Description, Document, Findings, Model, OpenRequest, Options, Plan, SegmentContent},
-    sdk::{Format, ServiceHandle, bridge},
+    documents::{
+        CompanionContent, Description, Document, ExistingRequest, FilesRequest, Findings, Model, OpenRequest, Options,
+        Plan, Reading, SegmentContent, SourceFile,
+    },
+    sdk::{DType, EXISTING, Format, FormatService, Operand, OperandMut, READER, ServiceAnswer, ServiceHandle, bridge},
 };
 
 /// A plugin that is connected to a [`TestHost`].
@@ -107,8 +110,50 @@ impl TestPlugin {
         Ok(Made { plan: (*plan).clone(), files, metrics, weights: progress.weights, saved, findings })
     }
 
+    /// Compares files of a format with a model, as `verify --against` does: the plugin reads them (`reader/1`), opens
+    /// a job with [`OpenRequest::existing`] and runs its units. Gives the plan, and the figures about its segments.
+    ///
+    /// # Errors
+    /// Fails when the plugin does, or when it breaks the contract.
+    pub fn compare(
+        &self,
+        model: &TestModel,
+        format: &str,
+        files: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<(Plan, Vec<Metric>)> {
+        let reader = self.service(READER).ok_or_else(|| broken(format!("it has no {READER}")))?;
+        let described = files.iter().map(|(name, bytes)| SourceFile::new(name.clone(), bytes.len() as u64));
+        let asked = FilesRequest::new(described.collect());
+        let views: Vec<_> = files
+            .values()
+            .map(|bytes| Operand { dtype: DType::U8, rows: 1, row_elements: bytes.len() as u64, data: bytes })
+            .collect();
+        let reading: Reading = reader.call("open", &asked, &views, &mut [])?.value()?;
+        let mut request = OpenRequest::new(format, Options::default(), model.model.clone());
+        request.existing = Some(reading);
+        let (job, plan) = self.open_request(model, &request)?;
+        let plan = Arc::new(plan);
+        let progress = Arc::new(Mutex::new(Progress::default()));
+        let existing = ExistingBytes(files.values().cloned().collect());
+        let host = self.host.clone().service(EXISTING, existing);
+        for unit in &plan.units {
+            Self::run_one(&host, &job, model, &plan, unit.unit, &progress)?;
+        }
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if !progress.segments.is_empty() {
+            return Err(broken("it wrote while it was to compare"));
+        }
+        let mut metrics = std::mem::take(&mut progress.metrics);
+        metrics.sort_by(|a, b| (a.segment, &a.key).cmp(&(b.segment, &b.key)));
+        Ok(((*plan).clone(), metrics))
+    }
+
     fn open(&self, model: &TestModel, format: &str, options: Options) -> Result<(JobObject, Plan)> {
-        let request = OpenRequest::new(format, options, model.model.clone()).to_json()?;
+        self.open_request(model, &OpenRequest::new(format, options, model.model.clone()))
+    }
+
+    fn open_request(&self, model: &TestModel, request: &OpenRequest) -> Result<(JobObject, Plan)> {
+        let request = request.to_json()?;
         let companions = objects::files_object(model.companions.clone());
         let job = self.object.open(request.as_str().into(), companions).into_result()?;
         let text = job.plan().into_result()?;
@@ -128,12 +173,35 @@ impl TestPlugin {
         unit: u32,
         progress: &Arc<Mutex<Progress>>,
     ) -> Result<()> {
+        Self::run_one(&self.host, job, model, plan, unit, progress)?;
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, segment) in (0..).zip(&plan.segments) {
+            let SegmentContent::Tensor(tensor) = &segment.content else { continue };
+            let whole = segment.bytes == 0 || progress.segments.get(&index).is_some_and(objects::Piece::is_whole);
+            if tensor.unit == unit && !whole {
+                return Err(broken(format!("it did not write all of {}", tensor.name)));
+            }
+        }
+        let saving = std::mem::take(&mut progress.saving);
+        progress.saved.extend(saving);
+        Ok(())
+    }
+
+    /// Runs a unit, and sees to it that it gives everything back.
+    fn run_one(
+        host: &TestHost,
+        job: &JobObject,
+        model: &TestModel,
+        plan: &Arc<Plan>,
+        unit: u32,
+        progress: &Arc<Mutex<Progress>>,
+    ) -> Result<()> {
         let monitor = Arc::new(Monitor::default());
         let outcome = job.run_unit(
             unit,
             objects::unit_object(MemoryUnit {
                 unit,
-                host: self.host.clone(),
+                host: host.clone(),
                 model: Arc::new(model.model.clone()),
                 weights: Arc::clone(&model.weights),
                 plan: Arc::clone(plan),
@@ -146,20 +214,34 @@ impl TestPlugin {
         if monitor.leases.load(Ordering::Relaxed) != 0 {
             return Err(broken(format!("it kept rows after unit {unit}")));
         }
-        if self.host.granted() != 0 {
+        if host.granted() != 0 {
             return Err(broken(format!("it kept granted memory after unit {unit}")));
         }
-        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-        for (index, segment) in (0..).zip(&plan.segments) {
-            let SegmentContent::Tensor(tensor) = &segment.content else { continue };
-            let whole = segment.bytes == 0 || progress.segments.get(&index).is_some_and(objects::Piece::is_whole);
-            if tensor.unit == unit && !whole {
-                return Err(broken(format!("it did not write all of {}", tensor.name)));
-            }
-        }
-        let saving = std::mem::take(&mut progress.saving);
-        progress.saved.extend(saving);
         Ok(())
+    }
+}
+
+/// The service `existing/1` over files in memory.
+struct ExistingBytes(Vec<Vec<u8>>);
+
+impl FormatService for ExistingBytes {
+    fn call(
+        &self,
+        method: &str,
+        request: &str,
+        _inputs: &[Operand<'_>],
+        outputs: &mut [OperandMut<'_>],
+    ) -> Result<ServiceAnswer> {
+        let asked: ExistingRequest = serde_json::from_str(request).map_err(|error| broken(error.to_string()))?;
+        let bytes = self.0.get(asked.file as usize).zip(usize::try_from(asked.offset).ok());
+        match (method, outputs) {
+            ("read", [out]) => {
+                let there = bytes.and_then(|(bytes, start)| bytes.get(start..)?.get(..out.data.len()));
+                out.data.copy_from_slice(there.ok_or_else(|| broken("it read bytes that are not in the files"))?);
+                ServiceAnswer::new(&())
+            }
+            _ => Err(broken(format!("it called {EXISTING} with `{method}`"))),
+        }
     }
 }
 

@@ -1,0 +1,53 @@
+//! Holding files against the report that a run of ours left beside them.
+
+use std::{fs, path::Path};
+
+use qhost_plugin_api::documents::Check;
+use serde_json::Value;
+
+use crate::inspect::Inspection;
+
+/// The report's name.
+pub const NAME: &str = "qhost-report.json";
+
+/// The check against the report, if there is one and it is about these files.
+pub(super) fn check(path: &Path, inspection: &Inspection) -> Option<Check> {
+    let place = if path.is_dir() { path.join(NAME) } else { path.with_file_name(NAME) };
+    let report: Value = serde_json::from_slice(&fs::read(place).ok()?).ok()?;
+    let about = Path::new(report["output_path"].as_str()?).file_name()?.to_owned();
+    let absolute = std::path::absolute(path).ok()?;
+    if absolute.file_name() != Some(&about) {
+        return None;
+    }
+    Some(match differences(&report, inspection) {
+        None => Check::passed("report", format!("the tensors and the size are those of {NAME}")),
+        Some(difference) => Check::failed("report", difference),
+    })
+}
+
+/// The first thing that is otherwise than the report says.
+fn differences(report: &Value, inspection: &Inspection) -> Option<String> {
+    let (told, actual) = (report["file_size"].as_u64()?, inspection.file_bytes());
+    if told != actual {
+        return Some(format!("{NAME} tells of {told} bytes, there are {actual}"));
+    }
+    for told in report["tensors"].as_array()? {
+        let name = told["name"].as_str().unwrap_or_default();
+        let Some(tensor) = inspection.reading.tensors.iter().find(|tensor| tensor.name == name) else {
+            return Some(format!("{NAME} tells of {name}, which is not there"));
+        };
+        let same = told["encoding"] == *tensor.encoding
+            && told["bytes"] == tensor.bytes
+            && told["elements"] == tensor.elements();
+        if !same {
+            return Some(format!(
+                "{name} is {} of {} bytes, {NAME} tells of {} of {} bytes",
+                tensor.encoding,
+                tensor.bytes,
+                told["encoding"].as_str().unwrap_or("another type"),
+                told["bytes"]
+            ));
+        }
+    }
+    None
+}
