@@ -64,7 +64,9 @@ impl Tensors {
 /// Every limit of llama.cpp that a config can pass: exit 4, with a word that tells which.
 #[test]
 fn what_llama_cpp_cannot_compute_is_refused_in_the_plan() {
-    let cases: &[(&str, &[(&str, Value)], &str)] = &[
+    /// A family, what its config is changed to, and a word of the message.
+    type Case<'a> = (&'a str, &'a [(&'a str, Value)], &'a str);
+    let cases: &[Case<'_>] = &[
         ("opt", &[], "no architecture"),
         ("smollm3", &[], "no_rope_layers"),
         ("exaone4", &[], "64 layers"),
@@ -156,7 +158,7 @@ fn of_a_multimodal_checkpoint_the_text_part_is_taken_and_the_rest_named() {
     }
 }
 
-/// The layer that DeepSeek V3 has for predicting a second token is no part of the model.
+/// The layer that `DeepSeek` V3 has for predicting a second token is no part of the model.
 #[test]
 fn layers_that_only_predict_further_tokens_are_left_out_with_a_warning() {
     let folder = tempfile::tempdir().unwrap();
@@ -275,7 +277,7 @@ fn microscaled_experts_are_widened_on_the_fly() {
             let value = |expert: usize, output: usize, input: usize| {
                 let index = (expert * outputs + output) * inputs + input;
                 let pair = codes[index / 2];
-                let bits = if index % 2 == 0 { pair & 15 } else { pair >> 4 };
+                let bits = if index.is_multiple_of(2) { pair & 15 } else { pair >> 4 };
                 let magnitude = E2M1[usize::from(bits & 7)] * 2f32.powi(i32::from(scales[index / 32]) - 127);
                 if bits & 8 == 0 { magnitude } else { -magnitude }
             };

@@ -107,8 +107,9 @@ fn read_experts(keys: &Keys<'_>, scoring: &str, layers: u64, ffn_size: u64) -> R
             numbers.ok_or_else(|| keys.bad("mlp_only_layers", "not a list of layers"))?
         }
     };
-    let sparse =
-        |layer: u64| layer >= first && layer % every == 0 && (layer + 1) % step == 0 && !dense.contains(&layer);
+    let sparse = |layer: u64| {
+        layer >= first && layer.is_multiple_of(every) && (layer + 1).is_multiple_of(step) && !dense.contains(&layer)
+    };
     Ok(Some(Experts {
         count: narrow(count),
         used: narrow(used),
@@ -135,7 +136,7 @@ fn read_rope(keys: &Keys<'_>, family: &Family, head_dim: u64, latent: Option<&La
         None => Map::new(),
         Some(_) => return Err(keys.bad("rope_scaling", "not an object")),
     };
-    let mut local_theta = keys.get("rope_local_base_freq").map(|value| theta_of(value)).transpose()?;
+    let mut local_theta = keys.get("rope_local_base_freq").map(theta_of).transpose()?;
     if let Some(Value::Object(local)) = parameters.remove("sliding_attention") {
         if local.get("rope_type").and_then(Value::as_str).is_some_and(|kind| kind != "default") {
             return Err(keys.bad("rope_parameters", "which scales the rotation of layers with a window"));

@@ -1,4 +1,4 @@
-//! OLMo 2: norms after the blocks instead of before them, and over all queries and keys.
+//! `OLMo` 2: norms after the blocks instead of before them, and over all queries and keys.
 
 use qhost_plugin_api::documents::RoleKind::{AttentionKNorm, AttentionQNorm};
 

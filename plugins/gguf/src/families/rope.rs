@@ -10,7 +10,7 @@ use super::{Family, Keys, bad_config, inexpressible, positive};
 /// Scalings besides none and the linear one that llama.cpp has for a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scaling {
-    /// YaRN.
+    /// `YaRN`.
     Yarn,
     /// Llama 3's, in a tensor of factors.
     Llama3,
