@@ -252,6 +252,7 @@ fn block_scaled_8_bit_floats_are_widened_on_the_fly() {
         for level in ["F32", "Q4_K_M", "Q8_0"] {
             assert!(made(&stored, level) == made(&widened, level), "{level}");
         }
+        assert!(plan(&stored).json()["warnings"].to_string().contains("8 bits (FP8)"));
         // A block's scale is missing.
         eight_bits.0.remove(&format!("{}_scale_inv", names[0])).unwrap();
         eight_bits.write(&stored);

@@ -47,6 +47,7 @@ pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
     }
     let mut warnings = inventory.rest(&config)?;
     warnings.extend(other_parts(&names.left_out));
+    warnings.extend(scheme.told().map(str::to_owned));
     let (tensors, stored) = inventory.taken.into_iter().unzip();
     let companions = checkpoint.companions.iter();
     let companions = companions.map(|file| SourceFile::new(file.name.clone(), file.bytes)).collect();

@@ -83,6 +83,19 @@ impl Scheme {
     }
 }
 
+impl Scheme {
+    /// What the user should know of it.
+    pub(super) fn told(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Fp8 { .. } => Some("weights are stored in 8 bits (FP8); the output is made from what they stand for"),
+            Self::Mxfp4 => Some(
+                "experts are stored in 4 bits (MXFP4); the output is made from what they stand for, by a second rounding",
+            ),
+        }
+    }
+}
+
 fn bad_block(found: &Value) -> Error {
     let value = found["weight_block_size"].to_string();
     Error::BadKey { key: "weight_block_size", value, reason: "not two positive whole numbers" }

@@ -7,7 +7,10 @@ use std::{
     thread,
 };
 
-use qhost_plugin_api::documents::{CompanionContent, Model, OpenRequest, Options, OutputKind, Plan};
+use qhost_plugin_api::{
+    documents::{CompanionContent, Model, OpenRequest, Options, OutputKind, Plan},
+    sdk::CHUNK_WEIGHTS,
+};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
@@ -20,7 +23,7 @@ use super::{
 use crate::{
     cancel::CancelFlag,
     memory::Memory,
-    model::{self, StoredAs, Understood},
+    model::{self, StoredAs, Understood, Widening},
     plan::{self, Estimate, Facts, Held, Machine, Place, RunPlan},
     plugin::{Catalog, ConnectSettings, LoadedJob, LoadedPlugin},
     source::{self, Checkpoint},
@@ -238,7 +241,10 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         // Our own finished output, of a run that ended before it had tidied up.
         place.exists = false;
     }
-    let memory = Memory::now();
+    let mut memory = Memory::now();
+    let widening = widening_memory(&open.model, &stored).saturating_mul(settings.threads().into());
+    memory.resident = memory.resident.saturating_add(widening);
+    memory.anonymous = memory.anonymous.saturating_add(widening);
     let memory_own = own_memory(memory, resources.threads);
     settings.ledger.set_own(memory_own);
     let facts = Facts {
@@ -295,6 +301,13 @@ fn left_out(plan: &Plan, model: &Model) -> Vec<String> {
 fn own_memory(now: Memory, threads: usize) -> u64 {
     let buffers = (threads as u64).saturating_add(1).saturating_mul(commit::BUFFER as u64);
     now.resident.saturating_add(buffers).saturating_add(YET_TO_COME).max(now.peak_resident)
+}
+
+/// What the rows that are lent to one thread take, of tensors that are widened for it.
+fn widening_memory(model: &Model, stored: &[StoredAs]) -> u64 {
+    let widened = model.tensors.iter().zip(stored).filter(|(_, stored)| stored.widening != Widening::None);
+    let floats = widened.map(|(tensor, _)| tensor.row_elements().max(CHUNK_WEIGHTS)).max();
+    floats.map_or(0, |floats| floats.saturating_mul(4))
 }
 
 /// This machine, for estimates.

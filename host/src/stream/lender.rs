@@ -71,7 +71,7 @@ struct Out {
     file: usize,
     range: Range<u64>,
     /// Keeps rows in memory that were widened, until they are given back.
-    _widened: Option<Arc<[u8]>>,
+    _widened: Option<Arc<Vec<u8>>>,
 }
 
 /// Rows on loan. The bytes stay where they are until the loan is given back.
@@ -85,7 +85,7 @@ pub struct Loan<'a> {
 #[derive(Debug)]
 enum Bytes<'a> {
     Mapped(&'a [u8]),
-    Widened(Arc<[u8]>),
+    Widened(Arc<Vec<u8>>),
 }
 
 impl Loan<'_> {
@@ -131,7 +131,7 @@ impl Lender {
             Encoding::Plain => None,
             encoding => {
                 let widened = self.widened(placement, encoding, &(first_row..end_row), stored);
-                Some(Arc::from(widened.ok_or_else(refused)?))
+                Some(Arc::new(widened.ok_or_else(refused)?))
             }
         };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
