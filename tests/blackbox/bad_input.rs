@@ -143,7 +143,7 @@ fn an_architecture_that_nobody_knows() {
         config["architectures"] = json!(["HyperLlamaForCausalLM"]);
     });
     let error = case.fails(4, &["hyperllama", "HyperLlamaForCausalLM"]);
-    assert!(error["hint"].as_str().unwrap().contains("llama, mistral, qwen2 and qwen3"), "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("llama, mistral, mixtral, qwen2"), "{error}");
     let case = Case::new();
     case.config(|config| config["quantization_config"] = json!({"quant_method": "bitsandbytes"}));
     case.fails(4, &["bitsandbytes"]);

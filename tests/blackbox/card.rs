@@ -87,7 +87,9 @@ fn a_damaged_card_of_the_source_is_no_matter() {
         fs::write(model.join("README.md"), readme).unwrap();
         let output = folder.path().join(index.to_string());
         let result = quantize(&model, &output).json();
-        assert_eq!(result["warnings"], Value::Array(Vec::new()));
+        // The plugin may tell that it took nothing from it; nothing else is amiss.
+        let warnings = result["warnings"].as_array().unwrap();
+        assert!(warnings.iter().all(|warning| warning.as_str().unwrap().starts_with("README.md ")), "{warnings:?}");
         assert_eq!(read(&output.join("tinylm-Q8_0.md")).0["license"], Value::Null);
     }
 }

@@ -44,7 +44,9 @@ impl Documented {
             self.walk("", document, &mut seen);
         }
         // Further keys of a message are there or not.
-        let unseen: Vec<_> = self.0.keys().filter(|key| *key != "*" && !seen.contains(*key)).collect();
+        // These models are no hub's; tests of hubs look at what is told of one.
+        let elsewhere = |key: &str| key == "*" || key.starts_with("hub.");
+        let unseen: Vec<_> = self.0.keys().filter(|key| !elsewhere(key) && !seen.contains(*key)).collect();
         assert!(unseen.is_empty(), "documented, and in no document: {unseen:?}");
     }
 

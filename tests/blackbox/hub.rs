@@ -111,8 +111,8 @@ fn a_model_of_a_hub_gives_the_bytes_of_the_folder() {
     let seen = case.hub.seen();
     let fetched: Vec<_> =
         seen.iter().filter(|seen| seen.is_transfer() && seen.path.contains("tiny/resolve/")).collect();
-    assert_eq!(fetched.len(), 8, "{fetched:?}");
-    for unwanted in ["README.md", "consolidated", "pytorch_model", "onnx", "logo"] {
+    assert_eq!(fetched.len(), 9, "{fetched:?}");
+    for unwanted in ["consolidated", "pytorch_model", "onnx", "logo"] {
         assert!(!seen.iter().any(|seen| seen.path.contains(unwanted)), "{unwanted}");
     }
 }

@@ -9,6 +9,9 @@ use serde_json::Value as Json;
 
 use super::{Family, Keys, Window, bad_config, inexpressible, positive, rope};
 
+/// What configs call the epsilon of norms, for messages.
+const EPSILONS: [&str; 4] = ["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"];
+
 /// The keys of a model, and what the user should know.
 pub(super) fn of(model: &Model, family: &Family) -> Result<(Keys, Vec<String>)> {
     let sizes = &model.hyperparameters;
@@ -27,7 +30,9 @@ pub(super) fn of(model: &Model, family: &Family) -> Result<(Keys, Vec<String>)> 
     if let Some(theta) = sizes.rope.local_theta {
         keys.push("rope.freq_base_swa", positive(theta, "rope_theta")?);
     }
-    keys.push(family.epsilon, positive(sizes.norm_epsilon, "the epsilon of the norms")?);
+    let named = |name: &&&str| model.config.get(**name).is_some_and(|value| !value.is_null());
+    let epsilon = EPSILONS.iter().find(named).copied().unwrap_or(EPSILONS[0]);
+    keys.push(family.epsilon, positive(sizes.norm_epsilon, epsilon)?);
     if let Some(experts) = &sizes.experts {
         keys.push("expert_count", experts.count);
         keys.push("expert_used_count", experts.used);

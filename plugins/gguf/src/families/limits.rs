@@ -8,7 +8,7 @@ use qhost_plugin_api::{
 };
 use serde_json::Value as Json;
 
-use super::{Family, Head, inexpressible};
+use super::{Family, Head, inexpressible, rope};
 
 /// The most layers that llama.cpp loads (`LLAMA_MAX_LAYERS`).
 const MOST_LAYERS: u32 = 512;
@@ -19,6 +19,7 @@ const MOST_EXPERTS: u32 = 1024;
 pub(super) fn check(model: &Model, family: &Family) -> Result<()> {
     let sizes = &model.hyperparameters;
     let architecture = family.architecture;
+    rope::keys(model, family)?;
     let refuse = |message: String| Err(inexpressible(message));
     if sizes.layers > MOST_LAYERS {
         return refuse(format!("llama.cpp loads at most {MOST_LAYERS} layers, the model has {}", sizes.layers));
