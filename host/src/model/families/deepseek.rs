@@ -1,8 +1,11 @@
 //! `DeepSeek` V2 and V3: latent attention, experts with shared ones, and dense layers at the start.
 
-use qhost_plugin_api::documents::RoleKind::{
-    AttentionKvA, AttentionKvANorm, AttentionKvB, AttentionOutput, AttentionQ, AttentionQA, AttentionQANorm,
-    AttentionQB, RouterCorrection,
+use qhost_plugin_api::documents::{
+    Hyperparameters,
+    RoleKind::{
+        AttentionKvA, AttentionKvANorm, AttentionKvB, AttentionOutput, AttentionQ, AttentionQA, AttentionQANorm,
+        AttentionQB, RouterCorrection,
+    },
 };
 
 use super::{Family, names::*};
@@ -10,7 +13,6 @@ use crate::model::family::{
     Dim::{Experts, Hidden, LatentKv, LatentKvHeads, LatentKvRotated, LatentQ, LatentQHeads, LatentValues},
     Entry, Heads,
 };
-use qhost_plugin_api::documents::Hyperparameters;
 
 fn has_latent_queries(model: &Hyperparameters) -> bool {
     model.latent_attention.as_ref().is_some_and(|latent| latent.q_rank.is_some())
@@ -19,6 +21,36 @@ fn has_latent_queries(model: &Hyperparameters) -> bool {
 fn has_plain_queries(model: &Hyperparameters) -> bool {
     !has_latent_queries(model)
 }
+
+/// The correction of the router is V3's.
+fn has_correction(model: &Hyperparameters) -> bool {
+    model.experts.as_ref().is_some_and(|experts| experts.scoring != "softmax")
+}
+
+/// A layer of V2 and of V3.
+const LAYER_OF_BOTH: &[Entry] = &[
+    INPUT_NORM,
+    Entry::weight("self_attn.q_proj.weight", AttentionQ, &[LatentQHeads, Hidden]).when(has_plain_queries),
+    Entry::weight("self_attn.q_a_proj.weight", AttentionQA, &[LatentQ, Hidden]).when(has_latent_queries),
+    Entry::weight("self_attn.q_a_layernorm.weight", AttentionQANorm, &[LatentQ]).when(has_latent_queries),
+    Entry::weight("self_attn.q_b_proj.weight", AttentionQB, &[LatentQHeads, LatentQ]).when(has_latent_queries),
+    Entry::weight("self_attn.kv_a_proj_with_mqa.weight", AttentionKvA, &[LatentKvRotated, Hidden]),
+    Entry::weight("self_attn.kv_a_layernorm.weight", AttentionKvANorm, &[LatentKv]),
+    Entry::weight("self_attn.kv_b_proj.weight", AttentionKvB, &[LatentKvHeads, LatentKv]),
+    Entry::weight("self_attn.o_proj.weight", AttentionOutput, &[Hidden, LatentValues]),
+    POST_ATTENTION_NORM,
+    GATE_PROJ.where_dense(),
+    UP_PROJ.where_dense(),
+    DOWN_PROJ.where_dense(),
+    ROUTER,
+    Entry::bias("mlp.gate.e_score_correction_bias", RouterCorrection, &[Experts]).where_sparse().when(has_correction),
+    EXPERT_GATE,
+    EXPERT_UP,
+    EXPERT_DOWN,
+    SHARED_EXPERTS_GATE,
+    SHARED_EXPERTS_UP,
+    SHARED_EXPERTS_DOWN,
+];
 
 pub(super) const V2: Family = Family {
     id: "deepseek_v2",
@@ -30,28 +62,7 @@ pub(super) const V2: Family = Family {
     }"#,
     scoring: Some("softmax"),
     heads: Heads::Latent,
-    layer: &[
-        INPUT_NORM,
-        Entry::weight("self_attn.q_proj.weight", AttentionQ, &[LatentQHeads, Hidden]).when(has_plain_queries),
-        Entry::weight("self_attn.q_a_proj.weight", AttentionQA, &[LatentQ, Hidden]).when(has_latent_queries),
-        Entry::weight("self_attn.q_a_layernorm.weight", AttentionQANorm, &[LatentQ]).when(has_latent_queries),
-        Entry::weight("self_attn.q_b_proj.weight", AttentionQB, &[LatentQHeads, LatentQ]).when(has_latent_queries),
-        Entry::weight("self_attn.kv_a_proj_with_mqa.weight", AttentionKvA, &[LatentKvRotated, Hidden]),
-        Entry::weight("self_attn.kv_a_layernorm.weight", AttentionKvANorm, &[LatentKv]),
-        Entry::weight("self_attn.kv_b_proj.weight", AttentionKvB, &[LatentKvHeads, LatentKv]),
-        Entry::weight("self_attn.o_proj.weight", AttentionOutput, &[Hidden, LatentValues]),
-        POST_ATTENTION_NORM,
-        GATE_PROJ.where_dense(),
-        UP_PROJ.where_dense(),
-        DOWN_PROJ.where_dense(),
-        ROUTER,
-        EXPERT_GATE,
-        EXPERT_UP,
-        EXPERT_DOWN,
-        SHARED_EXPERTS_GATE,
-        SHARED_EXPERTS_UP,
-        SHARED_EXPERTS_DOWN,
-    ],
+    layer: LAYER_OF_BOTH,
     ..DECODER
 };
 
@@ -66,28 +77,6 @@ pub(super) const V3: Family = Family {
     }"#,
     scoring: Some("sigmoid"),
     heads: Heads::Latent,
-    layer: &[
-        INPUT_NORM,
-        Entry::weight("self_attn.q_proj.weight", AttentionQ, &[LatentQHeads, Hidden]).when(has_plain_queries),
-        Entry::weight("self_attn.q_a_proj.weight", AttentionQA, &[LatentQ, Hidden]).when(has_latent_queries),
-        Entry::weight("self_attn.q_a_layernorm.weight", AttentionQANorm, &[LatentQ]).when(has_latent_queries),
-        Entry::weight("self_attn.q_b_proj.weight", AttentionQB, &[LatentQHeads, LatentQ]).when(has_latent_queries),
-        Entry::weight("self_attn.kv_a_proj_with_mqa.weight", AttentionKvA, &[LatentKvRotated, Hidden]),
-        Entry::weight("self_attn.kv_a_layernorm.weight", AttentionKvANorm, &[LatentKv]),
-        Entry::weight("self_attn.kv_b_proj.weight", AttentionKvB, &[LatentKvHeads, LatentKv]),
-        Entry::weight("self_attn.o_proj.weight", AttentionOutput, &[Hidden, LatentValues]),
-        POST_ATTENTION_NORM,
-        GATE_PROJ.where_dense(),
-        UP_PROJ.where_dense(),
-        DOWN_PROJ.where_dense(),
-        ROUTER,
-        Entry::bias("mlp.gate.e_score_correction_bias", RouterCorrection, &[Experts]).where_sparse(),
-        EXPERT_GATE,
-        EXPERT_UP,
-        EXPERT_DOWN,
-        SHARED_EXPERTS_GATE,
-        SHARED_EXPERTS_UP,
-        SHARED_EXPERTS_DOWN,
-    ],
+    layer: LAYER_OF_BOTH,
     ..DECODER
 };

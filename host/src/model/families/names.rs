@@ -31,6 +31,26 @@ pub(super) const DECODER: Family = Family {
     buffers: &[FREQUENCIES],
 };
 
+/// A layer of Llama, and of whatever copies its layout: biases are where the config says so.
+pub(super) const LLAMA_LAYER: &[Entry] = &[
+    INPUT_NORM,
+    Q_PROJ,
+    K_PROJ,
+    V_PROJ,
+    O_PROJ,
+    Q_BIAS.or_absent(),
+    K_BIAS.or_absent(),
+    V_BIAS.or_absent(),
+    O_BIAS.or_absent(),
+    POST_ATTENTION_NORM,
+    GATE_PROJ,
+    UP_PROJ,
+    DOWN_PROJ,
+    GATE_BIAS.or_absent(),
+    UP_BIAS.or_absent(),
+    DOWN_BIAS.or_absent(),
+];
+
 /// Before the names of a layer's tensors.
 pub(super) const LAYER: &str = "model.layers.{}.";
 
