@@ -1,7 +1,7 @@
 //! The families, each with what is different from the plain one, in the host's order.
 
 use qhost_plugin_api::documents::RoleKind::{
-    AttentionK, AttentionNorm, AttentionOutput, AttentionQ, AttentionQkv, AttentionV, ExpertsDown, ExpertsGateUp,
+    self, AttentionK, AttentionNorm, AttentionOutput, AttentionQ, AttentionQkv, AttentionV, ExpertsDown, ExpertsGateUp,
     FfnDown, FfnGate, FfnNorm, FfnUp, Output, OutputNorm, Router, RouterCorrection,
 };
 
@@ -36,36 +36,23 @@ const PLAIN: Family = Family {
     is_70b: |_| false,
 };
 
+/// The modules of Llama, any of which may have a bias.
+const LLAMA_BIASES: &[RoleKind] = &[AttentionQ, AttentionK, AttentionV, AttentionOutput, FfnGate, FfnUp, FfnDown];
+
+/// What llama.cpp calls llama.
+const LLAMA: Family = Family {
+    architecture: "llama",
+    rotary: Rotary::Interleaved,
+    states_sizes: true,
+    scalings: &[Scaling::Llama3, Scaling::Yarn],
+    is_70b: |model| model.layers == 80 && model.heads != model.kv_heads,
+    ..PLAIN
+};
+
 pub(super) const FAMILIES: &[Family] = &[
-    Family {
-        id: "llama",
-        architecture: "llama",
-        biases: &[AttentionQ, AttentionK, AttentionV, AttentionOutput, FfnGate, FfnUp, FfnDown],
-        rotary: Rotary::Interleaved,
-        states_sizes: true,
-        scalings: &[Scaling::Llama3, Scaling::Yarn],
-        is_70b: |model| model.layers == 80 && model.heads != model.kv_heads,
-        ..PLAIN
-    },
-    Family {
-        id: "mistral",
-        architecture: "llama",
-        rotary: Rotary::Interleaved,
-        states_sizes: true,
-        scalings: &[Scaling::Llama3, Scaling::Yarn],
-        is_70b: |model| model.layers == 80 && model.heads != model.kv_heads,
-        ..PLAIN
-    },
-    Family {
-        id: "mixtral",
-        architecture: "llama",
-        limits: limits::mixtral,
-        rotary: Rotary::Interleaved,
-        states_sizes: true,
-        scalings: &[Scaling::Llama3, Scaling::Yarn],
-        is_70b: |model| model.layers == 80 && model.heads != model.kv_heads,
-        ..PLAIN
-    },
+    Family { id: "llama", biases: LLAMA_BIASES, ..LLAMA },
+    Family { id: "mistral", ..LLAMA },
+    Family { id: "mixtral", limits: limits::mixtral, ..LLAMA },
     Family {
         id: "qwen2",
         architecture: "qwen2",
@@ -178,7 +165,7 @@ pub(super) const FAMILIES: &[Family] = &[
         rotary: Rotary::Interleaved,
         states_sizes: true,
         square_attention: false,
-        biases: &[AttentionQ, AttentionK, AttentionV, AttentionOutput, FfnGate, FfnUp, FfnDown],
+        biases: LLAMA_BIASES,
         scalings: &[Scaling::Llama3, Scaling::Yarn],
         keys: keys::granite,
         ..PLAIN
@@ -250,16 +237,7 @@ pub(super) const FAMILIES: &[Family] = &[
         biases: &[AttentionQ, AttentionK, AttentionV],
         ..PLAIN
     },
-    Family {
-        id: "internlm3",
-        architecture: "llama",
-        biases: &[AttentionQ, AttentionK, AttentionV, AttentionOutput, FfnGate, FfnUp, FfnDown],
-        rotary: Rotary::Interleaved,
-        states_sizes: true,
-        scalings: &[Scaling::Llama3, Scaling::Yarn],
-        is_70b: |model| model.layers == 80 && model.heads != model.kv_heads,
-        ..PLAIN
-    },
+    Family { id: "internlm3", biases: LLAMA_BIASES, ..LLAMA },
     Family {
         id: "gpt_neox",
         architecture: "gptneox",
