@@ -1,0 +1,292 @@
+//! The CPU.
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::{Activation, Attention, Columns, Device, Dtype, Error, Norm, NormKind, Rotation, Stored};
+
+/// The CPU: all threads of the pool that the caller has installed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cpu;
+
+/// Numbers that one thread takes at a time.
+const PIECE: usize = 16 << 10;
+
+fn check(operation: &'static str, fits: bool, detail: impl FnOnce() -> String) -> Result<(), Error> {
+    if fits { Ok(()) } else { Err(Error::Shape { operation, detail: detail() }) }
+}
+
+fn widen(stored: Stored<'_>) -> Vec<f32> {
+    let bytes = stored.bytes;
+    match stored.dtype {
+        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect(),
+        Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|raw| f16::from_le_bytes(*raw).to_f32()).collect(),
+        Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|raw| bf16::from_le_bytes(*raw).to_f32()).collect(),
+    }
+}
+
+impl Device for Cpu {
+    type Buffer = Vec<f32>;
+    type Matrix<'a> = Stored<'a>;
+
+    fn upload(&self, numbers: &[f32]) -> Result<Vec<f32>, Error> {
+        Ok(numbers.to_vec())
+    }
+
+    fn zeros(&self, length: usize) -> Result<Vec<f32>, Error> {
+        Ok(vec![0.0; length])
+    }
+
+    fn length(&self, buffer: &Vec<f32>) -> usize {
+        buffer.len()
+    }
+
+    fn download(&self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), Error> {
+        check("download", buffer.len() == out.len(), || format!("{} to {}", buffer.len(), out.len()))?;
+        out.copy_from_slice(buffer);
+        Ok(())
+    }
+
+    fn matrix<'a>(&self, stored: Stored<'a>) -> Result<Stored<'a>, Error> {
+        let bytes = stored.outputs * stored.inputs * stored.dtype.bytes();
+        check("matrix", stored.bytes.len() == bytes, || format!("{} bytes instead of {bytes}", stored.bytes.len()))?;
+        Ok(stored)
+    }
+
+    fn linear(
+        &self,
+        x: &Vec<f32>,
+        rows: usize,
+        weights: &Stored<'_>,
+        bias: Option<&Vec<f32>>,
+    ) -> Result<Vec<f32>, Error> {
+        let (inputs, outputs) = (weights.inputs, weights.outputs);
+        check("linear", x.len() == rows * inputs, || format!("{} for {rows}×{inputs}", x.len()))?;
+        check("linear", bias.is_none_or(|bias| bias.len() == outputs), || "bias".into())?;
+        let w = widen(*weights);
+        let mut out = vec![0.0; rows * outputs];
+        out.par_chunks_mut(outputs).zip(x.par_chunks(inputs)).for_each(|(out, x)| {
+            for (output, sum) in out.iter_mut().enumerate() {
+                let products = x.iter().enumerate().map(|(input, x)| {
+                    x * if weights.transposed { w[input * outputs + output] } else { w[output * inputs + input] }
+                });
+                *sum = products.sum::<f32>() + bias.map_or(0.0, |bias| bias[output]);
+            }
+        });
+        Ok(out)
+    }
+
+    fn norm(&self, x: &Vec<f32>, norm: &Norm<'_, Vec<f32>>) -> Result<Vec<f32>, Error> {
+        let width = norm.width;
+        let groups = norm.gain.map_or(1, |gain| gain.len() / width);
+        check("norm", x.len().is_multiple_of(width * groups.max(1)), || format!("{} by {width}", x.len()))?;
+        let mut out = x.clone();
+        out.par_chunks_mut(width * groups).for_each(|row| {
+            for (group, x) in row.chunks_mut(width).enumerate() {
+                let count = width as f32;
+                if norm.kind == NormKind::Layer {
+                    let mean = x.iter().sum::<f32>() / count;
+                    x.iter_mut().for_each(|x| *x -= mean);
+                }
+                let square = x.iter().map(|x| x * x).sum::<f32>() / count;
+                let factor = 1.0 / (square + norm.epsilon).sqrt();
+                let one = if norm.plus_one { 1.0 } else { 0.0 };
+                for (i, x) in x.iter_mut().enumerate() {
+                    let at = group * width + i;
+                    *x *= factor;
+                    if let Some(gain) = norm.gain {
+                        *x *= gain[at] + one;
+                    }
+                    if let Some(bias) = norm.bias {
+                        *x += bias[at];
+                    }
+                }
+            }
+        });
+        Ok(out)
+    }
+
+    fn rotate(&self, x: &mut Vec<f32>, positions: &[u32], rotation: &Rotation<'_, Vec<f32>>) -> Result<(), Error> {
+        let half = rotation.dimensions / 2;
+        let width = x.len() / positions.len().max(1);
+        check("rotate", width.is_multiple_of(rotation.head), || format!("{width} by {}", rotation.head))?;
+        x.par_chunks_mut(width).zip(positions).for_each(|(row, &position)| {
+            let table = position as usize * half..(position as usize + 1) * half;
+            let (cosines, sines) = (&rotation.cosines[table.clone()], &rotation.sines[table]);
+            for head in row.chunks_mut(rotation.head) {
+                for i in 0..half {
+                    let (a, b) = if rotation.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                    let (a, b) = (rotation.first + a, rotation.first + b);
+                    let (x, y) = (head[a], head[b]);
+                    head[a] = x * cosines[i] - y * sines[i];
+                    head[b] = y * cosines[i] + x * sines[i];
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        q: &Vec<f32>,
+        k: &Vec<f32>,
+        v: &Vec<f32>,
+        lengths: &[usize],
+        shape: &Attention,
+        sinks: Option<&Vec<f32>>,
+    ) -> Result<Vec<f32>, Error> {
+        let &Attention { heads, kv_heads, key, value, scale, soft_cap, window } = shape;
+        let rows: usize = lengths.iter().sum();
+        check("attention", q.len() == rows * heads * key, || "queries".into())?;
+        check("attention", k.len() == rows * kv_heads * key, || "keys".into())?;
+        check("attention", v.len() == rows * kv_heads * value, || "values".into())?;
+        let starts: Vec<usize> =
+            lengths.iter().scan(0, |next, &length| Some(std::mem::replace(next, *next + length))).collect();
+        let start_of: Vec<usize> =
+            starts.iter().zip(lengths).flat_map(|(&start, &length)| std::iter::repeat_n(start, length)).collect();
+        let mut out = vec![0.0; rows * heads * value];
+        out.par_chunks_mut(heads * value).enumerate().for_each(|(row, out)| {
+            let first = window.map_or(start_of[row], |window| start_of[row].max((row + 1).saturating_sub(window)));
+            for head in 0..heads {
+                let kv = head / (heads / kv_heads);
+                let query = &q[(row * heads + head) * key..][..key];
+                let mut scores: Vec<f32> = (first..=row)
+                    .map(|other| {
+                        let keys = &k[(other * kv_heads + kv) * key..][..key];
+                        let score = query.iter().zip(keys).map(|(q, k)| q * k).sum::<f32>() * scale;
+                        soft_cap.map_or(score, |cap| cap * (score / cap).tanh())
+                    })
+                    .collect();
+                let sink = sinks.map(|sinks| sinks[head]);
+                let most = scores.iter().copied().chain(sink).fold(f32::NEG_INFINITY, f32::max);
+                scores.iter_mut().for_each(|score| *score = (*score - most).exp());
+                let sum = scores.iter().sum::<f32>() + sink.map_or(0.0, |sink| (sink - most).exp());
+                for (other, weight) in (first..=row).zip(&scores) {
+                    let values = &v[(other * kv_heads + kv) * value..][..value];
+                    for (out, v) in out[head * value..][..value].iter_mut().zip(values) {
+                        *out += weight / sum * v;
+                    }
+                }
+            }
+        });
+        Ok(out)
+    }
+
+    fn activate(&self, gate: &mut Vec<f32>, up: Option<&Vec<f32>>, activation: Activation) -> Result<(), Error> {
+        check("activate", up.is_none_or(|up| up.len() == gate.len()), || "gate and up".into())?;
+        gate.par_chunks_mut(PIECE).enumerate().for_each(|(piece, gate)| {
+            let up = up.map(|up| &up[piece * PIECE..]);
+            for (i, gate) in gate.iter_mut().enumerate() {
+                *gate = activated(*gate, up.map(|up| up[i]), activation);
+            }
+        });
+        Ok(())
+    }
+
+    fn add(&self, y: &mut Vec<f32>, factor: f32, x: &Vec<f32>) -> Result<(), Error> {
+        check("add", y.len() == x.len(), || format!("{} and {}", y.len(), x.len()))?;
+        y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
+        });
+        Ok(())
+    }
+
+    fn scale(&self, x: &mut Vec<f32>, factor: f32) -> Result<(), Error> {
+        x.par_iter_mut().with_min_len(PIECE).for_each(|x| *x *= factor);
+        Ok(())
+    }
+
+    fn soft_cap(&self, x: &mut Vec<f32>, cap: f32) -> Result<(), Error> {
+        x.par_iter_mut().with_min_len(PIECE).for_each(|x| *x = cap * (*x / cap).tanh());
+        Ok(())
+    }
+
+    fn columns(&self, x: &Vec<f32>, width: usize, columns: Columns) -> Result<Vec<f32>, Error> {
+        check("columns", x.len().is_multiple_of(width), || format!("{} by {width}", x.len()))?;
+        let mut out = vec![0.0; x.len() / width * columns.width()];
+        out.par_chunks_mut(columns.width()).zip(x.par_chunks(width)).for_each(|(out, x)| {
+            for (piece, out) in out.chunks_mut(columns.take).enumerate() {
+                out.copy_from_slice(&x[columns.first + piece * columns.stride..][..columns.take]);
+            }
+        });
+        Ok(out)
+    }
+
+    fn place(&self, out: &mut Vec<f32>, width: usize, columns: Columns, x: &Vec<f32>) -> Result<(), Error> {
+        check("place", out.len() / width * columns.width() == x.len(), || format!("{}", x.len()))?;
+        out.par_chunks_mut(width).zip(x.par_chunks(columns.width())).for_each(|(out, x)| {
+            for (piece, x) in x.chunks(columns.take).enumerate() {
+                out[columns.first + piece * columns.stride..][..columns.take].copy_from_slice(x);
+            }
+        });
+        Ok(())
+    }
+
+    fn gather(&self, x: &Vec<f32>, width: usize, rows: &[u32]) -> Result<Vec<f32>, Error> {
+        let mut out = vec![0.0; rows.len() * width];
+        out.par_chunks_mut(width).zip(rows).for_each(|(out, &row)| {
+            out.copy_from_slice(&x[row as usize * width..][..width]);
+        });
+        Ok(out)
+    }
+
+    fn scatter_add(
+        &self,
+        out: &mut Vec<f32>,
+        width: usize,
+        rows: &[u32],
+        factors: &[f32],
+        x: &Vec<f32>,
+    ) -> Result<(), Error> {
+        for ((&row, factor), x) in rows.iter().zip(factors).zip(x.chunks(width)) {
+            let out = &mut out[row as usize * width..][..width];
+            out.iter_mut().zip(x).for_each(|(out, x)| *out += factor * x);
+        }
+        Ok(())
+    }
+
+    fn gram(&self, x: &Vec<f32>, width: usize, gram: &mut Vec<f32>) -> Result<(), Error> {
+        check("gram", gram.len() == width * width, || format!("{} for {width}", gram.len()))?;
+        gram.par_chunks_mut(width).enumerate().for_each(|(i, gram)| {
+            for (j, sum) in gram[..=i].iter_mut().enumerate() {
+                *sum += x.chunks(width).map(|x| x[i] * x[j]).sum::<f32>();
+            }
+        });
+        Ok(())
+    }
+
+    fn moments(&self, x: &Vec<f32>, width: usize, absolute: &mut [f64], squares: &mut [f64]) -> Result<(), Error> {
+        for x in x.chunks(width) {
+            for ((x, absolute), square) in x.iter().zip(&mut *absolute).zip(&mut *squares) {
+                *absolute += f64::from(x.abs());
+                *square += f64::from(*x) * f64::from(*x);
+            }
+        }
+        Ok(())
+    }
+
+    fn first_not_finite(&self, x: &Vec<f32>) -> Result<Option<usize>, Error> {
+        Ok(x.par_iter().position_first(|x| !x.is_finite()))
+    }
+}
+
+fn activated(gate: f32, up: Option<f32>, activation: Activation) -> f32 {
+    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+    let activated = match activation {
+        Activation::Silu => gate * sigmoid(gate),
+        Activation::Gelu => 0.5 * gate * (1.0 + libm::erff(gate * std::f32::consts::FRAC_1_SQRT_2)),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f32::consts::PI).sqrt() * (gate + 0.044_715 * gate * gate * gate);
+            0.5 * gate * (1.0 + inner.tanh())
+        }
+        Activation::GeluQuick => gate * sigmoid(1.702 * gate),
+        Activation::Relu => gate.max(0.0),
+        Activation::SquaredRelu => gate.max(0.0) * gate.max(0.0),
+        Activation::ClampedSwiglu { alpha, limit } => {
+            let gate = gate.min(limit);
+            let up = up.unwrap_or(0.0).clamp(-limit, limit);
+            return (up + 1.0) * gate * sigmoid(alpha * gate);
+        }
+    };
+    up.map_or(activated, |up| activated * up)
+}

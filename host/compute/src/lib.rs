@@ -1,0 +1,12 @@
+//! Arithmetic of transformer layers: what a [`Device`] computes, and the CPU as one.
+//!
+//! It knows numbers and shapes; it knows no model, no file and no format. Work runs on the threads of the
+//! rayon pool that the caller has installed, and the results do not depend on how many they are.
+
+mod cpu;
+mod device;
+mod shapes;
+
+pub use cpu::Cpu;
+pub use device::{Device, Error};
+pub use shapes::{Activation, Attention, Columns, Dtype, Norm, NormKind, Rotation, Stored};
