@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` beside this folder tells which room knows what.
 
 pub mod bus_error;
+pub mod calibrate;
 pub mod cancel;
 pub mod card;
 pub mod cli;

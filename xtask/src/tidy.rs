@@ -26,11 +26,12 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("hub", &["cancel", "exit_code", "text"]),
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
     ("stream", &[]),
+    ("calibrate", &["cancel", "exit_code", "model", "stream"]),
     ("plan", &["exit_code", "text"]),
     ("plugin", &["cancel", "exit_code", "stream", "text"]),
     ("write", &["exit_code", "plan", "stream"]),
@@ -38,6 +39,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     (
         "run",
         &[
+            "calibrate",
             "cancel",
             "card",
             "exit_code",

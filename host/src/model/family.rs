@@ -4,6 +4,8 @@
 
 use qhost_plugin_api::documents::{Experts, Hyperparameters, LatentAttention, Part, Role, RoleKind};
 
+use super::Forward;
+
 /// A model family: how its checkpoints name their tensors, and what its config leaves unsaid.
 #[derive(Debug)]
 pub struct Family {
@@ -23,6 +25,8 @@ pub struct Family {
     pub windows: Windows,
     /// How a router's logits become scores, in a family with experts.
     pub scoring: Option<&'static str>,
+    /// What it computes; none where that is not known, and nothing that needs activations can be done.
+    pub forward: Option<Forward>,
     /// Tensors before the layers.
     pub prologue: &'static [Entry],
     /// What comes before the names of a layer's tensors; `{}` is the layer's index.

@@ -5,6 +5,7 @@
 mod error;
 mod families;
 mod family;
+mod forward;
 mod hyperparameters;
 mod inventory;
 mod text_part;
@@ -13,5 +14,6 @@ mod widening;
 pub use error::Error;
 pub use families::{FAMILIES, find};
 pub use family::{Dim, Entry, Family, Heads, Layers, Positions, Presence, Windows};
+pub use forward::{Blocks, Factor, Forward, Fused, Gate, Norm, Pairs, Rotated, Routing, Scores};
 pub use inventory::{Understood, understand};
 pub use widening::{StoredAs, Widening};

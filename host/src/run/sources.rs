@@ -1,17 +1,19 @@
-//! The rows of a model's tensors, lent to a plugin straight from the mapped checkpoint.
+//! The rows of a model's tensors, lent straight from the mapped checkpoint: to a plugin, or to the forward pass.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
+use qhost_compute::Dtype;
 use qhost_plugin_api::{
     abi::{DType, Failure, FailureKind},
     documents::Model,
 };
 
 use crate::{
+    calibrate::{Lent, Weights},
     model::{StoredAs, Widening},
     plugin::Borrowed,
     source::Checkpoint,
-    stream::{Encoding, Lender, Placement, ScaleKind, Scales},
+    stream::{Encoding, Lender, Loan, Placement, ScaleKind, Scales},
 };
 
 /// Lends the rows of a model's tensors.
@@ -66,6 +68,42 @@ impl Sources {
     /// Asks the system to read a tensor into its cache.
     pub fn prefetch(&self, tensor: u32) {
         self.lender.prefetch(tensor);
+    }
+}
+
+impl Weights for Sources {
+    fn rows(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Lent<'_>, Failure> {
+        let loan = self.lender.lend(tensor, first_row, rows).map_err(|error| Failure::internal(error.to_string()))?;
+        let dtype = match &*self.model.tensors[tensor as usize].dtype {
+            "F16" => Dtype::F16,
+            "BF16" => Dtype::BF16,
+            _ => Dtype::F32,
+        };
+        Ok(Lent::new(dtype, Returned { lender: &self.lender, loan }))
+    }
+
+    fn expect(&self, tensor: u32) {
+        self.prefetch(tensor);
+    }
+}
+
+/// A loan that is given back when it is dropped.
+struct Returned<'a> {
+    lender: &'a Lender,
+    loan: Loan<'a>,
+}
+
+impl Deref for Returned<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.loan.bytes()
+    }
+}
+
+impl Drop for Returned<'_> {
+    fn drop(&mut self) {
+        self.lender.take_back(self.loan.id);
     }
 }
 

@@ -45,6 +45,15 @@ pub fn read_full_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usiz
     Ok(filled)
 }
 
+/// Fills `out` from `offset` on.
+///
+/// # Errors
+/// Fails when the system refuses, or the file ends before.
+pub fn read_exact_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    let read = read_full_at(file, offset, out)?;
+    if read == out.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
 #[cfg(unix)]
 fn read_some_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usize> {
     std::os::unix::fs::FileExt::read_at(file, out, offset)

@@ -12,6 +12,7 @@ mod plan;
 mod reading;
 mod request;
 mod role;
+mod statistics;
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -28,6 +29,7 @@ pub use reading::{
 };
 pub use request::{HostFacts, OpenRequest, Options};
 pub use role::{Part, Role, RoleKind};
+pub use statistics::InputGroup;
 
 use crate::abi::{Failure, FailureKind};
 

@@ -7,12 +7,20 @@ use crate::model::family::{
     Dim::{Head, Heads, KvHeads},
     Entry,
 };
+use crate::model::{Blocks, Factor, Forward, Norm, Pairs};
 
 pub(super) const FAMILY: Family = Family {
     id: "cohere",
     model_types: &["cohere"],
     architectures: &["CohereForCausalLM"],
     defaults: r#"{"tie_word_embeddings": true, "logit_scale": 0.0625, "use_qk_norm": false, "layer_norm_eps": 1e-5}"#,
+    forward: Some(Forward {
+        norm: Norm::Layer,
+        logits: Factor::Key("logit_scale"),
+        blocks: Blocks::SideBySide,
+        pairs: Pairs::Neighbours,
+        ..Forward::LLAMA
+    }),
     layer: &[
         INPUT_NORM,
         Q_PROJ,

@@ -13,6 +13,7 @@ use crate::model::family::{
     Dim::{Experts, Hidden, LatentKv, LatentKvHeads, LatentKvRotated, LatentQ, LatentQHeads, LatentValues},
     Entry, Heads,
 };
+use crate::model::{Forward, Pairs, Routing};
 
 fn has_latent_queries(model: &Hyperparameters) -> bool {
     model.latent_attention.as_ref().is_some_and(|latent| latent.q_rank.is_some())
@@ -62,6 +63,7 @@ pub(super) const V2: Family = Family {
     }"#,
     scoring: Some("softmax"),
     heads: Heads::Latent,
+    forward: Some(Forward { pairs: Pairs::Neighbours, routing: Routing::ByMethod, ..Forward::LLAMA }),
     layer: LAYER_OF_BOTH,
     ..DECODER
 };
@@ -77,6 +79,7 @@ pub(super) const V3: Family = Family {
     }"#,
     scoring: Some("sigmoid"),
     heads: Heads::Latent,
+    forward: Some(Forward { pairs: Pairs::NeighboursIf("rope_interleave"), ..Forward::LLAMA }),
     layer: LAYER_OF_BOTH,
     ..DECODER
 };

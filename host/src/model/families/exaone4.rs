@@ -2,12 +2,14 @@
 
 use super::{Family, names::*};
 use crate::model::family::Windows;
+use crate::model::{Forward, Rotated};
 
 pub(super) const FAMILY: Family = Family {
     id: "exaone4",
     model_types: &["exaone4"],
     architectures: &["Exaone4ForCausalLM"],
     windows: Windows::AllButEvery(4),
+    forward: Some(Forward { rotated: Rotated::Windowed, ..Forward::LLAMA }),
     layer: &[
         Q_PROJ,
         K_PROJ,

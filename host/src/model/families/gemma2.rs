@@ -2,6 +2,7 @@
 
 use super::{Family, names::*};
 use crate::model::family::Windows;
+use crate::model::{Factor, Forward, Norm, Scores};
 
 pub(super) const FAMILY: Family = Family {
     id: "gemma2",
@@ -12,6 +13,15 @@ pub(super) const FAMILY: Family = Family {
         "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window_pattern": 2
     }"#,
     windows: Windows::AllButEvery(2),
+    forward: Some(Forward {
+        norm: Norm::RmsPlusOne,
+        embedding: Factor::RootOfWidth,
+        scores: Scores::RootOf("query_pre_attn_scalar"),
+        score_cap: Some("attn_logit_softcapping"),
+        logit_cap: Some("final_logit_softcapping"),
+        refused: Some("use_bidirectional_attention"),
+        ..Forward::LLAMA
+    }),
     layer: &[
         INPUT_NORM,
         Q_PROJ,

@@ -2,6 +2,7 @@
 
 use super::{Family, names::*};
 use crate::model::family::Windows;
+use crate::model::{Factor, Forward, Norm, Scores};
 
 pub(super) const FAMILY: Family = Family {
     id: "gemma3",
@@ -14,6 +15,14 @@ pub(super) const FAMILY: Family = Family {
         "hidden_activation": "gelu_pytorch_tanh"
     }"#,
     windows: Windows::AllButEvery(6),
+    forward: Some(Forward {
+        norm: Norm::RmsPlusOne,
+        embedding: Factor::RootOfWidth,
+        scores: Scores::RootOf("query_pre_attn_scalar"),
+        logit_cap: Some("final_logit_softcapping"),
+        refused: Some("use_bidirectional_attention"),
+        ..Forward::LLAMA
+    }),
     layer: &[
         INPUT_NORM,
         Q_PROJ,

@@ -4,12 +4,14 @@ use qhost_plugin_api::documents::RoleKind::{AttentionPostNorm, FfnPostNorm};
 
 use super::{Family, names::*};
 use crate::model::family::{Dim::Hidden, Entry};
+use crate::model::{Forward, Pairs};
 
 pub(super) const FAMILY: Family = Family {
     id: "glm4",
     model_types: &["glm4"],
     architectures: &["Glm4ForCausalLM"],
     defaults: r#"{"partial_rotary_factor": 0.5}"#,
+    forward: Some(Forward { pairs: Pairs::Neighbours, ..Forward::LLAMA }),
     layer: &[
         INPUT_NORM,
         Q_PROJ,

@@ -10,6 +10,7 @@ use crate::model::family::{
     Dim::{self, Ffn, Hidden, Q, Qkv, Vocab},
     Entry, Heads, Positions,
 };
+use crate::model::{Forward, Norm, Scores};
 
 pub(super) const FAMILY: Family = Family {
     id: "gpt2",
@@ -24,6 +25,7 @@ pub(super) const FAMILY: Family = Family {
         Entry::weight("transformer.wpe.weight", PositionEmbedding, &[Dim::Positions, Hidden]),
     ],
     layer_prefix: "transformer.h.{}.",
+    forward: Some(Forward { norm: Norm::Layer, scores: Scores::Gpt2, ..Forward::LLAMA }),
     layer: &[
         Entry::weight("ln_1.weight", AttentionNorm, &[Hidden]),
         Entry::bias("ln_1.bias", AttentionNorm, &[Hidden]),

@@ -9,6 +9,7 @@ use crate::model::family::{
     Dim::{Ffn, Hidden, Q, Qkv, Vocab},
     Entry, Heads,
 };
+use crate::model::{Blocks, Forward, Fused, Norm};
 
 pub(super) const FAMILY: Family = Family {
     id: "gpt_neox",
@@ -18,6 +19,12 @@ pub(super) const FAMILY: Family = Family {
     heads: Heads::Equal,
     prologue: &[Entry::weight("gpt_neox.embed_in.weight", TokenEmbedding, &[Vocab, Hidden])],
     layer_prefix: "gpt_neox.layers.{}.",
+    forward: Some(Forward {
+        norm: Norm::Layer,
+        blocks: Blocks::SideBySideIf("use_parallel_residual"),
+        fused: Fused::Heads,
+        ..Forward::LLAMA
+    }),
     layer: &[
         INPUT_NORM,
         INPUT_NORM_BIAS,

@@ -7,14 +7,17 @@ use crate::model::family::{
     Dim::{ExpertFfn, ExpertGateUp, Experts, Heads, Hidden},
     Entry, Windows,
 };
+use crate::model::{Forward, Gate};
 
 pub(super) const FAMILY: Family = Family {
     id: "gpt_oss",
     model_types: &["gpt_oss"],
     architectures: &["GptOssForCausalLM"],
-    defaults: r#"{"head_dim": 64, "sliding_window": 128, "norm_topk_prob": true, "sliding_window_pattern": 2}"#,
+    defaults: r#"{"head_dim": 64, "sliding_window": 128, "norm_topk_prob": true, "sliding_window_pattern": 2,
+        "swiglu_alpha": 1.702, "swiglu_limit": 7.0}"#,
     windows: Windows::AllButEvery(2),
     scoring: Some("softmax"),
+    forward: Some(Forward { gate: Gate::Bounded, ..Forward::LLAMA }),
     layer: &[
         INPUT_NORM,
         Q_PROJ,

@@ -8,9 +8,12 @@ use qhost_plugin_api::documents::RoleKind::{
     SharedUp, TokenEmbedding,
 };
 
-use crate::model::family::{
-    Dim::{ExpertFfn, Experts, Ffn, GateUp, Head, Hidden, Kv, Q, SharedFfn, Vocab},
-    Entry, Family, Heads, Positions, Windows,
+use crate::model::{
+    Forward,
+    family::{
+        Dim::{ExpertFfn, Experts, Ffn, GateUp, Head, Hidden, Kv, Q, SharedFfn, Vocab},
+        Entry, Family, Heads, Positions, Windows,
+    },
 };
 
 /// A decoder with the usual names around its layers; a family says what is different.
@@ -23,6 +26,7 @@ pub(super) const DECODER: Family = Family {
     heads: Heads::Grouped,
     windows: Windows::All,
     scoring: None,
+    forward: Some(Forward::LLAMA),
     prologue: &[EMBED_TOKENS],
     layer_prefix: LAYER,
     layer: &[],

@@ -9,6 +9,7 @@ use crate::model::family::{
     Dim::{Ffn, Hidden, PositionsAndTwo, Q, Vocab},
     Entry, Heads, Positions,
 };
+use crate::model::{Blocks, Forward, Norm};
 
 pub(super) const FAMILY: Family = Family {
     id: "opt",
@@ -23,6 +24,7 @@ pub(super) const FAMILY: Family = Family {
         Entry::weight("model.decoder.embed_positions.weight", PositionEmbedding, &[PositionsAndTwo, Hidden]),
     ],
     layer_prefix: "model.decoder.layers.{}.",
+    forward: Some(Forward { norm: Norm::Layer, blocks: Blocks::NormFirstIf("do_layer_norm_before"), ..Forward::LLAMA }),
     layer: &[
         Entry::weight("self_attn_layer_norm.weight", AttentionNorm, &[Hidden]),
         Entry::bias("self_attn_layer_norm.bias", AttentionNorm, &[Hidden]),

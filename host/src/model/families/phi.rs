@@ -7,12 +7,14 @@ use crate::model::family::{
     Dim::{Ffn, Hidden, Q, Vocab},
     Entry,
 };
+use crate::model::{Blocks, Forward, Norm};
 
 pub(super) const FAMILY: Family = Family {
     id: "phi",
     model_types: &["phi"],
     architectures: &["PhiForCausalLM"],
     defaults: r#"{"partial_rotary_factor": 0.5}"#,
+    forward: Some(Forward { norm: Norm::Layer, blocks: Blocks::SideBySide, ..Forward::LLAMA }),
     layer: &[
         INPUT_NORM,
         INPUT_NORM_BIAS,

@@ -1,12 +1,18 @@
 //! `StableLM` 2 and 3B: the layout of Llama with layer norms; the 12B has both blocks side by side.
 
 use super::{Family, names::*};
+use crate::model::{Blocks, Forward, Norm};
 
 pub(super) const FAMILY: Family = Family {
     id: "stablelm",
     model_types: &["stablelm", "stablelm_epoch"],
     architectures: &["StableLmForCausalLM", "StableLMEpochForCausalLM"],
     defaults: r#"{"partial_rotary_factor": 0.25, "layer_norm_eps": 1e-5}"#,
+    forward: Some(Forward {
+        norm: Norm::Layer,
+        blocks: Blocks::SideBySideIf("use_parallel_residual"),
+        ..Forward::LLAMA
+    }),
     layer: &[
         INPUT_NORM,
         INPUT_NORM_BIAS,

@@ -7,12 +7,14 @@ use crate::model::family::{
     Dim::{Ffn, Hidden},
     Entry,
 };
+use crate::model::{Forward, Norm};
 
 pub(super) const FAMILY: Family = Family {
     id: "starcoder2",
     model_types: &["starcoder2"],
     architectures: &["Starcoder2ForCausalLM"],
     defaults: r#"{"tie_word_embeddings": true, "norm_epsilon": 1e-5}"#,
+    forward: Some(Forward { norm: Norm::Layer, ..Forward::LLAMA }),
     layer: &[
         INPUT_NORM,
         INPUT_NORM_BIAS,

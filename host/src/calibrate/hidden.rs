@@ -1,0 +1,269 @@
+//! The hidden states of all samples between two layers: in memory while there is room, else in a file.
+//!
+//! A snapshot at a layer's border lets an interrupted run go on there.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Batch, Error};
+use crate::stream::{Ledger, positioned};
+
+/// More than so many bytes are kept in a file even if there is memory: the system caches the file as it can.
+const MOST_IN_MEMORY: u64 = 1 << 30;
+
+/// The start of a snapshot.
+const MAGIC: &[u8; 8] = b"qhost-h1";
+
+/// Hidden states of samples.
+#[derive(Debug)]
+pub struct HiddenStates {
+    width: usize,
+    lengths: Vec<usize>,
+    /// For each sample the tokens before it.
+    starts: Vec<usize>,
+    store: Store,
+}
+
+#[derive(Debug)]
+enum Store {
+    Memory { numbers: Vec<f32>, grant: Option<(Arc<Ledger>, u64)> },
+    File { file: File, path: PathBuf },
+}
+
+impl HiddenStates {
+    /// Room for samples of these lengths; what does not fit into memory goes to a file in `folder`.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be made.
+    pub fn new(lengths: Vec<usize>, width: usize, ledger: &Arc<Ledger>, folder: &Path) -> Result<Self, Error> {
+        let starts: Vec<usize> =
+            lengths.iter().scan(0, |next, &length| Some(std::mem::replace(next, *next + length))).collect();
+        let numbers = lengths.iter().sum::<usize>() * width;
+        let bytes = numbers as u64 * 4;
+        let grant = (bytes <= MOST_IN_MEMORY).then(|| ledger.grant(bytes, "hidden states").ok()).flatten();
+        let store = match grant {
+            Some(grant) => Store::Memory { numbers: vec![0.0; numbers], grant: Some((Arc::clone(ledger), grant)) },
+            None => {
+                let failed = |source| Error::States { path: folder.to_owned(), source };
+                let file = tempfile::tempfile_in(folder).map_err(failed)?;
+                file.set_len(bytes).map_err(failed)?;
+                Store::File { file, path: folder.to_owned() }
+            }
+        };
+        Ok(Self { width, lengths, starts, store })
+    }
+
+    /// Tokens of each sample.
+    #[must_use]
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Numbers of a token.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Whether they are in a file.
+    #[must_use]
+    pub fn is_spilled(&self) -> bool {
+        matches!(self.store, Store::File { .. })
+    }
+
+    fn range(&self, batch: &Batch) -> std::ops::Range<usize> {
+        let start = self.starts.get(batch.first).copied().unwrap_or(0) * self.width;
+        start..start + batch.tokens() * self.width
+    }
+
+    /// The states of a batch, `[tokens, width]`.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read.
+    pub fn read(&self, batch: &Batch) -> Result<Vec<f32>, Error> {
+        let range = self.range(batch);
+        match &self.store {
+            Store::Memory { numbers, .. } => Ok(numbers[range].to_vec()),
+            Store::File { file, path } => {
+                let mut bytes = vec![0; range.len() * 4];
+                let failed = |source| Error::States { path: path.clone(), source };
+                positioned::read_exact_at(file, range.start as u64 * 4, &mut bytes).map_err(failed)?;
+                Ok(floats(&bytes))
+            }
+        }
+    }
+
+    /// Puts the states of a batch in their place.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be written.
+    pub fn write(&mut self, batch: &Batch, states: &[f32]) -> Result<(), Error> {
+        let range = self.range(batch);
+        match &mut self.store {
+            Store::Memory { numbers, .. } => {
+                numbers[range].copy_from_slice(states);
+                Ok(())
+            }
+            Store::File { file, path } => {
+                let failed = |source| Error::States { path: path.clone(), source };
+                positioned::write_all_at(file, range.start as u64 * 4, &bytes(states)).map_err(failed)
+            }
+        }
+    }
+
+    /// Writes all of them to a file, whole or not at all, and makes it durable.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        let failed = |source| Error::States { path: path.to_owned(), source };
+        let partial = path.with_extension("partial");
+        let file = File::create(&partial).map_err(failed)?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        self.write_snapshot(&mut out).map_err(|error| match error {
+            Error::States { source, .. } => failed(source),
+            other => other,
+        })?;
+        let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&partial, path).map_err(failed)
+    }
+
+    fn write_snapshot(&self, out: &mut impl Write) -> Result<(), Error> {
+        let failed = |source| Error::States { path: PathBuf::new(), source };
+        let mut digest = Xxh3::new();
+        let mut put = |bytes: &[u8]| {
+            digest.update(bytes);
+            out.write_all(bytes)
+        };
+        put(MAGIC).map_err(failed)?;
+        let sizes = [self.width, self.lengths.len()].into_iter().chain(self.lengths.iter().copied());
+        for size in sizes {
+            put(&(size as u64).to_le_bytes()).map_err(failed)?;
+        }
+        for batch in Batch::cut(&self.lengths) {
+            put(&bytes(&self.read(&batch)?)).map_err(failed)?;
+        }
+        let digest = digest.digest();
+        out.write_all(&digest.to_le_bytes()).map_err(failed)
+    }
+
+    /// Reads a snapshot of states with the same lengths and width; tells whether there is a sound one.
+    ///
+    /// # Errors
+    /// Fails when the states cannot be put in their place.
+    pub fn restore(&mut self, path: &Path) -> Result<bool, Error> {
+        let Ok(file) = File::open(path) else { return Ok(false) };
+        let mut input = Snapshot { input: BufReader::with_capacity(1 << 20, file), digest: Xxh3::new() };
+        let mut magic = [0; 8];
+        let sizes = [self.width, self.lengths.len()].into_iter().chain(self.lengths.iter().copied());
+        let sizes: Vec<u64> = sizes.map(|size| size as u64).collect();
+        let same =
+            input.take(&mut magic).is_ok() && magic == *MAGIC && sizes.iter().all(|size| input.number() == Some(*size));
+        if !same {
+            return Ok(false);
+        }
+        for batch in Batch::cut(&self.lengths.clone()) {
+            let mut bytes = vec![0; self.range(&batch).len() * 4];
+            if input.take(&mut bytes).is_err() {
+                return Ok(false);
+            }
+            self.write(&batch, &floats(&bytes))?;
+        }
+        let digest = input.digest.digest();
+        Ok(input.number() == Some(digest))
+    }
+}
+
+impl Drop for HiddenStates {
+    fn drop(&mut self) {
+        if let Store::Memory { grant: Some((ledger, grant)), .. } = &self.store {
+            ledger.release(*grant);
+        }
+    }
+}
+
+struct Snapshot<R> {
+    input: R,
+    digest: Xxh3,
+}
+
+impl<R: Read> Snapshot<R> {
+    fn take(&mut self, out: &mut [u8]) -> io::Result<()> {
+        self.input.read_exact(out)?;
+        self.digest.update(out);
+        Ok(())
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.take(&mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+}
+
+fn bytes(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(ledger: &Arc<Ledger>, folder: &Path) -> HiddenStates {
+        let mut states = HiddenStates::new(vec![3, 2, 4], 2, ledger, folder).unwrap();
+        for batch in [Batch { first: 0, lengths: vec![3, 2] }, Batch { first: 2, lengths: vec![4] }] {
+            let numbers: Vec<f32> = (0..batch.tokens() * 2).map(|i| i as f32 + batch.first as f32 * 100.0).collect();
+            states.write(&batch, &numbers).unwrap();
+        }
+        states
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_to_a_file_and_reads_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let roomy = filled(&Arc::new(Ledger::new(None)), folder.path());
+        let tight = filled(&Arc::new(Ledger::new(Some(8))), folder.path());
+        assert_eq!((roomy.is_spilled(), tight.is_spilled()), (false, true));
+        let batch = Batch { first: 1, lengths: vec![2, 4] };
+        assert_eq!(roomy.read(&batch).unwrap(), tight.read(&batch).unwrap());
+        assert_eq!(roomy.read(&batch).unwrap()[..5], [6.0, 7.0, 8.0, 9.0, 200.0]);
+    }
+
+    #[test]
+    fn a_snapshot_is_restored_and_a_damaged_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Arc::new(Ledger::new(Some(100)));
+        let path = folder.path().join("states");
+        let states = filled(&ledger, folder.path());
+        states.save(&path).unwrap();
+        let mut other = HiddenStates::new(vec![3, 2, 4], 2, &ledger, folder.path()).unwrap();
+        assert!(other.restore(&path).unwrap());
+        let all = Batch { first: 0, lengths: vec![3, 2, 4] };
+        assert_eq!(other.read(&all).unwrap(), states.read(&all).unwrap());
+        let mut wrong = HiddenStates::new(vec![3, 2, 3], 2, &ledger, folder.path()).unwrap();
+        assert!(!wrong.restore(&path).unwrap());
+        let mut damaged = fs::read(&path).unwrap();
+        damaged[60] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        assert!(!other.restore(&path).unwrap());
+        assert!(!other.restore(&folder.path().join("absent")).unwrap());
+    }
+
+    #[test]
+    fn memory_is_given_back() {
+        let ledger = Arc::new(Ledger::new(Some(100)));
+        drop(filled(&ledger, Path::new(".")));
+        assert!(!filled(&ledger, Path::new(".")).is_spilled());
+    }
+}

@@ -1,0 +1,26 @@
+//! Running a model layer by layer: the forward pass, and the statistics of what its linears read.
+//!
+//! It knows roles and arithmetic; it knows no files, no formats and no plugin. One generic decoder serves all
+//! families: what they compute is data of [`crate::model`].
+
+mod batch;
+mod decoder;
+mod error;
+mod hidden;
+mod layer;
+mod observer;
+mod pass;
+mod rotary;
+mod routing;
+mod weights;
+
+pub use batch::{Batch, TOKENS as BATCH_TOKENS};
+pub use decoder::{Decoder, Groups, LayerShape, NormShape, Order};
+pub use error::Error;
+pub use hidden::HiddenStates;
+pub use layer::Tables;
+pub use observer::{Input, Interruption, Nobody, Observer};
+pub use pass::{Engine, Logits};
+pub use rotary::Frequencies;
+pub use routing::{Assignment, Router};
+pub use weights::{Gain, Lent, Linear, Modules, Substitutes, UnitTensors, Weights};

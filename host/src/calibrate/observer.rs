@@ -1,0 +1,57 @@
+//! Looking at the inputs of linears while a layer runs.
+
+use qhost_compute::Device;
+use qhost_plugin_api::documents::InputGroup;
+
+use super::{Batch, Error};
+
+/// The input of a group of linears.
+#[derive(Debug)]
+pub struct Input<'a, D: Device> {
+    /// Which linears read it.
+    pub group: InputGroup,
+    /// Of which expert, if it is one's.
+    pub expert: Option<u32>,
+    /// The numbers, `[rows, width]`.
+    pub numbers: &'a D::Buffer,
+    /// Numbers in a row.
+    pub width: usize,
+    /// The rows of the batch that these are; all, in order, if absent.
+    pub rows: Option<&'a [u32]>,
+    /// The batch.
+    pub batch: &'a Batch,
+}
+
+/// Why a layer did not run to its end.
+#[derive(Debug)]
+pub enum Interruption {
+    /// The observer has seen enough.
+    Enough,
+    /// Something went wrong.
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Interruption {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Looks at inputs.
+pub trait Observer<D: Device> {
+    /// Looks at one.
+    ///
+    /// # Errors
+    /// Fails when the layer need not, or must not, run on.
+    fn look(&mut self, device: &D, input: &Input<'_, D>) -> Result<(), Interruption>;
+}
+
+/// Nobody looks.
+#[derive(Debug)]
+pub struct Nobody;
+
+impl<D: Device> Observer<D> for Nobody {
+    fn look(&mut self, _: &D, _: &Input<'_, D>) -> Result<(), Interruption> {
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! The forward pass of a model: embeddings, one layer after the other over all samples, and the head.
+//!
+//! Only one layer's weights are on loan at a time.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use qhost_compute::Device;
+use qhost_plugin_api::{
+    abi::Failure,
+    documents::{InputGroup, Model, Role, RoleKind, UnitKind},
+};
+
+use super::{
+    Batch, Decoder, Error, HiddenStates, Input, Interruption, Observer, Substitutes, Tables, UnitTensors, Weights,
+    layer::{Run, normed},
+    weights::Modules,
+};
+use crate::{cancel::CancelFlag, stream::Ledger};
+
+/// Rows of logits that are computed together.
+const LOGIT_ROWS: usize = 256;
+
+/// A model that runs.
+pub struct Engine<'m, D: Device> {
+    device: D,
+    decoder: Decoder,
+    model: &'m Model,
+    weights: &'m dyn Weights,
+    tables: Vec<Tables<D>>,
+    longest: usize,
+    cancel: CancelFlag,
+}
+
+/// Logits of rows that follow each other in a batch.
+#[derive(Debug)]
+pub struct Logits<'a> {
+    /// The batch.
+    pub batch: &'a Batch,
+    /// The first row.
+    pub first: usize,
+    /// The logits, `[rows, vocabulary]`.
+    pub numbers: &'a [f32],
+}
+
+impl<'m, D: Device> Engine<'m, D> {
+    /// An engine for samples of these lengths.
+    ///
+    /// # Errors
+    /// Fails when the model cannot be run, or not so far.
+    pub fn new(
+        device: D,
+        model: &'m Model,
+        weights: &'m dyn Weights,
+        lengths: &[usize],
+        cancel: CancelFlag,
+    ) -> Result<Self, Error> {
+        let decoder = Decoder::of(model)?;
+        let longest = decoder.longest(lengths.iter().copied())?;
+        let tables = decoder.frequencies.iter().map(|frequencies| {
+            let (cosines, sines) = frequencies.tables(longest);
+            Ok(Tables { cosines: device.upload(&cosines)?, sines: device.upload(&sines)? })
+        });
+        let tables = tables.collect::<Result<_, Error>>()?;
+        Ok(Self { device, decoder, model, weights, tables, longest, cancel })
+    }
+
+    /// What it computes.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// What it computes with.
+    #[must_use]
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Embeds samples.
+    ///
+    /// # Errors
+    /// Fails when a token is unknown or weights cannot be read.
+    pub fn embed(&self, samples: &[Vec<u32>], ledger: &Arc<Ledger>, folder: &Path) -> Result<HiddenStates, Error> {
+        let width = self.decoder.width;
+        let lengths: Vec<usize> = samples.iter().map(Vec::len).collect();
+        for (sample, tokens) in samples.iter().enumerate() {
+            if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.decoder.vocabulary) {
+                return Err(Error::UnknownToken { token, sample, vocabulary: self.decoder.vocabulary as u64 });
+            }
+        }
+        let mut states = HiddenStates::new(lengths, width, ledger, folder)?;
+        let table = self.tensor(&RoleKind::TokenEmbedding)?;
+        for batch in Batch::cut(states.lengths()) {
+            self.go_on()?;
+            let tokens = samples[batch.first..].iter().take(batch.lengths.len()).flatten();
+            let mut numbers = self.rows_of(table, tokens.copied())?;
+            numbers.iter_mut().for_each(|number| *number *= self.decoder.embedding_scale);
+            if let Some(positions) = batch.learned_positions(&self.decoder) {
+                let learned = self.rows_of(self.tensor(&RoleKind::PositionEmbedding)?, positions.into_iter())?;
+                numbers.iter_mut().zip(learned).for_each(|(number, learned)| *number += learned);
+            }
+            if let Some(at) = numbers.iter().position(|number| !number.is_finite()) {
+                let (sample, token) = batch.place(at / width);
+                return Err(Error::NotFinite { place: "embedding".into(), sample, token });
+            }
+            states.write(&batch, &numbers)?;
+        }
+        Ok(states)
+    }
+
+    fn tensor(&self, kind: &RoleKind) -> Result<u32, Error> {
+        let role = Role::weight(kind.clone());
+        let found = (0..).zip(&self.model.tensors).find(|(_, tensor)| tensor.role == role);
+        let missing = || Error::MissingModule { layer: "(outside)".into(), role: kind.name().to_owned() };
+        found.map(|(id, _)| id).ok_or_else(missing)
+    }
+
+    /// Rows of a tensor, in the given order; each is read once.
+    fn rows_of(&self, tensor: u32, rows: impl Iterator<Item = u32>) -> Result<Vec<f32>, Error> {
+        let mut places: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        let mut count = 0;
+        for row in rows {
+            places.entry(row).or_default().push(count);
+            count += 1;
+        }
+        let width = self.decoder.width;
+        let mut out = vec![0.0; count * width];
+        for (row, places) in places {
+            let lent = self.weights.rows(tensor, row.into(), 1).map_err(|failure| self.unreadable(tensor, failure))?;
+            let numbers = lent.numbers();
+            for place in places {
+                out[place * width..][..width].copy_from_slice(&numbers);
+            }
+        }
+        Ok(out)
+    }
+
+    fn unreadable(&self, tensor: u32, failure: Failure) -> Error {
+        let tensor = self.model.tensors.get(tensor as usize).map_or_else(String::new, |tensor| tensor.name.clone());
+        Error::Weights { tensor, failure }
+    }
+
+    fn go_on(&self) -> Result<(), Error> {
+        if self.cancel.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Runs a layer over all samples; `keep` tells whether the states become those after it.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read, or an activation is not finite.
+    pub fn layer(
+        &self,
+        index: usize,
+        states: &mut HiddenStates,
+        substitutes: &Substitutes,
+        observer: &mut dyn Observer<D>,
+        keep: bool,
+    ) -> Result<(), Error> {
+        let missing = || Error::MissingModule { layer: index.to_string(), role: "weights".into() };
+        let shape = self.decoder.layers.get(index).ok_or_else(missing)?;
+        let tensors = UnitTensors::borrow(self.model, self.weights, substitutes, shape.unit, |_| true)?;
+        let modules = Modules::load(&self.device, &tensors)?;
+        for batch in Batch::cut(states.lengths()) {
+            self.go_on()?;
+            let before = states.read(&batch)?;
+            let rows = shape.frequencies.map(|at| self.decoder.frequencies[at].clone());
+            let rows = rows.map(|frequencies| batch.table_rows(&frequencies, self.longest));
+            let rotation = shape.frequencies.zip(rows.as_deref()).map(|(at, rows)| (&self.tables[at], rows));
+            let run = |observer: &mut dyn Observer<D>| {
+                let stream = self.device.upload(&before)?;
+                let run = Run {
+                    device: &self.device,
+                    decoder: &self.decoder,
+                    index,
+                    shape,
+                    modules: &modules,
+                    rotation,
+                    batch: &batch,
+                    observer,
+                };
+                { run }.forward(stream)
+            };
+            let after = match run(observer) {
+                Ok(after) => after,
+                Err(Interruption::Enough) => continue,
+                Err(Interruption::Failed(error)) => return Err(error),
+            };
+            if let Some(at) = self.device.first_not_finite(&after)? {
+                // It takes another run to say where it came from.
+                let mut finder = Finder { layer: index, found: None };
+                drop(run(&mut finder));
+                let (sample, token) = batch.place(at / self.decoder.width);
+                let output = Error::NotFinite { place: format!("layer {index}, output"), sample, token };
+                return Err(finder.found.unwrap_or(output));
+            }
+            if keep {
+                let mut numbers = before;
+                self.device.download(&after, &mut numbers)?;
+                states.write(&batch, &numbers)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The states after the last layer as the head reads them: after the final norm.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read.
+    pub fn finish(&self, states: &mut HiddenStates) -> Result<(), Error> {
+        let tensors = self.epilogue(|role| role.kind == RoleKind::OutputNorm)?;
+        let modules = Modules::load(&self.device, &tensors)?;
+        let Some(gain) = modules.norm_of(&RoleKind::OutputNorm) else { return Ok(()) };
+        for batch in Batch::cut(states.lengths()) {
+            self.go_on()?;
+            let stream = self.device.upload(&states.read(&batch)?)?;
+            let out = normed(&self.device, &self.decoder, &RoleKind::OutputNorm, gain, &stream)?;
+            let mut numbers = vec![0.0; batch.tokens() * self.decoder.width];
+            self.device.download(&out, &mut numbers)?;
+            states.write(&batch, &numbers)?;
+        }
+        Ok(())
+    }
+
+    fn epilogue(&self, wanted: impl Fn(&Role) -> bool) -> Result<UnitTensors<'_>, Error> {
+        let unit = self.model.units.iter().find(|unit| unit.kind == UnitKind::Epilogue);
+        let unit = unit.map_or(u32::MAX, |unit| unit.id);
+        UnitTensors::borrow(self.model, self.weights, &Substitutes::new(), unit, wanted)
+    }
+
+    /// The logits of all samples after [`Engine::finish`], some rows at a time and in order.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read, or with what `each` fails with.
+    pub fn logits<E: From<Error>>(
+        &self,
+        states: &HiddenStates,
+        mut each: impl FnMut(&Logits<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let head = self.head().map_err(E::from)?;
+        head.run(self, states, &mut each)
+    }
+
+    fn head(&self) -> Result<Head<'_>, Error> {
+        let own = self.model.tensors.iter().any(|tensor| tensor.role == Role::weight(RoleKind::Output));
+        if own {
+            return Ok(Head { tensors: self.epilogue(|role| role.kind == RoleKind::Output)?, kind: RoleKind::Output });
+        }
+        let unit = self.model.units.iter().find(|unit| unit.kind == UnitKind::Prologue).map_or(0, |unit| unit.id);
+        let wanted = |role: &Role| role.kind == RoleKind::TokenEmbedding;
+        let tensors = UnitTensors::borrow(self.model, self.weights, &Substitutes::new(), unit, wanted)?;
+        Ok(Head { tensors, kind: RoleKind::TokenEmbedding })
+    }
+}
+
+/// The head: a matrix of its own, or the embedding.
+struct Head<'a> {
+    tensors: UnitTensors<'a>,
+    kind: RoleKind,
+}
+
+impl Head<'_> {
+    fn run<D: Device, E: From<Error>>(
+        &self,
+        engine: &Engine<'_, D>,
+        states: &HiddenStates,
+        each: &mut impl FnMut(&Logits<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let device = &engine.device;
+        let failed = |error: qhost_compute::Error| E::from(Error::from(error));
+        let modules = Modules::load(device, &self.tensors).map_err(E::from)?;
+        let missing = || Error::MissingModule { layer: "(outside)".into(), role: self.kind.name().to_owned() };
+        let head = modules.linear_of(&self.kind, None).ok_or_else(missing)?;
+        let width = states.width();
+        let mut numbers = Vec::new();
+        for batch in Batch::cut(states.lengths()) {
+            let input = states.read(&batch)?;
+            for (index, rows) in input.chunks(LOGIT_ROWS * width).enumerate() {
+                engine.go_on()?;
+                let x = device.upload(rows).map_err(failed)?;
+                let count = rows.len() / width;
+                let mut logits = device.linear(&x, count, &head.matrix, head.bias.as_ref()).map_err(failed)?;
+                if (engine.decoder.logit_scale - 1.0).abs() > 0.0 {
+                    device.scale(&mut logits, engine.decoder.logit_scale).map_err(failed)?;
+                }
+                if let Some(cap) = engine.decoder.logit_cap {
+                    device.soft_cap(&mut logits, cap).map_err(failed)?;
+                }
+                numbers.resize(device.length(&logits), 0.0);
+                device.download(&logits, &mut numbers).map_err(failed)?;
+                each(&Logits { batch: &batch, first: index * LOGIT_ROWS, numbers: &numbers })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finds the first input that is not finite.
+struct Finder {
+    layer: usize,
+    found: Option<Error>,
+}
+
+impl<D: Device> Observer<D> for Finder {
+    fn look(&mut self, device: &D, input: &Input<'_, D>) -> Result<(), Interruption> {
+        let Some(at) = device.first_not_finite(input.numbers)? else { return Ok(()) };
+        let row = at / input.width.max(1);
+        let row = input.rows.and_then(|rows| rows.get(row)).map_or(row, |&row| row as usize);
+        let (sample, token) = input.batch.place(row);
+        let expert = input.expert.map_or_else(String::new, |expert| format!(" of expert {expert}"));
+        let group: &InputGroup = &input.group;
+        let place = format!("layer {}, {group}{expert}", self.layer);
+        self.found = Some(Error::NotFinite { place, sample, token });
+        Err(Interruption::Enough)
+    }
+}
+
+impl<D: Device> std::fmt::Debug for Engine<'_, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("decoder", &self.decoder).finish_non_exhaustive()
+    }
+}
