@@ -2,6 +2,7 @@
 //!
 //! `tests/fixtures/arch/*/golden.safetensors` were made by transformers 5.23 with eager attention, bf16
 //! weights widened to `f32`; `hidden.n` of the last layer is after the final norm.
+#![expect(clippy::unwrap_used, clippy::cast_precision_loss, reason = "a test")]
 
 use std::{
     fs,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use qhost::{
-    calibrate::{Batch, Engine, Error, HiddenStates, Nobody, Substitutes},
+    calibrate::{Batch, Engine, HiddenStates, Nobody, Substitutes},
     cancel::CancelFlag,
     model, run, source,
     stream::Ledger,
@@ -78,12 +79,9 @@ fn check(folder: &Path) {
     }
     engine.finish(&mut states).unwrap();
     assert_close(&format!("{name}: after the final norm"), &all(&states), &golden.hidden[layers]);
-    let mut logits = Vec::new();
-    let taken: Result<(), Error> = engine.logits(&states, |tile| {
-        logits.extend_from_slice(tile.numbers);
-        Ok(())
-    });
-    taken.unwrap();
+    let tensors = engine.head_tensors().unwrap();
+    let head = engine.head(&tensors).unwrap();
+    let logits = engine.logits(&head, &all(&states)).unwrap();
     assert_close(&format!("{name}: logits"), &logits, &golden.logits);
 }
 

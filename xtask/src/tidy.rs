@@ -26,12 +26,13 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("hub", &["cancel", "exit_code", "text"]),
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
     ("stream", &[]),
     ("calibrate", &["cancel", "exit_code", "model", "stream"]),
+    ("evaluate", &["calibrate", "stream"]),
     ("plan", &["exit_code", "text"]),
     ("plugin", &["cancel", "exit_code", "stream", "text"]),
     ("write", &["exit_code", "plan", "stream"]),

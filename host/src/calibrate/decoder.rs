@@ -3,7 +3,7 @@
 //! It is pure: whatever cannot be run is refused here, before a weight is read.
 
 use qhost_compute::{Activation, Attention, NormKind};
-use qhost_plugin_api::documents::{Experts, Hyperparameters, LatentAttention, Model, RoleKind, UnitKind};
+use qhost_plugin_api::documents::{Experts, Hyperparameters, LatentAttention, Model, RoleKind, SourceTensor, UnitKind};
 use serde_json::Value;
 
 use super::{Error, rotary::Frequencies};
@@ -14,6 +14,7 @@ const LATENT_EPSILON: f32 = 1e-6;
 
 /// A model that can be run.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are what a family may or may not do")]
 pub struct Decoder {
     /// Width of the residual stream.
     pub width: usize,
@@ -125,7 +126,7 @@ impl Decoder {
             frequencies.extend(local.map(|theta| Frequencies::local(theta, sizes.rope.dimensions)));
         }
         let learned = model.tensors.iter().find(|tensor| tensor.role.kind == RoleKind::PositionEmbedding);
-        let learned_rows = learned.map(|tensor| tensor.rows());
+        let learned_rows = learned.map(SourceTensor::rows);
         let method_of_groups = config.model.config.get("topk_method").and_then(Value::as_str);
         let experts = sizes.experts.as_ref();
         let sigmoid = experts.is_some_and(|experts| experts.scoring == "sigmoid");
@@ -148,11 +149,10 @@ impl Decoder {
             logit_scale: config.factor(forward.logits)?,
             logit_cap: forward.logit_cap.map(|key| config.optional(key)).transpose()?.flatten(),
             order: match forward.blocks {
-                Blocks::InTurn => Order::InTurn,
                 Blocks::SideBySide => Order::SideBySide,
                 Blocks::SideBySideIf(key) if config.flag(key) == Some(true) => Order::SideBySide,
                 Blocks::NormFirstIf(key) if config.flag(key) == Some(false) => Order::NormAfter,
-                Blocks::SideBySideIf(_) | Blocks::NormFirstIf(_) => Order::InTurn,
+                Blocks::InTurn | Blocks::SideBySideIf(_) | Blocks::NormFirstIf(_) => Order::InTurn,
             },
             activation: config.activation(forward.gate)?,
             gate_and_up_in_turn: forward.gate == Gate::Bounded,
@@ -313,13 +313,13 @@ impl Config<'_> {
         match rotated {
             Rotated::All => true,
             Rotated::Windowed => windowed || self.get("sliding_window").is_none(),
-            Rotated::Listed => match self.get("no_rope_layers").and_then(Value::as_array) {
-                Some(list) => list.get(layer).is_none_or(|rotates| rotates.as_u64() != Some(0)),
-                None => {
-                    let every = self.get("no_rope_layer_interval").and_then(Value::as_u64).unwrap_or(4).max(1);
-                    !(layer as u64 + 1).is_multiple_of(every)
+            Rotated::Listed => {
+                if let Some(list) = self.get("no_rope_layers").and_then(Value::as_array) {
+                    return list.get(layer).is_none_or(|rotates| rotates.as_u64() != Some(0));
                 }
-            },
+                let every = self.get("no_rope_layer_interval").and_then(Value::as_u64).unwrap_or(4).max(1);
+                !(layer as u64 + 1).is_multiple_of(every)
+            }
         }
     }
 

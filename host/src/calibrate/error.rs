@@ -72,7 +72,7 @@ pub enum Error {
         /// The tensor.
         tensor: String,
         /// Why.
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// The arithmetic itself.
     #[error(transparent)]

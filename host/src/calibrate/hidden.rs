@@ -47,14 +47,13 @@ impl HiddenStates {
         let numbers = lengths.iter().sum::<usize>() * width;
         let bytes = numbers as u64 * 4;
         let grant = (bytes <= MOST_IN_MEMORY).then(|| ledger.grant(bytes, "hidden states").ok()).flatten();
-        let store = match grant {
-            Some(grant) => Store::Memory { numbers: vec![0.0; numbers], grant: Some((Arc::clone(ledger), grant)) },
-            None => {
-                let failed = |source| Error::States { path: folder.to_owned(), source };
-                let file = tempfile::tempfile_in(folder).map_err(failed)?;
-                file.set_len(bytes).map_err(failed)?;
-                Store::File { file, path: folder.to_owned() }
-            }
+        let store = if let Some(grant) = grant {
+            Store::Memory { numbers: vec![0.0; numbers], grant: Some((Arc::clone(ledger), grant)) }
+        } else {
+            let failed = |source| Error::States { path: folder.to_owned(), source };
+            let file = tempfile::tempfile_in(folder).map_err(failed)?;
+            file.set_len(bytes).map_err(failed)?;
+            Store::File { file, path: folder.to_owned() }
         };
         Ok(Self { width, lengths, starts, store })
     }
@@ -223,7 +222,8 @@ mod tests {
     fn filled(ledger: &Arc<Ledger>, folder: &Path) -> HiddenStates {
         let mut states = HiddenStates::new(vec![3, 2, 4], 2, ledger, folder).unwrap();
         for batch in [Batch { first: 0, lengths: vec![3, 2] }, Batch { first: 2, lengths: vec![4] }] {
-            let numbers: Vec<f32> = (0..batch.tokens() * 2).map(|i| i as f32 + batch.first as f32 * 100.0).collect();
+            let from = if batch.first == 0 { 0 } else { 200 };
+            let numbers: Vec<f32> = (from..).take(batch.tokens() * 2).map(|number: u16| number.into()).collect();
             states.write(&batch, &numbers).unwrap();
         }
         states

@@ -31,6 +31,9 @@ pub(super) struct Run<'a, 't, D: Device> {
     pub(super) observer: &'a mut dyn Observer<D>,
 }
 
+/// Queries, keys and values.
+type Heads<D> = (<D as Device>::Buffer, <D as Device>::Buffer, <D as Device>::Buffer);
+
 type Outcome<D> = Result<<D as Device>::Buffer, Interruption>;
 
 impl<'t, D: Device> Run<'_, 't, D> {
@@ -84,7 +87,7 @@ impl<'t, D: Device> Run<'_, 't, D> {
     }
 
     /// Queries, keys and values of plain attention, rotated.
-    fn heads(&self, x: &D::Buffer) -> Result<(D::Buffer, D::Buffer, D::Buffer), Interruption> {
+    fn heads(&self, x: &D::Buffer) -> Result<Heads<D>, Interruption> {
         let attention = &self.shape.attention;
         let (q, k, v) = if self.modules.linear_of(&RoleKind::AttentionQkv, None).is_some() {
             let all = self.linear(&RoleKind::AttentionQkv, x)?;
@@ -113,11 +116,7 @@ impl<'t, D: Device> Run<'_, 't, D> {
     }
 
     /// Queries, keys and values of latent attention (DeepSeek-V2, section 2.1), as if there were no latents.
-    fn latent(
-        &mut self,
-        x: &D::Buffer,
-        latent: &LatentAttention,
-    ) -> Result<(D::Buffer, D::Buffer, D::Buffer), Interruption> {
+    fn latent(&mut self, x: &D::Buffer, latent: &LatentAttention) -> Result<Heads<D>, Interruption> {
         let size = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         let (rank, unrotated, rotated) = (size(latent.kv_rank), size(latent.unrotated), size(latent.rotated));
         let (heads, key, value) = (self.shape.attention.heads, unrotated + rotated, size(latent.value));

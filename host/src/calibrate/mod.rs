@@ -20,7 +20,7 @@ pub use error::Error;
 pub use hidden::HiddenStates;
 pub use layer::Tables;
 pub use observer::{Input, Interruption, Nobody, Observer};
-pub use pass::{Engine, Logits};
+pub use pass::Engine;
 pub use rotary::Frequencies;
 pub use routing::{Assignment, Router};
 pub use weights::{Gain, Lent, Linear, Modules, Substitutes, UnitTensors, Weights};

@@ -17,9 +17,6 @@ use super::{
 };
 use crate::{cancel::CancelFlag, stream::Ledger};
 
-/// Rows of logits that are computed together.
-const LOGIT_ROWS: usize = 256;
-
 /// A model that runs.
 pub struct Engine<'m, D: Device> {
     device: D,
@@ -29,17 +26,6 @@ pub struct Engine<'m, D: Device> {
     tables: Vec<Tables<D>>,
     longest: usize,
     cancel: CancelFlag,
-}
-
-/// Logits of rows that follow each other in a batch.
-#[derive(Debug)]
-pub struct Logits<'a> {
-    /// The batch.
-    pub batch: &'a Batch,
-    /// The first row.
-    pub first: usize,
-    /// The logits, `[rows, vocabulary]`.
-    pub numbers: &'a [f32],
 }
 
 impl<'m, D: Device> Engine<'m, D> {
@@ -94,10 +80,14 @@ impl<'m, D: Device> Engine<'m, D> {
             self.go_on()?;
             let tokens = samples[batch.first..].iter().take(batch.lengths.len()).flatten();
             let mut numbers = self.rows_of(table, tokens.copied())?;
-            numbers.iter_mut().for_each(|number| *number *= self.decoder.embedding_scale);
+            for number in &mut numbers {
+                *number *= self.decoder.embedding_scale;
+            }
             if let Some(positions) = batch.learned_positions(&self.decoder) {
                 let learned = self.rows_of(self.tensor(&RoleKind::PositionEmbedding)?, positions.into_iter())?;
-                numbers.iter_mut().zip(learned).for_each(|(number, learned)| *number += learned);
+                for (number, learned) in numbers.iter_mut().zip(learned) {
+                    *number += learned;
+                }
             }
             if let Some(at) = numbers.iter().position(|number| !number.is_finite()) {
                 let (sample, token) = batch.place(at / width);
@@ -137,7 +127,7 @@ impl<'m, D: Device> Engine<'m, D> {
 
     fn unreadable(&self, tensor: u32, failure: Failure) -> Error {
         let tensor = self.model.tensors.get(tensor as usize).map_or_else(String::new, |tensor| tensor.name.clone());
-        Error::Weights { tensor, failure }
+        Error::Weights { tensor, failure: Box::new(failure) }
     }
 
     fn go_on(&self) -> Result<(), Error> {
@@ -227,70 +217,49 @@ impl<'m, D: Device> Engine<'m, D> {
         UnitTensors::borrow(self.model, self.weights, &Substitutes::new(), unit, wanted)
     }
 
-    /// The logits of all samples after [`Engine::finish`], some rows at a time and in order.
+    /// The tensors that the head is made of: a matrix of its own, or the embedding.
     ///
     /// # Errors
-    /// Fails when weights cannot be read, or with what `each` fails with.
-    pub fn logits<E: From<Error>>(
-        &self,
-        states: &HiddenStates,
-        mut each: impl FnMut(&Logits<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let head = self.head().map_err(E::from)?;
-        head.run(self, states, &mut each)
-    }
-
-    fn head(&self) -> Result<Head<'_>, Error> {
-        let own = self.model.tensors.iter().any(|tensor| tensor.role == Role::weight(RoleKind::Output));
-        if own {
-            return Ok(Head { tensors: self.epilogue(|role| role.kind == RoleKind::Output)?, kind: RoleKind::Output });
+    /// Fails when weights cannot be read.
+    pub fn head_tensors(&self) -> Result<UnitTensors<'_>, Error> {
+        if self.model.tensors.iter().any(|tensor| tensor.role == Role::weight(RoleKind::Output)) {
+            return self.epilogue(|role| role.kind == RoleKind::Output);
         }
         let unit = self.model.units.iter().find(|unit| unit.kind == UnitKind::Prologue).map_or(0, |unit| unit.id);
         let wanted = |role: &Role| role.kind == RoleKind::TokenEmbedding;
-        let tensors = UnitTensors::borrow(self.model, self.weights, &Substitutes::new(), unit, wanted)?;
-        Ok(Head { tensors, kind: RoleKind::TokenEmbedding })
+        UnitTensors::borrow(self.model, self.weights, &Substitutes::new(), unit, wanted)
     }
-}
 
-/// The head: a matrix of its own, or the embedding.
-struct Head<'a> {
-    tensors: UnitTensors<'a>,
-    kind: RoleKind,
-}
+    /// The head, made of its tensors.
+    ///
+    /// # Errors
+    /// Fails when the device refuses, or there is none.
+    pub fn head<'t>(&self, tensors: &'t UnitTensors<'_>) -> Result<Modules<'t, D>, Error> {
+        Modules::load(&self.device, tensors)
+    }
 
-impl Head<'_> {
-    fn run<D: Device, E: From<Error>>(
-        &self,
-        engine: &Engine<'_, D>,
-        states: &HiddenStates,
-        each: &mut impl FnMut(&Logits<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let device = &engine.device;
-        let failed = |error: qhost_compute::Error| E::from(Error::from(error));
-        let modules = Modules::load(device, &self.tensors).map_err(E::from)?;
-        let missing = || Error::MissingModule { layer: "(outside)".into(), role: self.kind.name().to_owned() };
-        let head = modules.linear_of(&self.kind, None).ok_or_else(missing)?;
-        let width = states.width();
-        let mut numbers = Vec::new();
-        for batch in Batch::cut(states.lengths()) {
-            let input = states.read(&batch)?;
-            for (index, rows) in input.chunks(LOGIT_ROWS * width).enumerate() {
-                engine.go_on()?;
-                let x = device.upload(rows).map_err(failed)?;
-                let count = rows.len() / width;
-                let mut logits = device.linear(&x, count, &head.matrix, head.bias.as_ref()).map_err(failed)?;
-                if (engine.decoder.logit_scale - 1.0).abs() > 0.0 {
-                    device.scale(&mut logits, engine.decoder.logit_scale).map_err(failed)?;
-                }
-                if let Some(cap) = engine.decoder.logit_cap {
-                    device.soft_cap(&mut logits, cap).map_err(failed)?;
-                }
-                numbers.resize(device.length(&logits), 0.0);
-                device.download(&logits, &mut numbers).map_err(failed)?;
-                each(&Logits { batch: &batch, first: index * LOGIT_ROWS, numbers: &numbers })?;
-            }
+    /// Logits of states that [`Engine::finish`] has left, `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// Fails when the device refuses, or the head is none.
+    pub fn logits(&self, head: &Modules<'_, D>, states: &[f32]) -> Result<Vec<f32>, Error> {
+        self.go_on()?;
+        let own = head.linear_of(&RoleKind::Output, None);
+        let missing = || Error::MissingModule { layer: "(outside)".into(), role: RoleKind::Output.name().to_owned() };
+        let head = own.or_else(|| head.linear_of(&RoleKind::TokenEmbedding, None)).ok_or_else(missing)?;
+        let device = &self.device;
+        let x = device.upload(states)?;
+        let rows = states.len() / self.decoder.width.max(1);
+        let mut logits = device.linear(&x, rows, &head.matrix, head.bias.as_ref())?;
+        if (self.decoder.logit_scale - 1.0).abs() > 0.0 {
+            device.scale(&mut logits, self.decoder.logit_scale)?;
         }
-        Ok(())
+        if let Some(cap) = self.decoder.logit_cap {
+            device.soft_cap(&mut logits, cap)?;
+        }
+        let mut numbers = vec![0.0; device.length(&logits)];
+        device.download(&logits, &mut numbers)?;
+        Ok(numbers)
     }
 }
 

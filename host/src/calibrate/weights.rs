@@ -94,7 +94,8 @@ impl<'a> UnitTensors<'a> {
                 return Ok((id, tensor, Lent::new(Dtype::F32, bytes)));
             }
             let lent = weights.rows(id, 0, tensor.rows());
-            let lent = lent.map_err(|failure| Error::Weights { tensor: tensor.name.clone(), failure })?;
+            let lent =
+                lent.map_err(|failure| Error::Weights { tensor: tensor.name.clone(), failure: Box::new(failure) })?;
             Ok((id, tensor, lent))
         });
         Ok(Self { tensors: tensors.collect::<Result<_, Error>>()? })

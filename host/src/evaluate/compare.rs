@@ -1,0 +1,200 @@
+//! How far a model is from the one that it was made from.
+
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSlice;
+
+use super::{
+    figures::{Figures, Moments},
+    score::log_sum_of_exponentials,
+};
+use crate::calibrate::{Batch, Error, HiddenStates};
+
+/// How a model compares with its original.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Against {
+    /// The original's own figures.
+    pub original: Figures,
+    /// The perplexity minus that of the original.
+    pub perplexity_difference: f64,
+    /// Its standard error, of the pairs of losses.
+    pub perplexity_difference_error: f64,
+    /// Mean of `KL(original ‖ model)` over the predictions, in nats; none if the vocabularies differ.
+    pub divergence: Option<Divergence>,
+    /// After every layer, how far the hidden states are apart; empty if the models have other shapes.
+    pub layers: Vec<LayerError>,
+}
+
+/// How far the predicted distributions are apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Divergence {
+    /// Mean of `KL(original ‖ model)`, in nats.
+    pub mean: f64,
+    /// Its standard error.
+    pub standard_error: f64,
+    /// The median.
+    pub median: f64,
+    /// What 99 of 100 predictions do not pass.
+    pub p99: f64,
+    /// The greatest.
+    pub greatest: f64,
+    /// The share of predictions whose most probable token is the same.
+    pub top1_agreement: f64,
+    /// All of them, in order, for plots.
+    pub all: Vec<f32>,
+}
+
+/// How far hidden states are apart after a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerError {
+    /// Root mean square of the difference by that of the original.
+    pub relative_rms: f64,
+    /// Cosine of the angle between them, all numbers together.
+    pub cosine: f64,
+}
+
+/// Holds states against those of the original.
+pub(super) fn layer_error(states: &HiddenStates, original: &HiddenStates) -> Result<LayerError, Error> {
+    let (mut difference, mut square, mut other, mut product) = (0.0, 0.0, 0.0, 0.0);
+    for batch in Batch::cut(states.lengths()) {
+        for (x, y) in states.read(&batch)?.into_iter().zip(original.read(&batch)?) {
+            let (x, y) = (f64::from(x), f64::from(y));
+            difference += (x - y).powi(2);
+            square += x * x;
+            other += y * y;
+            product += x * y;
+        }
+    }
+    let by = |number: f64, divisor: f64| if divisor > 0.0 { number / divisor } else { 0.0 };
+    Ok(LayerError { relative_rms: by(difference, other).sqrt(), cosine: by(product, (square * other).sqrt()) })
+}
+
+/// What is gathered tile by tile.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    losses: Vec<f64>,
+    divergences: Vec<f32>,
+    agreed: usize,
+    incomparable: bool,
+}
+
+impl Comparison {
+    /// Takes the predictions of a tile.
+    pub(super) fn take(
+        &mut self,
+        own: &[f64],
+        theirs: &[f64],
+        logits: &[f32],
+        vocabulary: usize,
+        reference: &[f32],
+        original_vocabulary: usize,
+    ) {
+        self.losses.extend(theirs);
+        debug_assert_eq!(own.len(), theirs.len());
+        if vocabulary != original_vocabulary {
+            self.incomparable = true;
+            return;
+        }
+        let pairs = logits.par_chunks_exact(vocabulary).zip(reference.par_chunks_exact(vocabulary));
+        let found: Vec<(f32, bool)> = pairs.map(|(own, original)| divergence(own, original)).collect();
+        self.agreed += found.iter().filter(|(_, agreed)| *agreed).count();
+        self.divergences.extend(found.iter().map(|(divergence, _)| *divergence));
+    }
+
+    /// The figures, with the losses of the model itself.
+    #[expect(clippy::cast_precision_loss, reason = "counts of tokens")]
+    pub(super) fn figures(self, losses: &[f64], layers: Vec<LayerError>) -> Against {
+        let (own, original) = (Figures::of(losses), Figures::of(&self.losses));
+        // To first order the difference is the mean of these.
+        let pairs = losses.iter().zip(&self.losses);
+        let pairs = pairs.map(|(loss, other)| own.perplexity * loss - original.perplexity * other);
+        let error = Moments::of(pairs).standard_error;
+        let divergence = (!self.incomparable).then(|| {
+            let moments = Moments::of(self.divergences.iter().map(|number| f64::from(*number)));
+            let mut sorted = self.divergences.clone();
+            sorted.sort_by(f32::total_cmp);
+            Divergence {
+                mean: moments.mean,
+                standard_error: moments.standard_error,
+                median: percentile(&sorted, 0.5),
+                p99: percentile(&sorted, 0.99),
+                greatest: sorted.last().copied().map_or(0.0, f64::from),
+                top1_agreement: self.agreed as f64 / sorted.len().max(1) as f64,
+                all: self.divergences,
+            }
+        });
+        Against {
+            original,
+            perplexity_difference: own.perplexity - original.perplexity,
+            perplexity_difference_error: error,
+            divergence,
+            layers,
+        }
+    }
+}
+
+/// Between the two nearest, linearly, as numpy does by default.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "an index into the list"
+)]
+fn percentile(sorted: &[f32], share: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+    let place = share * last as f64;
+    let (below, above) = (sorted[place as usize], sorted[(place as usize + 1).min(last)]);
+    f64::from(below) + (f64::from(above) - f64::from(below)) * place.fract()
+}
+
+/// `KL(original ‖ own)` of two rows of logits, and whether their greatest is the same.
+fn divergence(own: &[f32], original: &[f32]) -> (f32, bool) {
+    let (own_sum, original_sum) = (log_sum_of_exponentials(own), log_sum_of_exponentials(original));
+    let terms = own.iter().zip(original).map(|(own, original)| {
+        let log = f64::from(*original) - original_sum;
+        log.exp() * (log - (f64::from(*own) - own_sum))
+    });
+    #[expect(clippy::cast_possible_truncation, reason = "kept for plots and percentiles")]
+    let divergence = terms.sum::<f64>().max(0.0) as f32;
+    (divergence, greatest(own) == greatest(original))
+}
+
+fn greatest(numbers: &[f32]) -> Option<usize> {
+    let better = |best: Option<usize>, (index, number): (usize, &f32)| match best {
+        Some(best) if numbers[best] >= *number => Some(best),
+        _ => Some(index),
+    };
+    numbers.iter().enumerate().fold(None, better)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_is_that_of_the_distributions() {
+        // (1/2, 1/4, 1/4) against (1/4, 1/2, 1/4), with any offset.
+        let original = [2.0_f32.ln() + 5.0, 5.0, 5.0];
+        let own = [0.0, 2.0_f32.ln(), 0.0];
+        let (kl, agreed) = divergence(&own, &original);
+        assert!((f64::from(kl) - 0.25 * 2.0_f64.ln()).abs() < 1e-6, "{kl}");
+        assert!(!agreed);
+        assert_eq!(divergence(&own, &own), (0.0, true));
+    }
+
+    #[test]
+    fn percentiles_are_those_of_numpy() {
+        let sorted = [0.0, 1.0, 2.0, 4.0];
+        assert_eq!((percentile(&sorted, 0.5), percentile(&sorted, 1.0), percentile(&[], 0.5)), (1.5, 4.0, 0.0));
+    }
+
+    #[test]
+    fn the_difference_of_equal_models_is_nothing_and_its_error_too() {
+        let mut comparison = Comparison::default();
+        let logits = [0.0, 1.0, 2.0, 3.0];
+        let losses = [1.0, 2.0];
+        comparison.take(&losses, &losses, &logits, 2, &logits, 2);
+        let against = comparison.figures(&losses, Vec::new());
+        assert_eq!((against.perplexity_difference, against.perplexity_difference_error), (0.0, 0.0));
+        assert_eq!(against.divergence.map(|divergence| (divergence.mean, divergence.top1_agreement)), Some((0.0, 1.0)));
+    }
+}

@@ -1,0 +1,145 @@
+//! How well a model predicts a text, and how far it is from another: perplexity, divergence of the predicted
+//! distributions, and the error of hidden states after every layer.
+//!
+//! It knows models as something that runs; it knows no format and no dataset.
+
+mod compare;
+mod figures;
+mod score;
+
+use std::{path::Path, sync::Arc};
+
+use qhost_compute::Device;
+
+pub use compare::{Against, Divergence, LayerError};
+pub use figures::{Figures, Moments};
+pub use score::Score;
+
+use crate::{
+    calibrate::{Batch, Engine, Error, HiddenStates, Nobody, Substitutes},
+    stream::Ledger,
+};
+
+/// Rows of logits that are computed together.
+const LOGIT_ROWS: usize = 256;
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Windows, or rows of a dataset.
+    pub windows: usize,
+    /// How the model predicts.
+    pub figures: Figures,
+    /// How that compares with the original.
+    pub against: Option<Against>,
+}
+
+/// Where working data may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Room<'a> {
+    /// Grants memory.
+    pub ledger: &'a Arc<Ledger>,
+    /// For what does not fit into memory.
+    pub folder: &'a Path,
+}
+
+/// Measures how a model predicts windows of tokens, and how far it is from `original`.
+///
+/// Both run layer by layer side by side, each with one layer's weights at a time.
+///
+/// # Errors
+/// Fails as the models do.
+pub fn evaluate<D: Device>(
+    engine: &Engine<'_, D>,
+    original: Option<&Engine<'_, D>>,
+    windows: &[Vec<u32>],
+    score: Score,
+    room: Room<'_>,
+) -> Result<Evaluation, Error> {
+    let none = Substitutes::new();
+    let mut states = engine.embed(windows, room.ledger, room.folder)?;
+    let mut other = match original {
+        Some(original) => Some((original, original.embed(windows, room.ledger, room.folder)?)),
+        None => None,
+    };
+    let mut layers = Vec::new();
+    let comparable = original.is_none_or(|original| {
+        let (one, other) = (engine.decoder(), original.decoder());
+        one.layers.len() == other.layers.len() && one.width == other.width
+    });
+    let most = engine.decoder().layers.len().max(original.map_or(0, |original| original.decoder().layers.len()));
+    for index in 0..most {
+        if index < engine.decoder().layers.len() {
+            engine.layer(index, &mut states, &none, &mut Nobody, true)?;
+        }
+        if let Some((original, others)) = &mut other {
+            if index < original.decoder().layers.len() {
+                original.layer(index, others, &none, &mut Nobody, true)?;
+            }
+            if comparable {
+                layers.push(compare::layer_error(&states, others)?);
+            }
+        }
+    }
+    engine.finish(&mut states)?;
+    if let Some((original, others)) = &mut other {
+        original.finish(others)?;
+    }
+    predictions(engine, &states, other.as_ref(), windows, score, layers)
+}
+
+/// A model that another is compared with, and its states.
+type Original<'a, 'm, D> = (&'a Engine<'m, D>, HiddenStates);
+
+fn predictions<D: Device>(
+    engine: &Engine<'_, D>,
+    states: &HiddenStates,
+    other: Option<&Original<'_, '_, D>>,
+    windows: &[Vec<u32>],
+    score: Score,
+    layers: Vec<LayerError>,
+) -> Result<Evaluation, Error> {
+    let tensors = engine.head_tensors()?;
+    let head = engine.head(&tensors)?;
+    let original_tensors = other.map(|(original, _)| original.head_tensors()).transpose()?;
+    let original_head = match (other, &original_tensors) {
+        (Some((original, _)), Some(tensors)) => Some(original.head(tensors)?),
+        _ => None,
+    };
+    let mut losses = Vec::new();
+    let mut comparison = compare::Comparison::default();
+    for batch in Batch::cut(states.lengths()) {
+        // Rows that no score asks for need no logits.
+        let scored = scored_rows(&batch, windows, score);
+        let rows = states.read(&batch)?;
+        let others = other.map(|(_, others)| others.read(&batch)).transpose()?;
+        for tile in scored.chunks(LOGIT_ROWS) {
+            let targets: Vec<u32> = tile.iter().map(|&(_, target)| target).collect();
+            let taken = |states: &[f32], width: usize| -> Vec<f32> {
+                tile.iter().flat_map(|&(row, _)| &states[row * width..][..width]).copied().collect()
+            };
+            let logits = engine.logits(&head, &taken(&rows, states.width()))?;
+            let vocabulary = engine.decoder().vocabulary;
+            let own = score::losses(&logits, vocabulary, &targets);
+            if let (Some((original, others_of)), Some(others), Some(head)) = (other, &others, &original_head) {
+                let reference = original.logits(head, &taken(others, others_of.width()))?;
+                let theirs = score::losses(&reference, original.decoder().vocabulary, &targets);
+                comparison.take(&own, &theirs, &logits, vocabulary, &reference, original.decoder().vocabulary);
+            }
+            losses.extend(own);
+        }
+    }
+    let against = other.map(|_| comparison.figures(&losses, layers));
+    Ok(Evaluation { windows: windows.len(), figures: Figures::of(&losses), against })
+}
+
+/// The rows of a batch whose prediction is scored, with the token that comes next.
+fn scored_rows(batch: &Batch, windows: &[Vec<u32>], score: Score) -> Vec<(usize, u32)> {
+    let mut rows = Vec::new();
+    let mut start = 0;
+    for window in windows[batch.first..].iter().take(batch.lengths.len()) {
+        rows.extend(score.positions(window.len()).map(|position| (start + position, window[position + 1])));
+        start += window.len();
+    }
+    rows
+}
