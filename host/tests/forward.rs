@@ -67,9 +67,9 @@ fn check(folder: &Path) {
     let checkpoint = source::open(folder).unwrap();
     let understood = model::understand(&checkpoint).unwrap();
     let model = Arc::new(understood.model);
-    let sources = run::Sources::new(&checkpoint, Arc::clone(&model), &understood.stored);
+    let sources = Arc::new(run::Sources::new(&checkpoint, Arc::clone(&model), &understood.stored));
     let lengths: Vec<_> = golden.samples.iter().map(Vec::len).collect();
-    let engine = Engine::new(Cpu::default(), &model, &sources, &lengths, CancelFlag::default()).unwrap();
+    let engine = Engine::new(Cpu::default(), model, sources, &lengths, CancelFlag::default()).unwrap();
     let ledger = Arc::new(Ledger::new(None));
     let mut states = engine.embed(&golden.samples, &ledger, &std::env::temp_dir()).unwrap();
     let layers = engine.decoder().layers.len();

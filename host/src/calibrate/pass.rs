@@ -18,29 +18,29 @@ use super::{
 use crate::{cancel::CancelFlag, stream::Ledger};
 
 /// A model that runs.
-pub struct Engine<'m, D: Device> {
+pub struct Engine<D: Device> {
     device: D,
     decoder: Decoder,
-    model: &'m Model,
-    weights: &'m dyn Weights,
+    model: Arc<Model>,
+    weights: Arc<dyn Weights>,
     tables: Vec<Tables<D>>,
     longest: usize,
     cancel: CancelFlag,
 }
 
-impl<'m, D: Device> Engine<'m, D> {
+impl<D: Device> Engine<D> {
     /// An engine for samples of these lengths.
     ///
     /// # Errors
     /// Fails when the model cannot be run, or not so far.
     pub fn new(
         device: D,
-        model: &'m Model,
-        weights: &'m dyn Weights,
+        model: Arc<Model>,
+        weights: Arc<dyn Weights>,
         lengths: &[usize],
         cancel: CancelFlag,
     ) -> Result<Self, Error> {
-        let decoder = Decoder::of(model)?;
+        let decoder = Decoder::of(&model)?;
         let longest = decoder.longest(lengths.iter().copied())?;
         let tables = decoder.frequencies.iter().map(|frequencies| {
             let (cosines, sines) = frequencies.tables(longest);
@@ -148,7 +148,7 @@ impl<'m, D: Device> Engine<'m, D> {
     ) -> Result<(), Error> {
         let missing = || Error::MissingModule { layer: index.to_string(), role: "weights".into() };
         let shape = self.decoder.layers.get(index).ok_or_else(missing)?;
-        let tensors = UnitTensors::borrow(self.model, self.weights, substitutes, shape.unit, |_| true)?;
+        let tensors = UnitTensors::borrow(&self.model, &*self.weights, substitutes, shape.unit, |_| true)?;
         let modules = Modules::load(&self.device, &tensors)?;
         for batch in Batch::cut(states.lengths()) {
             self.go_on()?;
@@ -214,7 +214,7 @@ impl<'m, D: Device> Engine<'m, D> {
     fn epilogue(&self, wanted: impl Fn(&Role) -> bool) -> Result<UnitTensors<'_>, Error> {
         let unit = self.model.units.iter().find(|unit| unit.kind == UnitKind::Epilogue);
         let unit = unit.map_or(u32::MAX, |unit| unit.id);
-        UnitTensors::borrow(self.model, self.weights, &Substitutes::new(), unit, wanted)
+        UnitTensors::borrow(&self.model, &*self.weights, &Substitutes::new(), unit, wanted)
     }
 
     /// The tensors that the head is made of: a matrix of its own, or the embedding.
@@ -227,7 +227,7 @@ impl<'m, D: Device> Engine<'m, D> {
         }
         let unit = self.model.units.iter().find(|unit| unit.kind == UnitKind::Prologue).map_or(0, |unit| unit.id);
         let wanted = |role: &Role| role.kind == RoleKind::TokenEmbedding;
-        UnitTensors::borrow(self.model, self.weights, &Substitutes::new(), unit, wanted)
+        UnitTensors::borrow(&self.model, &*self.weights, &Substitutes::new(), unit, wanted)
     }
 
     /// The head, made of its tensors.
@@ -283,7 +283,7 @@ impl<D: Device> Observer<D> for Finder {
     }
 }
 
-impl<D: Device> std::fmt::Debug for Engine<'_, D> {
+impl<D: Device> std::fmt::Debug for Engine<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("decoder", &self.decoder).finish_non_exhaustive()
     }

@@ -50,8 +50,8 @@ pub struct Room<'a> {
 /// # Errors
 /// Fails as the models do.
 pub fn evaluate<D: Device>(
-    engine: &Engine<'_, D>,
-    original: Option<&Engine<'_, D>>,
+    engine: &Engine<D>,
+    original: Option<&Engine<D>>,
     windows: &[Vec<u32>],
     score: Score,
     room: Room<'_>,
@@ -89,12 +89,12 @@ pub fn evaluate<D: Device>(
 }
 
 /// A model that another is compared with, and its states.
-type Original<'a, 'm, D> = (&'a Engine<'m, D>, HiddenStates);
+type Original<'a, D> = (&'a Engine<D>, HiddenStates);
 
 fn predictions<D: Device>(
-    engine: &Engine<'_, D>,
+    engine: &Engine<D>,
     states: &HiddenStates,
-    other: Option<&Original<'_, '_, D>>,
+    other: Option<&Original<'_, D>>,
     windows: &[Vec<u32>],
     score: Score,
     layers: Vec<LayerError>,
