@@ -11,7 +11,7 @@ use std::{
 };
 
 use qhost::{
-    calibrate::{Batch, Engine, HiddenStates, Nobody, Substitutes},
+    calibrate::{Batch, Engine, HiddenStates, LayerRun, Nobody, Substitutes},
     cancel::CancelFlag,
     model, run, source,
     stream::Ledger,
@@ -75,7 +75,8 @@ fn check(folder: &Path) {
     let layers = engine.decoder().layers.len();
     for layer in 0..layers {
         assert_close(&format!("{name}: before layer {layer}"), &all(&states), &golden.hidden[layer]);
-        engine.layer(layer, &mut states, &Substitutes::new(), &mut Nobody, true).unwrap();
+        let on = LayerRun { substitutes: &Substitutes::new(), keep: true, forced: None };
+        engine.layer(layer, &mut states, &on, &mut Nobody).unwrap();
     }
     engine.finish(&mut states).unwrap();
     assert_close(&format!("{name}: after the final norm"), &all(&states), &golden.hidden[layers]);

@@ -255,6 +255,16 @@ impl Device for Cpu {
         Ok(())
     }
 
+    fn gram_f64(&self, x: &Vec<f32>, width: usize, gram: &mut [f64]) -> Result<(), Error> {
+        check("gram", gram.len() == width * width, || format!("{} for {width}", gram.len()))?;
+        gram.par_chunks_mut(width).enumerate().for_each(|(i, gram)| {
+            for (j, sum) in gram[..=i].iter_mut().enumerate() {
+                *sum += x.chunks(width).map(|x| f64::from(x[i]) * f64::from(x[j])).sum::<f64>();
+            }
+        });
+        Ok(())
+    }
+
     fn moments(&self, x: &Vec<f32>, width: usize, absolute: &mut [f64], squares: &mut [f64]) -> Result<(), Error> {
         for x in x.chunks(width) {
             for ((x, absolute), square) in x.iter().zip(&mut *absolute).zip(&mut *squares) {

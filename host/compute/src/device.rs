@@ -122,6 +122,9 @@ pub trait Device: Sync {
     /// Adds the lower triangle of `xᵀx` to `gram`, `[width, width]`; what is above the diagonal stays.
     fn gram(&self, x: &Self::Buffer, width: usize, gram: &mut Self::Buffer) -> Result<(), Error>;
 
+    /// The same with sums in `f64`, in memory.
+    fn gram_f64(&self, x: &Self::Buffer, width: usize, gram: &mut [f64]) -> Result<(), Error>;
+
     /// Adds `Σ|x|` and `Σx²` of every column.
     fn moments(&self, x: &Self::Buffer, width: usize, absolute: &mut [f64], squares: &mut [f64]) -> Result<(), Error>;
 

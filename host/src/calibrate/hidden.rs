@@ -12,7 +12,7 @@ use std::{
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Batch, Error};
-use crate::stream::{Ledger, positioned};
+use crate::stream::{Grant, Ledger, positioned};
 
 /// More than so many bytes are kept in a file even if there is memory: the system caches the file as it can.
 const MOST_IN_MEMORY: u64 = 1 << 30;
@@ -32,7 +32,7 @@ pub struct HiddenStates {
 
 #[derive(Debug)]
 enum Store {
-    Memory { numbers: Vec<f32>, grant: Option<(Arc<Ledger>, u64)> },
+    Memory { numbers: Vec<f32>, _grant: Grant },
     File { file: File, path: PathBuf },
 }
 
@@ -46,9 +46,9 @@ impl HiddenStates {
             lengths.iter().scan(0, |next, &length| Some(std::mem::replace(next, *next + length))).collect();
         let numbers = lengths.iter().sum::<usize>() * width;
         let bytes = numbers as u64 * 4;
-        let grant = (bytes <= MOST_IN_MEMORY).then(|| ledger.grant(bytes, "hidden states").ok()).flatten();
+        let grant = (bytes <= MOST_IN_MEMORY).then(|| ledger.hold(bytes, "hidden states").ok()).flatten();
         let store = if let Some(grant) = grant {
-            Store::Memory { numbers: vec![0.0; numbers], grant: Some((Arc::clone(ledger), grant)) }
+            Store::Memory { numbers: vec![0.0; numbers], _grant: grant }
         } else {
             let failed = |source| Error::States { path: folder.to_owned(), source };
             let file = tempfile::tempfile_in(folder).map_err(failed)?;
@@ -177,14 +177,6 @@ impl HiddenStates {
         }
         let digest = input.digest.digest();
         Ok(input.number() == Some(digest))
-    }
-}
-
-impl Drop for HiddenStates {
-    fn drop(&mut self) {
-        if let Store::Memory { grant: Some((ledger, grant)), .. } = &self.store {
-            ledger.release(*grant);
-        }
     }
 }
 

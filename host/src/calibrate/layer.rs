@@ -2,6 +2,8 @@
 //!
 //! There is one of it for all families; what differs is in [`Decoder`], and in which modules there are.
 
+use std::collections::BTreeSet;
+
 use qhost_compute::{Columns, Device, Norm, Rotation};
 use qhost_plugin_api::documents::{InputGroup, LatentAttention, RoleKind};
 
@@ -28,6 +30,8 @@ pub(super) struct Run<'a, 't, D: Device> {
     /// The tables of this layer, and for every row of the batch its row there.
     pub(super) rotation: Option<(&'a Tables<D>, &'a [u32])>,
     pub(super) batch: &'a Batch,
+    /// Experts that are shown all tokens, if that is what the layer is run for.
+    pub(super) forced: Option<&'a BTreeSet<u32>>,
     pub(super) observer: &'a mut dyn Observer<D>,
 }
 
@@ -207,6 +211,14 @@ impl<'t, D: Device> Run<'_, 't, D> {
         let Some(experts) = &self.decoder.experts else {
             return Err(self.missing("a count of experts").into());
         };
+        if let Some(forced) = self.forced {
+            for &expert in forced {
+                self.look(InputGroup::FfnIn, Some(expert), x, None)?;
+                let hidden = self.activated(self.kinds(expert).0, Some(expert), x)?;
+                self.look(InputGroup::FfnMid, Some(expert), &hidden, None)?;
+            }
+            return Err(Interruption::Enough);
+        }
         let tokens = self.batch.tokens();
         let mut logits = vec![0.0; tokens * router.outputs];
         self.device.download(&self.through(router, x)?, &mut logits)?;
@@ -219,20 +231,17 @@ impl<'t, D: Device> Run<'_, 't, D> {
         let assignments = routing.assign(&logits);
         let width = self.decoder.width;
         let mut sum = self.device.zeros(tokens * width)?;
-        for (expert, Assignment { rows, weights }) in
-            (0..).zip(&assignments).filter(|(_, tokens)| !tokens.rows.is_empty())
-        {
+        for (expert, Assignment { rows, weights }) in (0..).zip(&assignments) {
+            if rows.is_empty() {
+                continue;
+            }
+            let (kinds, down) = self.kinds(expert);
             let expert = Some(expert);
             let input = self.device.gather(x, width, rows)?;
             self.look(InputGroup::FfnIn, expert, &input, Some(rows))?;
-            let kinds = if self.modules.linear_of(&RoleKind::ExpertsDown, expert).is_some() {
-                ([&RoleKind::ExpertsGateUp, &RoleKind::FfnGate, &RoleKind::FfnUp], RoleKind::ExpertsDown)
-            } else {
-                ([&RoleKind::FfnGateUp, &RoleKind::FfnGate, &RoleKind::FfnUp], RoleKind::FfnDown)
-            };
-            let hidden = self.activated(kinds.0, expert, &input)?;
+            let hidden = self.activated(kinds, expert, &input)?;
             self.look(InputGroup::FfnMid, expert, &hidden, Some(rows))?;
-            let answer = self.through(self.module(&kinds.1, expert)?, &hidden)?;
+            let answer = self.through(self.module(down, expert)?, &hidden)?;
             self.device.scatter_add(&mut sum, width, rows, weights, &answer)?;
         }
         if self.modules.linear_of(&RoleKind::SharedDown, None).is_some() {
@@ -252,6 +261,15 @@ impl<'t, D: Device> Run<'_, 't, D> {
             }
         }
         Ok(sum)
+    }
+
+    /// The kinds of an expert's linears: fused, gate, up, and down.
+    fn kinds(&self, expert: u32) -> ([&'static RoleKind; 3], &'static RoleKind) {
+        if self.modules.linear_of(&RoleKind::ExpertsDown, Some(expert)).is_some() {
+            ([&RoleKind::ExpertsGateUp, &RoleKind::FfnGate, &RoleKind::FfnUp], &RoleKind::ExpertsDown)
+        } else {
+            ([&RoleKind::FfnGateUp, &RoleKind::FfnGate, &RoleKind::FfnUp], &RoleKind::FfnDown)
+        }
     }
 
     fn look(

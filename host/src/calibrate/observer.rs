@@ -31,6 +31,16 @@ pub enum Interruption {
     Failed(Error),
 }
 
+impl Interruption {
+    /// What went wrong; an interruption that was wanted is none where nobody wanted one.
+    pub(super) fn error(self) -> Error {
+        match self {
+            Self::Enough => Error::Interrupted,
+            Self::Failed(error) => error,
+        }
+    }
+}
+
 impl<E: Into<Error>> From<E> for Interruption {
     fn from(error: E) -> Self {
         Self::Failed(error.into())

@@ -2,7 +2,11 @@
 //!
 //! Only one layer's weights are on loan at a time.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use qhost_compute::Device;
 use qhost_plugin_api::{
@@ -11,7 +15,8 @@ use qhost_plugin_api::{
 };
 
 use super::{
-    Batch, Decoder, Error, HiddenStates, Input, Interruption, Observer, Substitutes, Tables, UnitTensors, Weights,
+    Batch, Decoder, Error, HiddenStates, Input, Interruption, Nobody, Observer, Substitutes, Tables, UnitTensors,
+    Weights,
     layer::{Run, normed},
     weights::Modules,
 };
@@ -26,6 +31,17 @@ pub struct Engine<D: Device> {
     tables: Vec<Tables<D>>,
     longest: usize,
     cancel: CancelFlag,
+}
+
+/// How a layer is run.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerRun<'a> {
+    /// What stands in for weights of the checkpoint.
+    pub substitutes: &'a Substitutes,
+    /// Whether the states become those after the layer.
+    pub keep: bool,
+    /// Experts that are shown all tokens; then nothing else is sent to experts, and the layer ends there.
+    pub forced: Option<&'a BTreeSet<u32>>,
 }
 
 impl<D: Device> Engine<D> {
@@ -134,7 +150,7 @@ impl<D: Device> Engine<D> {
         if self.cancel.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) }
     }
 
-    /// Runs a layer over all samples; `keep` tells whether the states become those after it.
+    /// Runs a layer over all samples.
     ///
     /// # Errors
     /// Fails when weights cannot be read, or an activation is not finite.
@@ -142,34 +158,17 @@ impl<D: Device> Engine<D> {
         &self,
         index: usize,
         states: &mut HiddenStates,
-        substitutes: &Substitutes,
+        how: &LayerRun<'_>,
         observer: &mut dyn Observer<D>,
-        keep: bool,
     ) -> Result<(), Error> {
         let missing = || Error::MissingModule { layer: index.to_string(), role: "weights".into() };
         let shape = self.decoder.layers.get(index).ok_or_else(missing)?;
-        let tensors = UnitTensors::borrow(&self.model, &*self.weights, substitutes, shape.unit, |_| true)?;
+        let tensors = UnitTensors::borrow(&self.model, &*self.weights, how.substitutes, shape.unit, |_| true)?;
         let modules = Modules::load(&self.device, &tensors)?;
         for batch in Batch::cut(states.lengths()) {
             self.go_on()?;
             let before = states.read(&batch)?;
-            let rows = shape.frequencies.map(|at| self.decoder.frequencies[at].clone());
-            let rows = rows.map(|frequencies| batch.table_rows(&frequencies, self.longest));
-            let rotation = shape.frequencies.zip(rows.as_deref()).map(|(at, rows)| (&self.tables[at], rows));
-            let run = |observer: &mut dyn Observer<D>| {
-                let stream = self.device.upload(&before)?;
-                let run = Run {
-                    device: &self.device,
-                    decoder: &self.decoder,
-                    index,
-                    shape,
-                    modules: &modules,
-                    rotation,
-                    batch: &batch,
-                    observer,
-                };
-                { run }.forward(stream)
-            };
+            let run = |observer: &mut dyn Observer<D>| self.run(index, &modules, &batch, &before, how.forced, observer);
             let after = match run(observer) {
                 Ok(after) => after,
                 Err(Interruption::Enough) => continue,
@@ -183,13 +182,70 @@ impl<D: Device> Engine<D> {
                 let output = Error::NotFinite { place: format!("layer {index}, output"), sample, token };
                 return Err(finder.found.unwrap_or(output));
             }
-            if keep {
+            if how.keep {
                 let mut numbers = before;
                 self.device.download(&after, &mut numbers)?;
                 states.write(&batch, &numbers)?;
             }
         }
         Ok(())
+    }
+
+    /// Runs a layer over a batch.
+    fn run(
+        &self,
+        index: usize,
+        modules: &Modules<'_, D>,
+        batch: &Batch,
+        before: &[f32],
+        forced: Option<&BTreeSet<u32>>,
+        observer: &mut dyn Observer<D>,
+    ) -> Result<D::Buffer, Interruption> {
+        let shape = &self.decoder.layers[index];
+        let rows = shape.frequencies.map(|at| batch.table_rows(&self.decoder.frequencies[at], self.longest));
+        let rotation = shape.frequencies.zip(rows.as_deref()).map(|(at, rows)| (&self.tables[at], rows));
+        let stream = self.device.upload(before)?;
+        let (device, decoder) = (&self.device, &self.decoder);
+        Run { device, decoder, index, shape, modules, rotation, batch, forced, observer }.forward(stream)
+    }
+
+    /// Mean squares of what substitutes change at a layer's output, and of that output without them, over the
+    /// first samples.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read.
+    pub fn difference(
+        &self,
+        index: usize,
+        states: &HiddenStates,
+        substitutes: &Substitutes,
+        samples: usize,
+    ) -> Result<(f64, f64), Error> {
+        let unit = self.decoder.layers[index].unit;
+        let borrow = |with: &Substitutes| UnitTensors::borrow(&self.model, &*self.weights, with, unit, |_| true);
+        let (none, theirs) = (Substitutes::new(), borrow(substitutes)?);
+        let own = borrow(&none)?;
+        let (own, theirs) = (Modules::load(&self.device, &own)?, Modules::load(&self.device, &theirs)?);
+        let lengths = &states.lengths()[..samples.min(states.lengths().len())];
+        let (mut difference, mut original, mut count) = (0.0, 0.0, 0_u32);
+        for batch in Batch::cut(lengths) {
+            self.go_on()?;
+            let before = states.read(&batch)?;
+            let after = |modules: &Modules<'_, D>| {
+                let after =
+                    self.run(index, modules, &batch, &before, None, &mut Nobody).map_err(Interruption::error)?;
+                let mut numbers = vec![0.0; before.len()];
+                self.device.download(&after, &mut numbers)?;
+                Ok::<_, Error>(numbers)
+            };
+            for (x, y) in after(&own)?.into_iter().zip(after(&theirs)?) {
+                difference += f64::from(x - y).powi(2);
+                original += f64::from(x).powi(2);
+                count += 1;
+            }
+        }
+        let count = f64::from(count.max(1));
+        Ok((difference / count, original / count))
     }
 
     /// The states after the last layer as the head reads them: after the final norm.

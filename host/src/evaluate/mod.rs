@@ -16,7 +16,7 @@ pub use figures::{Figures, Moments};
 pub use score::Score;
 
 use crate::{
-    calibrate::{Batch, Engine, Error, HiddenStates, Nobody, Substitutes},
+    calibrate::{Batch, Engine, Error, HiddenStates, LayerRun, Nobody, Substitutes},
     stream::Ledger,
 };
 
@@ -57,6 +57,7 @@ pub fn evaluate<D: Device>(
     room: Room<'_>,
 ) -> Result<Evaluation, Error> {
     let none = Substitutes::new();
+    let on = LayerRun { substitutes: &none, keep: true, forced: None };
     let mut states = engine.embed(windows, room.ledger, room.folder)?;
     let mut other = match original {
         Some(original) => Some((original, original.embed(windows, room.ledger, room.folder)?)),
@@ -70,11 +71,11 @@ pub fn evaluate<D: Device>(
     let most = engine.decoder().layers.len().max(original.map_or(0, |original| original.decoder().layers.len()));
     for index in 0..most {
         if index < engine.decoder().layers.len() {
-            engine.layer(index, &mut states, &none, &mut Nobody, true)?;
+            engine.layer(index, &mut states, &on, &mut Nobody)?;
         }
         if let Some((original, others)) = &mut other {
             if index < original.decoder().layers.len() {
-                original.layer(index, others, &none, &mut Nobody, true)?;
+                original.layer(index, others, &on, &mut Nobody)?;
             }
             if comparable {
                 layers.push(compare::layer_error(&states, others)?);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Counts the working memory that was granted and not yet given back.
@@ -78,6 +78,14 @@ impl Ledger {
         Ok(id)
     }
 
+    /// Grants `bytes` for as long as the answer lives.
+    ///
+    /// # Errors
+    /// Fails when the ceiling would be passed.
+    pub fn hold(self: &Arc<Self>, bytes: u64, purpose: &str) -> Result<Grant, Refused> {
+        Ok(Grant { id: self.grant(bytes, purpose)?, ledger: Arc::clone(self) })
+    }
+
     /// Takes a grant back; an unknown one is ignored.
     pub fn release(&self, id: u64) {
         let mut books = self.books();
@@ -94,6 +102,19 @@ impl Ledger {
 
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Memory that is given back when this is dropped.
+#[derive(Debug)]
+pub struct Grant {
+    ledger: Arc<Ledger>,
+    id: u64,
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.ledger.release(self.id);
     }
 }
 

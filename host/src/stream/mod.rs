@@ -10,6 +10,6 @@ mod mapping;
 pub mod positioned;
 
 pub use encoding::{Encoding, ScaleKind, Scales};
-pub use ledger::{Ledger, Refused};
+pub use ledger::{Grant, Ledger, Refused};
 pub use lender::{Lender, Loan, NoSuchRows, Placement, most_mapped};
 pub use mapping::MappedFile;

@@ -29,7 +29,10 @@ pub use reading::{
 };
 pub use request::{HostFacts, OpenRequest, Options};
 pub use role::{Part, Role, RoleKind};
-pub use statistics::InputGroup;
+pub use statistics::{
+    InputGroup, LossAnswer, LossRequest, Precision, Scarce, Statistic, StatisticsAnswer, StatisticsNeed,
+    StatisticsRequest, SubstituteRequest,
+};
 
 use crate::abi::{Failure, FailureKind};
 

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Document;
+use super::{Document, StatisticsNeed};
 
 /// The plan of one output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -243,13 +243,21 @@ pub struct PlannedUnit {
     /// Working memory that it takes for every thread of a parallel loop, in bytes.
     #[serde(default)]
     pub memory_per_thread: u64,
+    /// What it needs to know of the activations; the host computes that and nothing else, and lends it through
+    /// the service `statistics/1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub statistics: Vec<StatisticsNeed>,
+    /// Whether it asks for one group after the other and substitutes weights in between, through the service
+    /// `replay/1`. Otherwise all statistics are of the original weights, and are gathered at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replays: bool,
 }
 
 impl PlannedUnit {
     /// A unit of the model, which takes no working memory worth planning.
     #[must_use]
     pub fn new(unit: u32) -> Self {
-        Self { unit, memory: 0, memory_per_thread: 0 }
+        Self { unit, memory: 0, memory_per_thread: 0, statistics: Vec::new(), replays: false }
     }
 
     /// The working memory that it takes with so many threads, in bytes.

@@ -1,0 +1,404 @@
+//! A calibration under way: the hidden states between two units, the statistics of the unit at work, and the
+//! weights that stand in for those of the checkpoint.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use qhost_compute::Device;
+use qhost_plugin_api::documents::{
+    InputGroup, LossAnswer, Model, RoleKind, Scarce, Statistic, StatisticsAnswer, StatisticsNeed, StatisticsRequest,
+    UnitKind,
+};
+
+use super::{
+    Batch, Engine, Error, HiddenStates, Input, LayerRun, Nobody, Observer, Substitutes,
+    statistics::{Collector, Gathered, Key, Numbers, comes_after},
+};
+use crate::stream::Ledger;
+
+/// Ids of tensors that no file has.
+const FIRST_VIRTUAL: u32 = 1 << 31;
+
+/// What the units of a plan need.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Needs {
+    /// For every unit with needs: what it asks, and whether it replays.
+    pub units: BTreeMap<u32, (Vec<StatisticsNeed>, bool)>,
+}
+
+/// A calibration under way.
+pub struct Calibration<D: Device> {
+    engine: Engine<D>,
+    model: Arc<Model>,
+    needs: Needs,
+    ledger: Arc<Ledger>,
+    inner: Mutex<Inner<D>>,
+}
+
+struct Inner<D: Device> {
+    states: HiddenStates,
+    /// The unit at work.
+    place: Place,
+    /// Whether the states are those after the unit already.
+    advanced: bool,
+    substitutes: Substitutes,
+    gathered: BTreeMap<Key, Gathered<D>>,
+    lent: Vec<(LentKey, Arc<Virtual>)>,
+}
+
+type LentKey = (Key, Statistic);
+
+/// Where a calibration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Between units, before this layer.
+    Before(usize),
+    /// In a unit that is no layer and no head.
+    Outside(usize),
+    /// In a layer.
+    In(usize),
+    /// In the head.
+    Head,
+}
+
+/// A tensor that no file has.
+#[derive(Debug)]
+pub struct Virtual {
+    /// Its numbers, little-endian.
+    pub bytes: Vec<u8>,
+    /// Whether they are `f64`, not `f32`.
+    pub double: bool,
+    /// Rows.
+    pub rows: u64,
+    /// Elements of a row.
+    pub row_elements: u64,
+}
+
+/// What a plugin may not ask.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// What the plan did not say.
+    #[error("the plan of this unit does not ask for {0}")]
+    NotPlanned(String),
+    /// What there is not.
+    #[error("this unit has no {0}")]
+    Absent(String),
+    /// Numbers that are not those of the tensor.
+    #[error("tensor {tensor} has {expected} elements, not {actual}")]
+    WrongLength {
+        /// The tensor.
+        tensor: u32,
+        /// What it has.
+        expected: u64,
+        /// What came.
+        actual: u64,
+    },
+}
+
+/// An answer, or why there is none.
+pub type Answer<T> = Result<Result<T, Refusal>, Error>;
+
+impl<D: Device> Calibration<D> {
+    /// Embeds the samples.
+    ///
+    /// # Errors
+    /// Fails when a token is unknown, or weights cannot be read.
+    pub fn begin(
+        engine: Engine<D>,
+        model: Arc<Model>,
+        needs: Needs,
+        samples: &[Vec<u32>],
+        ledger: &Arc<Ledger>,
+        folder: &Path,
+    ) -> Result<Self, Error> {
+        let states = engine.embed(samples, ledger, folder)?;
+        let inner = Inner {
+            states,
+            place: Place::Before(0),
+            advanced: false,
+            substitutes: Substitutes::new(),
+            gathered: BTreeMap::new(),
+            lent: Vec::new(),
+        };
+        Ok(Self { engine, model, needs, ledger: Arc::clone(ledger), inner: Mutex::new(inner) })
+    }
+
+    /// Goes on from a snapshot, if there is a sound one: the states before a layer.
+    ///
+    /// # Errors
+    /// Fails when the states cannot be put in their place.
+    pub fn restore(&self, path: &Path, layer: usize) -> Result<bool, Error> {
+        let mut inner = self.lock();
+        let restored = inner.states.restore(path)?;
+        if restored {
+            inner.place = Place::Before(layer);
+        }
+        Ok(restored)
+    }
+
+    /// Writes a snapshot of the states between two units.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        self.lock().states.save(path)
+    }
+
+    /// The layer that a unit is, or none for what is before and after the layers.
+    #[must_use]
+    pub fn layer_of(&self, unit: u32) -> Option<usize> {
+        self.engine.decoder().layers.iter().position(|layer| layer.unit == unit)
+    }
+
+    /// Begins a unit.
+    pub fn enter(&self, unit: u32) {
+        let mut inner = self.lock();
+        let done = match inner.place {
+            Place::Before(layer) | Place::Outside(layer) | Place::In(layer) => layer,
+            Place::Head => self.engine.decoder().layers.len(),
+        };
+        let kind = self.model.units.iter().find(|info| info.id == unit).map(|info| info.kind);
+        inner.place = match (self.layer_of(unit), kind) {
+            (Some(layer), _) => Place::In(layer),
+            (None, Some(UnitKind::Epilogue)) => Place::Head,
+            (None, _) => Place::Outside(done),
+        };
+        inner.advanced = false;
+    }
+
+    /// Ends the unit: its statistics are forgotten, and the states become those after it.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read, or an activation is not finite.
+    pub fn leave(&self) -> Result<(), Error> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        inner.gathered.clear();
+        inner.lent.clear();
+        inner.place = match inner.place {
+            Place::In(layer) => {
+                if !inner.advanced {
+                    let run = LayerRun { substitutes: &inner.substitutes, keep: true, forced: None };
+                    self.engine.layer(layer, &mut inner.states, &run, &mut Nobody)?;
+                }
+                self.drop_substitutes(inner, layer);
+                Place::Before(layer + 1)
+            }
+            Place::Outside(layer) | Place::Before(layer) => Place::Before(layer),
+            Place::Head => Place::Before(self.engine.decoder().layers.len()),
+        };
+        Ok(())
+    }
+
+    /// Those of a layer that is done are of no more use.
+    fn drop_substitutes(&self, inner: &mut Inner<D>, layer: usize) {
+        let unit = self.engine.decoder().layers[layer].unit;
+        let tensors = &self.model.tensors;
+        inner.substitutes.retain(|id, _| tensors.get(*id as usize).is_some_and(|tensor| tensor.unit != unit));
+    }
+
+    /// Gives a statistic of the unit at work.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read, or an activation is not finite.
+    pub fn get(&self, unit: u32, request: &StatisticsRequest) -> Answer<StatisticsAnswer> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let asked = self.needs.units.get(&unit);
+        let need = asked.and_then(|(needs, _)| needs.iter().find(|need| need.group == request.group));
+        let planned = need.filter(|need| need.what.contains(&request.what));
+        let (Some(need), Some((needs, replays))) = (planned, asked) else {
+            return Ok(Err(Refusal::NotPlanned(format!("{:?} of {}", request.what, request.group))));
+        };
+        let key = (request.group.clone(), request.expert);
+        if !inner.gathered.keys().any(|(group, _)| *group == request.group) {
+            self.gather(inner, needs, replays.then_some(&request.group))?;
+        }
+        if !inner.gathered.contains_key(&key) && self.is_unseen_expert(inner, &key) {
+            self.nothing_seen(inner, need, &key)?;
+        }
+        let Some(gathered) = inner.gathered.get(&key) else {
+            let expert = request.expert.map_or_else(String::new, |expert| format!(" of expert {expert}"));
+            return Ok(Err(Refusal::Absent(format!("{}{expert}", request.group))));
+        };
+        let (tokens, all_tokens) = (gathered.tokens, gathered.all_tokens);
+        let lent_key = (key, request.what);
+        let index = if let Some(index) = inner.lent.iter().position(|(lent, _)| *lent == lent_key) {
+            index
+        } else {
+            let Some((rows, numbers)) = gathered.numbers(self.engine.device(), request.what)? else {
+                return Ok(Err(Refusal::Absent(format!("{:?}", request.what))));
+            };
+            let lent = Virtual::new(numbers, rows as u64, gathered.width as u64);
+            inner.lent.push((lent_key, Arc::new(lent)));
+            inner.lent.len() - 1
+        };
+        let lent = &inner.lent[index].1;
+        let tensor = FIRST_VIRTUAL + u32::try_from(index).unwrap_or(0);
+        let mut answer = StatisticsAnswer::new(tensor, lent.rows, lent.row_elements, tokens);
+        answer.all_tokens = all_tokens;
+        Ok(Ok(answer))
+    }
+
+    /// Runs the unit to gather statistics: of one group, or all that are planned at once.
+    fn gather(&self, inner: &mut Inner<D>, needs: &[StatisticsNeed], group: Option<&InputGroup>) -> Result<(), Error> {
+        let gathered = std::mem::take(&mut inner.gathered);
+        let mut collector = Collector { needs, only: None, group, gathered, ledger: &self.ledger };
+        match inner.place {
+            Place::In(layer) => {
+                let run = LayerRun { substitutes: &inner.substitutes, keep: group.is_none(), forced: None };
+                if group.is_some() || needs.iter().all(|need| need.fewest_tokens == 0) {
+                    self.engine.layer(layer, &mut inner.states, &run, &mut collector)?;
+                    inner.advanced = group.is_none();
+                } else {
+                    // The states before the layer are needed once more for experts that saw too few tokens.
+                    let run = LayerRun { keep: false, ..run };
+                    self.engine.layer(layer, &mut inner.states, &run, &mut collector)?;
+                }
+                let (mut gathered, forced) = (collector.gathered, self.scarce_experts(needs, layer));
+                let forced = forced(&gathered);
+                if !forced.is_empty() {
+                    gathered.retain(|(_, expert), _| expert.is_none_or(|expert| !forced.contains(&expert)));
+                    let mut again = Collector { needs, only: Some(&forced), group, gathered, ledger: &self.ledger };
+                    let run = LayerRun { substitutes: &inner.substitutes, keep: false, forced: Some(&forced) };
+                    self.engine.layer(layer, &mut inner.states, &run, &mut again)?;
+                    gathered = again.gathered;
+                    for (_, of_expert) in
+                        gathered.iter_mut().filter(|((_, expert), _)| expert.is_some_and(|e| forced.contains(&e)))
+                    {
+                        of_expert.all_tokens = true;
+                    }
+                }
+                inner.gathered = gathered;
+            }
+            Place::Head => {
+                self.engine.finish(&mut inner.states)?;
+                let width = inner.states.width();
+                for batch in Batch::cut(inner.states.lengths()) {
+                    let numbers = self.engine.device().upload(&inner.states.read(&batch)?)?;
+                    let group = InputGroup::OutputIn;
+                    let input = Input { group, expert: None, numbers: &numbers, width, rows: None, batch: &batch };
+                    if let Err(super::Interruption::Failed(error)) = collector.look(self.engine.device(), &input) {
+                        return Err(error);
+                    }
+                }
+                inner.gathered = collector.gathered;
+            }
+            Place::Before(_) | Place::Outside(_) => inner.gathered = collector.gathered,
+        }
+        Ok(())
+    }
+
+    /// Finds the experts that saw too few tokens for a need that asks for more.
+    fn scarce_experts<'a>(
+        &'a self,
+        needs: &'a [StatisticsNeed],
+        layer: usize,
+    ) -> impl Fn(&BTreeMap<Key, Gathered<D>>) -> BTreeSet<u32> + 'a {
+        move |gathered| {
+            let mut scarce = BTreeSet::new();
+            for need in needs.iter().filter(|need| need.scarce == Scarce::AllTokens && need.fewest_tokens > 0) {
+                let seen = |expert| gathered.get(&(need.group.clone(), Some(expert))).map_or(0, |seen| seen.tokens);
+                let of_experts = [InputGroup::FfnIn, InputGroup::FfnMid].contains(&need.group);
+                let experts = if of_experts { self.experts_of(layer) } else { 0 };
+                scarce.extend((0..experts).filter(|&expert| seen(expert) < need.fewest_tokens));
+            }
+            scarce
+        }
+    }
+
+    fn experts_of(&self, layer: usize) -> u32 {
+        let unit = self.engine.decoder().layers[layer].unit;
+        let routed =
+            self.model.tensors.iter().any(|tensor| tensor.unit == unit && tensor.role.kind == RoleKind::Router);
+        self.engine.decoder().experts.as_ref().filter(|_| routed).map_or(0, |experts| experts.count)
+    }
+
+    fn is_unseen_expert(&self, inner: &Inner<D>, (group, expert): &Key) -> bool {
+        let Place::In(layer) = inner.place else { return false };
+        let of_experts = [InputGroup::FfnIn, InputGroup::FfnMid].contains(group);
+        of_experts && expert.is_some_and(|expert| expert < self.experts_of(layer))
+    }
+
+    /// An expert that saw no token has statistics of none.
+    fn nothing_seen(&self, inner: &mut Inner<D>, need: &StatisticsNeed, key: &Key) -> Result<(), Error> {
+        let width = match key.0 {
+            InputGroup::FfnMid => self.engine.decoder().experts.as_ref().map_or(0, |experts| experts.ffn_size),
+            _ => self.engine.decoder().width as u64,
+        };
+        let width = usize::try_from(width).unwrap_or(usize::MAX);
+        let nothing = Gathered::new(self.engine.device(), need, key, width, &self.ledger)?;
+        inner.gathered.insert(key.clone(), nothing);
+        Ok(())
+    }
+
+    /// A tensor that no file has.
+    #[must_use]
+    pub fn lend(&self, tensor: u32) -> Option<Arc<Virtual>> {
+        let index = tensor.checked_sub(FIRST_VIRTUAL)?;
+        self.lock().lent.get(index as usize).map(|(_, lent)| Arc::clone(lent))
+    }
+
+    /// Puts numbers in the place of a tensor of the unit at work, or the checkpoint's again.
+    pub fn substitute(&self, unit: u32, tensor: u32, numbers: Option<Vec<f32>>) -> Result<(), Refusal> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        if !self.needs.units.get(&unit).is_some_and(|(_, replays)| *replays) {
+            return Err(Refusal::NotPlanned("replaying".into()));
+        }
+        let found = self.model.tensors.get(tensor as usize).filter(|found| found.unit == unit);
+        let found = found.ok_or_else(|| Refusal::Absent(format!("tensor {tensor}")))?;
+        let group = InputGroup::of(&found.role.kind);
+        match numbers {
+            None => drop(inner.substitutes.remove(&tensor)),
+            Some(numbers) if numbers.len() as u64 != found.elements() => {
+                let (expected, actual) = (found.elements(), numbers.len() as u64);
+                return Err(Refusal::WrongLength { tensor, expected, actual });
+            }
+            Some(numbers) => drop(inner.substitutes.insert(tensor, Arc::new(numbers))),
+        }
+        // What comes later in the layer reads other inputs now.
+        let stale = |other: &InputGroup| group.as_ref().is_none_or(|group| comes_after(other, group));
+        inner.gathered.retain(|(other, _), _| !stale(other));
+        // Ids of tensors that are lent already must keep their meaning; those that are stale are never found again.
+        for ((key, _), _) in &mut inner.lent {
+            if stale(&key.0) {
+                key.0 = InputGroup::Other("stale".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the substitutes change at the output of the unit at work.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read.
+    pub fn loss(&self, unit: u32, samples: Option<u64>) -> Answer<LossAnswer> {
+        let guard = self.lock();
+        if !self.needs.units.get(&unit).is_some_and(|(_, replays)| *replays) {
+            return Ok(Err(Refusal::NotPlanned("replaying".into())));
+        }
+        let Place::In(layer) = guard.place else { return Ok(Err(Refusal::Absent("output of a layer".into()))) };
+        let samples = samples.map_or(usize::MAX, |samples| usize::try_from(samples).unwrap_or(usize::MAX));
+        let (mean_square, original) = self.engine.difference(layer, &guard.states, &guard.substitutes, samples)?;
+        Ok(Ok(LossAnswer::new(mean_square, original)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<D>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Virtual {
+    fn new(numbers: Numbers, rows: u64, row_elements: u64) -> Self {
+        let double = matches!(numbers, Numbers::Double(_));
+        let bytes = match numbers {
+            Numbers::Single(numbers) => numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
+            Numbers::Double(numbers) => numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
+        };
+        Self { bytes, double, rows, row_elements }
+    }
+}
