@@ -76,7 +76,6 @@ pub trait Device: Sync {
     /// Causal softmax attention within each of the sequences, whose rows follow each other.
     ///
     /// `sinks` are logits, one for each query head, that take part in the softmax and give nothing.
-    #[expect(clippy::too_many_arguments, reason = "they are the operands of attention")]
     fn attention(
         &self,
         q: &Self::Buffer,

@@ -7,6 +7,6 @@ mod cpu;
 mod device;
 mod shapes;
 
-pub use cpu::Cpu;
+pub use cpu::{Cpu, InstructionSet};
 pub use device::{Device, Error};
 pub use shapes::{Activation, Attention, Columns, Dtype, Norm, NormKind, Rotation, Stored};

@@ -1,28 +1,77 @@
 //! The CPU.
+#![expect(clippy::inline_always, reason = "a loop is compiled for an instruction set only with all that it calls")]
 
-use half::{bf16, f16};
+mod attention;
+mod math;
+mod pack;
+mod product;
+mod scratch;
+mod simd;
+mod tiles;
+
 use rayon::prelude::*;
 
-use crate::{Activation, Attention, Columns, Device, Dtype, Error, Norm, NormKind, Rotation, Stored};
+pub use self::simd::InstructionSet;
+use self::{
+    attention::Softmax,
+    product::{Gram, Linear},
+    simd::Chosen,
+};
+use crate::{Activation, Attention, Columns, Device, Error, Norm, NormKind, Rotation, Stored};
 
 /// The CPU: all threads of the pool that the caller has installed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Cpu;
+#[derive(Debug, Clone, Copy)]
+pub struct Cpu {
+    simd: Chosen,
+}
+
+impl Cpu {
+    /// The CPU, with the best instructions that it has.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { simd: Chosen::best() }
+    }
+
+    /// The CPU, with some instructions that it may have.
+    #[must_use]
+    pub fn with(set: InstructionSet) -> Option<Self> {
+        Some(Self { simd: Chosen::new(set)? })
+    }
+
+    /// The instructions it computes with.
+    #[must_use]
+    pub fn instruction_set(&self) -> InstructionSet {
+        self.simd.set()
+    }
+
+    /// Computes tiles on operands that stay in the first cache: the most that this thread can reach.
+    ///
+    /// The number of operations is returned.
+    #[doc(hidden)]
+    pub fn spin(&self, rounds: usize) -> usize {
+        self.simd.run(product::Spin { rounds })
+    }
+
+    /// Like [`Device::gram`], with the products of few rows at a time added in `f64`.
+    pub fn gram_f64(&self, x: &[f32], width: usize, gram: &mut [f64]) -> Result<(), Error> {
+        check("gram", gram.len() == width * width, || format!("{} for {width}", gram.len()))?;
+        check("gram", x.len().is_multiple_of(width.max(1)), || format!("{} by {width}", x.len()))?;
+        self.simd.run(Gram { x, width, sums: gram });
+        Ok(())
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// Numbers that one thread takes at a time.
 const PIECE: usize = 16 << 10;
 
 fn check(operation: &'static str, fits: bool, detail: impl FnOnce() -> String) -> Result<(), Error> {
     if fits { Ok(()) } else { Err(Error::Shape { operation, detail: detail() }) }
-}
-
-fn widen(stored: Stored<'_>) -> Vec<f32> {
-    let bytes = stored.bytes;
-    match stored.dtype {
-        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect(),
-        Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|raw| f16::from_le_bytes(*raw).to_f32()).collect(),
-        Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|raw| bf16::from_le_bytes(*raw).to_f32()).collect(),
-    }
 }
 
 impl Device for Cpu {
@@ -63,16 +112,11 @@ impl Device for Cpu {
         let (inputs, outputs) = (weights.inputs, weights.outputs);
         check("linear", x.len() == rows * inputs, || format!("{} for {rows}×{inputs}", x.len()))?;
         check("linear", bias.is_none_or(|bias| bias.len() == outputs), || "bias".into())?;
-        let w = widen(*weights);
         let mut out = vec![0.0; rows * outputs];
-        out.par_chunks_mut(outputs).zip(x.par_chunks(inputs)).for_each(|(out, x)| {
-            for (output, sum) in out.iter_mut().enumerate() {
-                let products = x.iter().enumerate().map(|(input, x)| {
-                    x * if weights.transposed { w[input * outputs + output] } else { w[output * inputs + input] }
-                });
-                *sum = products.sum::<f32>() + bias.map_or(0.0, |bias| bias[output]);
-            }
-        });
+        if inputs == 0 || outputs == 0 {
+            return Ok(out);
+        }
+        self.simd.run(Linear { x, weights: *weights, bias: bias.map(Vec::as_slice), out: &mut out });
         Ok(out)
     }
 
@@ -83,10 +127,13 @@ impl Device for Cpu {
         let mut out = x.clone();
         out.par_chunks_mut(width * groups).for_each(|row| {
             for (group, x) in row.chunks_mut(width).enumerate() {
+                #[expect(clippy::cast_precision_loss, reason = "a width is far below 2²⁴")]
                 let count = width as f32;
                 if norm.kind == NormKind::Layer {
                     let mean = x.iter().sum::<f32>() / count;
-                    x.iter_mut().for_each(|x| *x -= mean);
+                    for x in x.iter_mut() {
+                        *x -= mean;
+                    }
                 }
                 let square = x.iter().map(|x| x * x).sum::<f32>() / count;
                 let factor = 1.0 / (square + norm.epsilon).sqrt();
@@ -135,40 +182,16 @@ impl Device for Cpu {
         shape: &Attention,
         sinks: Option<&Vec<f32>>,
     ) -> Result<Vec<f32>, Error> {
-        let &Attention { heads, kv_heads, key, value, scale, soft_cap, window } = shape;
+        let &Attention { heads, kv_heads, key, value, .. } = shape;
+        check("attention", kv_heads > 0 && heads.is_multiple_of(kv_heads), || format!("{heads} and {kv_heads} heads"))?;
         let rows: usize = lengths.iter().sum();
         check("attention", q.len() == rows * heads * key, || "queries".into())?;
         check("attention", k.len() == rows * kv_heads * key, || "keys".into())?;
         check("attention", v.len() == rows * kv_heads * value, || "values".into())?;
-        let starts: Vec<usize> =
-            lengths.iter().scan(0, |next, &length| Some(std::mem::replace(next, *next + length))).collect();
-        let start_of: Vec<usize> =
-            starts.iter().zip(lengths).flat_map(|(&start, &length)| std::iter::repeat_n(start, length)).collect();
+        check("attention", sinks.is_none_or(|sinks| sinks.len() == heads), || "sinks".into())?;
         let mut out = vec![0.0; rows * heads * value];
-        out.par_chunks_mut(heads * value).enumerate().for_each(|(row, out)| {
-            let first = window.map_or(start_of[row], |window| start_of[row].max((row + 1).saturating_sub(window)));
-            for head in 0..heads {
-                let kv = head / (heads / kv_heads);
-                let query = &q[(row * heads + head) * key..][..key];
-                let mut scores: Vec<f32> = (first..=row)
-                    .map(|other| {
-                        let keys = &k[(other * kv_heads + kv) * key..][..key];
-                        let score = query.iter().zip(keys).map(|(q, k)| q * k).sum::<f32>() * scale;
-                        soft_cap.map_or(score, |cap| cap * (score / cap).tanh())
-                    })
-                    .collect();
-                let sink = sinks.map(|sinks| sinks[head]);
-                let most = scores.iter().copied().chain(sink).fold(f32::NEG_INFINITY, f32::max);
-                scores.iter_mut().for_each(|score| *score = (*score - most).exp());
-                let sum = scores.iter().sum::<f32>() + sink.map_or(0.0, |sink| (sink - most).exp());
-                for (other, weight) in (first..=row).zip(&scores) {
-                    let values = &v[(other * kv_heads + kv) * value..][..value];
-                    for (out, v) in out[head * value..][..value].iter_mut().zip(values) {
-                        *out += weight / sum * v;
-                    }
-                }
-            }
-        });
+        let sinks = sinks.map(Vec::as_slice);
+        self.simd.run(Softmax { q, k, v, lengths, shape, sinks, out: &mut out });
         Ok(out)
     }
 
@@ -247,11 +270,8 @@ impl Device for Cpu {
 
     fn gram(&self, x: &Vec<f32>, width: usize, gram: &mut Vec<f32>) -> Result<(), Error> {
         check("gram", gram.len() == width * width, || format!("{} for {width}", gram.len()))?;
-        gram.par_chunks_mut(width).enumerate().for_each(|(i, gram)| {
-            for (j, sum) in gram[..=i].iter_mut().enumerate() {
-                *sum += x.chunks(width).map(|x| x[i] * x[j]).sum::<f32>();
-            }
-        });
+        check("gram", x.len().is_multiple_of(width.max(1)), || format!("{} by {width}", x.len()))?;
+        self.simd.run(Gram { x, width, sums: gram });
         Ok(())
     }
 
