@@ -285,6 +285,10 @@ impl Device for Cpu {
         Ok(())
     }
 
+    fn gram_f64(&self, x: &Vec<f32>, width: usize, gram: &mut [f64]) -> Result<(), Error> {
+        Self::gram_f64(self, x, width, gram)
+    }
+
     fn moments(&self, x: &Vec<f32>, width: usize, absolute: &mut [f64], squares: &mut [f64]) -> Result<(), Error> {
         for x in x.chunks(width) {
             for ((x, absolute), square) in x.iter().zip(&mut *absolute).zip(&mut *squares) {
