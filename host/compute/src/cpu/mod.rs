@@ -276,16 +276,6 @@ impl Device for Cpu {
     }
 
     fn gram_f64(&self, x: &Vec<f32>, width: usize, gram: &mut [f64]) -> Result<(), Error> {
-        check("gram", gram.len() == width * width, || format!("{} for {width}", gram.len()))?;
-        gram.par_chunks_mut(width).enumerate().for_each(|(i, gram)| {
-            for (j, sum) in gram[..=i].iter_mut().enumerate() {
-                *sum += x.chunks(width).map(|x| f64::from(x[i]) * f64::from(x[j])).sum::<f64>();
-            }
-        });
-        Ok(())
-    }
-
-    fn gram_f64(&self, x: &Vec<f32>, width: usize, gram: &mut [f64]) -> Result<(), Error> {
         Self::gram_f64(self, x, width, gram)
     }
 
