@@ -16,7 +16,7 @@ use qhost_plugin_api::{
         Service, Service_TO, ServiceObject, Task, TensorView, TensorViewMut, Unit, Unit_TO, UnitObject,
     },
     documents::{ExistingRequest, SourceFile},
-    sdk::EXISTING,
+    sdk::{EXISTING, FormatService, Operand, OperandMut, REPLAY, STATISTICS},
 };
 use rayon::{
     ThreadPool,
@@ -26,7 +26,7 @@ use rayon::{
 use crate::{cancel::CancelFlag, stream::Ledger, text::shown};
 
 /// The services that `query_interface` finds, on whatever object: plugins are told of them at the start.
-pub(super) const NAMES: [&str; 1] = [EXISTING];
+pub(super) const NAMES: [&str; 3] = [EXISTING, STATISTICS, REPLAY];
 
 /// A set of named byte sources that a plugin may read.
 pub trait FileSource: Send + Sync + 'static {
@@ -62,6 +62,11 @@ pub trait UnitServices: Send + Sync + 'static {
 
     /// The files to compare with, where the unit makes nothing but is held against files that exist.
     fn existing(&self) -> Option<Arc<dyn ExistingFiles>> {
+        None
+    }
+
+    /// A service of the unit, by its versioned name, other than that of existing files.
+    fn service(&self, _name: &str) -> Option<Arc<dyn FormatService>> {
         None
     }
 }
@@ -238,8 +243,47 @@ impl Unit for UnitBridge {
     }
 
     fn query_interface(&self, name: RStr<'_>) -> ROption<ServiceObject> {
-        let files = (name.as_str() == EXISTING).then(|| self.0.existing()).flatten();
-        files.map(|files| Service_TO::from_ptr(RArc::new(ExistingBridge(files)), TD_Opaque)).into()
+        if name.as_str() == EXISTING {
+            let files = self.0.existing();
+            return files.map(|files| Service_TO::from_ptr(RArc::new(ExistingBridge(files)), TD_Opaque)).into();
+        }
+        let service = self.0.service(&name);
+        service.map(|service| Service_TO::from_ptr(RArc::new(ServiceBridge(service)), TD_Opaque)).into()
+    }
+}
+
+/// A service in plain Rust behind the border's object.
+struct ServiceBridge(Arc<dyn FormatService>);
+
+impl Service for ServiceBridge {
+    fn call(
+        &self,
+        method: RStr<'_>,
+        request: RStr<'_>,
+        inputs: RSlice<'_, TensorView<'_>>,
+        mut outputs: RSliceMut<'_, TensorViewMut<'_>>,
+    ) -> RResult<Answer, Failure> {
+        let inputs: Vec<_> = inputs
+            .iter()
+            .map(|input| Operand {
+                dtype: input.dtype,
+                rows: input.rows,
+                row_elements: input.row_elements,
+                data: input.data.as_slice(),
+            })
+            .collect();
+        let mut outputs: Vec<_> = outputs
+            .as_mut_slice()
+            .iter_mut()
+            .map(|output| OperandMut {
+                dtype: output.dtype,
+                rows: output.rows,
+                row_elements: output.row_elements,
+                data: output.data.as_mut_slice(),
+            })
+            .collect();
+        let answer = self.0.call(&method, &request, &inputs, &mut outputs);
+        answer.map(|answer| Answer { json: answer.json.into(), blob: answer.blob.into() }).into()
     }
 }
 

@@ -107,6 +107,9 @@ pub struct Options {
     /// `--desc-act` / `--no-desc-act`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub act_order: Option<bool>,
+    /// `--imatrix`: `auto`, or a file's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imatrix: Option<String>,
     /// `--plugin-option KEY=VALUE`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plugin: BTreeMap<String, String>,
@@ -146,6 +149,9 @@ impl Options {
             Some(true) => flags.push("--desc-act"),
             Some(false) => flags.push("--no-desc-act"),
             None => {}
+        }
+        if self.imatrix.is_some() {
+            flags.push("--imatrix");
         }
         flags
     }

@@ -29,7 +29,7 @@ pub use reader::{FileReader, FileView, READER, VERIFY, json_number, list_entry, 
 pub use rows::Rows;
 pub use scratch::{Scratch, with_scratch};
 pub use service::{FormatService, Operand, OperandMut, ServiceAnswer, ServiceHandle};
-pub use unit::{EXISTING, UnitHandle};
+pub use unit::{EXISTING, REPLAY, STATISTICS, UnitHandle};
 
 pub use crate::abi::{DType, Failure, FailureKind};
 pub use crate::documents;

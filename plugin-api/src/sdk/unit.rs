@@ -5,14 +5,23 @@ use std::{fmt, sync::Arc};
 
 use abi_stable::std_types::RSlice;
 
-use super::{DType, Failure, HostHandle, OperandMut, Result, Rows, ServiceHandle};
+use super::{DType, Failure, HostHandle, Operand, OperandMut, Result, Rows, ServiceHandle};
 use crate::{
     abi::UnitObject,
-    documents::{ExistingRequest, Model},
+    documents::{
+        ExistingRequest, InputGroup, LossAnswer, LossRequest, Model, Statistic, StatisticsAnswer, StatisticsRequest,
+        SubstituteRequest,
+    },
 };
 
 /// The service of a unit that is compared with files that exist; see `OpenRequest::existing`.
 pub const EXISTING: &str = "existing/1";
+
+/// The service of a unit whose plan asks for statistics of activations.
+pub const STATISTICS: &str = "statistics/1";
+
+/// The service of a unit that runs its layer with other weights.
+pub const REPLAY: &str = "replay/1";
 
 /// The unit that is being made: its source rows, its output segments, its figures.
 pub struct UnitHandle {
@@ -107,9 +116,51 @@ impl UnitHandle {
         service.call("read", &ExistingRequest::new(file, offset), &[], &mut [out]).map(drop)
     }
 
+    /// A statistic of the input of some linears, which the plan asks for: where it is lent, and of how many tokens
+    /// it is. [`UnitHandle::rows`] lends its rows until the unit ends.
+    ///
+    /// # Errors
+    /// Fails with kind `PLUGIN` when the plan does not ask for it or the unit has no such group; otherwise with
+    /// whatever keeps the model from running.
+    pub fn statistic(&self, group: InputGroup, what: Statistic, expert: Option<u32>) -> Result<StatisticsAnswer> {
+        let service = self.service(STATISTICS).ok_or_else(|| absent(STATISTICS))?;
+        service.call("get", &StatisticsRequest::new(group, what, expert), &[], &mut [])?.value()
+    }
+
+    /// From now on the forward pass uses these weights, the whole tensor in `f32`; without any, those of the
+    /// checkpoint again.
+    ///
+    /// # Errors
+    /// Fails with kind `PLUGIN` when the plan does not say that the unit replays, or the tensor is not of the unit.
+    pub fn substitute(&self, tensor: u32, weights: Option<&[f32]>) -> Result<()> {
+        let service = self.service(REPLAY).ok_or_else(|| absent(REPLAY))?;
+        let bytes: Option<Vec<u8>> =
+            weights.map(|weights| weights.iter().flat_map(|weight| weight.to_le_bytes()).collect());
+        let operand = |data| Operand { dtype: DType::F32, rows: 1, row_elements: weights_of(data), data };
+        let operands: Vec<_> = bytes.as_deref().map(operand).into_iter().collect();
+        service.call("substitute", &SubstituteRequest::new(tensor), &operands, &mut []).map(drop)
+    }
+
+    /// What the substituted weights change at the unit's output, over the first samples or all.
+    ///
+    /// # Errors
+    /// Fails as [`UnitHandle::substitute`], or with whatever keeps the model from running.
+    pub fn loss(&self, samples: Option<u64>) -> Result<LossAnswer> {
+        let service = self.service(REPLAY).ok_or_else(|| absent(REPLAY))?;
+        service.call("loss", &LossRequest::new(samples), &[], &mut [])?.value()
+    }
+
     /// The checkpoint's name of a tensor, for messages.
     #[must_use]
     pub fn tensor_name(&self, tensor: u32) -> String {
         self.model.tensors.get(tensor as usize).map_or_else(|| format!("tensor {tensor}"), |tensor| tensor.name.clone())
     }
+}
+
+fn absent(service: &str) -> Failure {
+    Failure::unsupported(format!("this unit has no {service}: its plan asks for none, or the host is too old"))
+}
+
+fn weights_of(bytes: &[u8]) -> u64 {
+    bytes.len() as u64 / 4
 }

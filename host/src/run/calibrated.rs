@@ -1,0 +1,210 @@
+//! The calibration of a run: samples for its plan, the hidden states at every unit's border, and the services
+//! that a plugin asks while a unit is made.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use qhost_compute::Cpu;
+use qhost_plugin_api::{
+    abi::{DType, Failure, FailureKind},
+    documents::{Model, Plan, UnitKind},
+    sdk::{FormatService, Operand, OperandMut, REPLAY, STATISTICS, ServiceAnswer},
+};
+use rayon::ThreadPool;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::sources::broken;
+use crate::{
+    calibrate::{self, Answer, Calibration, Engine, Needs, Refusal, Virtual, Weights},
+    exit_code::Fault,
+    plugin::{Borrowed, ConnectSettings},
+};
+
+/// Loans of tensors that no file has.
+const VIRTUAL_LOAN: u64 = 1 << 63;
+
+/// What the units of a plan need of activations.
+pub(super) fn needs(plan: &Plan) -> Needs {
+    let units = plan.units.iter().filter(|unit| !unit.statistics.is_empty() || unit.replays);
+    Needs { units: units.map(|unit| (unit.unit, (unit.statistics.clone(), unit.replays))).collect() }
+}
+
+/// A calibration under way, and where its snapshots are.
+pub(super) struct Running {
+    calibration: Calibration<Cpu>,
+    pool: Arc<ThreadPool>,
+    folder: PathBuf,
+    /// The last unit that needs states.
+    last: usize,
+}
+
+impl Running {
+    /// Embeds the samples.
+    pub(super) fn begin(
+        model: &Arc<Model>,
+        weights: Arc<dyn Weights>,
+        needs: Needs,
+        samples: &[Vec<u32>],
+        settings: &ConnectSettings,
+        folder: &Path,
+    ) -> Result<Self, calibrate::Error> {
+        let failed = |source| calibrate::Error::States { path: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let lengths: Vec<_> = samples.iter().map(Vec::len).collect();
+        let last = last_layer(model, &needs);
+        settings.pool.install(|| {
+            let (model, cancel) = (Arc::clone(model), settings.cancel.clone());
+            let engine = Engine::new(Cpu::new(), Arc::clone(&model), weights, &lengths, cancel)?;
+            let calibration = Calibration::begin(engine, model, needs, samples, &settings.ledger, folder)?;
+            Ok(Self { calibration, pool: Arc::clone(&settings.pool), folder: folder.to_owned(), last })
+        })
+    }
+
+    fn snapshot(&self, layer: usize) -> PathBuf {
+        self.folder.join(format!("before-layer-{layer}"))
+    }
+
+    /// Takes up the states before a layer that an earlier run has left.
+    pub(super) fn restore(&self, layer: usize) -> Result<bool, calibrate::Error> {
+        Ok(layer == 0 || self.calibration.restore(&self.snapshot(layer), layer)?)
+    }
+
+    /// Begins a unit.
+    pub(super) fn enter(&self, unit: u32) {
+        self.calibration.enter(unit);
+    }
+
+    /// Ends a unit, and makes durable what the next one needs.
+    pub(super) fn leave(&self, unit: u32) -> Result<(), calibrate::Error> {
+        let layer = self.calibration.layer_of(unit);
+        if layer.is_some_and(|layer| layer >= self.last) {
+            // Nobody asks for the states after it.
+            return Ok(());
+        }
+        self.pool.install(|| self.calibration.leave())?;
+        match layer {
+            Some(layer) => self.calibration.save(&self.snapshot(layer + 1)),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets what only the unit needed that is in the journal now.
+    pub(super) fn forget_before(&self, unit: u32) {
+        if let Some(layer) = self.calibration.layer_of(unit) {
+            // It is of no more use; if it cannot be removed, the work folder goes in the end.
+            let _ = fs::remove_file(self.snapshot(layer));
+        }
+    }
+
+    /// The layer that a unit is.
+    pub(super) fn layer_of(&self, unit: u32) -> Option<usize> {
+        self.calibration.layer_of(unit)
+    }
+
+    /// The services of a unit.
+    pub(super) fn service(self: &Arc<Self>, unit: u32, name: &str) -> Option<Arc<dyn FormatService>> {
+        match name {
+            STATISTICS => Some(Arc::new(Asked { running: Arc::clone(self), unit, replays: false })),
+            REPLAY => Some(Arc::new(Asked { running: Arc::clone(self), unit, replays: true })),
+            _ => None,
+        }
+    }
+
+    /// Lends rows of a tensor that no file has.
+    pub(super) fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Option<Result<Borrowed, Failure>> {
+        let lent = self.calibration.lend(tensor)?;
+        Some(borrowed(&lent, first_row, rows).ok_or_else(|| broken("rows of a statistic that are not there")))
+    }
+}
+
+/// Whether a loan is of a tensor that no file has; those end with their unit.
+pub(super) fn is_virtual(loan: u64) -> bool {
+    loan >= VIRTUAL_LOAN
+}
+
+fn borrowed(lent: &Arc<Virtual>, first_row: u64, rows: u64) -> Option<Borrowed> {
+    let element = if lent.double { 8 } else { 4 };
+    let row = lent.row_elements.checked_mul(element)?;
+    let (start, bytes) = (first_row.checked_mul(row)?, rows.checked_mul(row)?);
+    let end = start.checked_add(bytes)?;
+    let data = lent.bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)?;
+    let dtype = if lent.double { DType::F64 } else { DType::F32 };
+    Some(Borrowed { id: VIRTUAL_LOAN, dtype, rows, row_elements: lent.row_elements, data: data.as_ptr(), bytes })
+}
+
+/// The last layer whose states are needed; one past the layers if the head needs them.
+fn last_layer(model: &Model, needs: &Needs) -> usize {
+    let layers = model.units.iter().filter(|unit| unit.kind == UnitKind::Layer);
+    let of_layers = layers.clone().enumerate().filter(|(_, unit)| needs.units.contains_key(&unit.id));
+    let last = of_layers.map(|(layer, _)| layer).last().unwrap_or(0);
+    let head = model.units.iter().any(|unit| unit.kind == UnitKind::Epilogue && needs.units.contains_key(&unit.id));
+    if head { layers.count() } else { last }
+}
+
+/// `statistics/1` or `replay/1` of a unit.
+struct Asked {
+    running: Arc<Running>,
+    unit: u32,
+    replays: bool,
+}
+
+impl Asked {
+    fn answer<T: Serialize>(&self, ask: impl FnOnce(&Calibration<Cpu>) -> Answer<T> + Send) -> Result<ServiceAnswer, Failure>
+    where
+        T: Send,
+    {
+        let answer = self.running.pool.install(|| ask(&self.running.calibration));
+        let answer = answer.map_err(|error| as_failure(&error))?.map_err(|refusal| refused(&refusal))?;
+        ServiceAnswer::new(&answer)
+    }
+}
+
+impl FormatService for Asked {
+    fn call(
+        &self,
+        method: &str,
+        request: &str,
+        inputs: &[Operand<'_>],
+        _outputs: &mut [OperandMut<'_>],
+    ) -> Result<ServiceAnswer, Failure> {
+        match (self.replays, method) {
+            (false, "get") => {
+                let request = parsed(request)?;
+                self.answer(|calibration| calibration.get(self.unit, &request))
+            }
+            (true, "substitute") => {
+                let request: qhost_plugin_api::documents::SubstituteRequest = parsed(request)?;
+                let numbers = match inputs {
+                    [] => None,
+                    [one] if one.dtype == DType::F32 => {
+                        Some(one.data.as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect())
+                    }
+                    _ => return Err(broken("the operand of `substitute` is not one tensor in f32")),
+                };
+                self.answer(|calibration| Ok(calibration.substitute(self.unit, request.tensor, numbers)))
+            }
+            (true, "loss") => {
+                let request: qhost_plugin_api::documents::LossRequest = parsed(request)?;
+                self.answer(|calibration| calibration.loss(self.unit, request.samples))
+            }
+            _ => Err(Failure::unsupported(format!("there is no method `{method}`"))),
+        }
+    }
+}
+
+fn parsed<T: DeserializeOwned>(request: &str) -> Result<T, Failure> {
+    serde_json::from_str(request).map_err(|error| broken(&format!("not the request expected: {error}")))
+}
+
+fn refused(refusal: &Refusal) -> Failure {
+    broken(&refusal.to_string())
+}
+
+/// An error of the forward pass on its way through the plugin back to the host.
+pub(super) fn as_failure(error: &calibrate::Error) -> Failure {
+    let kind = FailureKind(error.exit_code() as u32);
+    Failure::new(kind, error.to_string()).hint(error.hint().unwrap_or_default())
+}
