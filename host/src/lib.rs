@@ -6,6 +6,7 @@ pub mod bus_error;
 pub mod cancel;
 pub mod card;
 pub mod cli;
+pub mod dataset;
 pub mod exit_code;
 pub mod hub;
 pub mod inspect;

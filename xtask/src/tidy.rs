@@ -26,7 +26,7 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("hub", &["cancel", "exit_code", "text"]),
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
@@ -35,6 +35,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("plugin", &["cancel", "exit_code", "stream", "text"]),
     ("write", &["exit_code", "plan", "stream"]),
     ("card", &["text"]),
+    ("dataset", &["cancel", "exit_code", "hub", "text"]),
     (
         "run",
         &[
