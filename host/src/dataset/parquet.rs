@@ -100,10 +100,12 @@ fn value(field: Field) -> Jinja {
         Field::Float(value) => value.into(),
         Field::Double(value) => value.into(),
         Field::Str(text) => text.into(),
-        Field::Group(row) => row.into_columns().into_iter().map(|(name, field)| (name, value(field))).collect(),
+        Field::Group(row) => {
+            Jinja::from_pairs(row.into_columns().into_iter().map(|(name, field)| (name, value(field))))
+        }
         Field::ListInternal(list) => list.elements().iter().cloned().map(value).collect(),
         Field::MapInternal(map) => {
-            map.entries().iter().map(|(key, field)| (value(key.clone()), value(field.clone()))).collect()
+            Jinja::from_pairs(map.entries().iter().map(|(key, field)| (value(key.clone()), value(field.clone()))))
         }
         // Days, times and decimals, which no conversation has.
         other => other.to_string().into(),

@@ -81,7 +81,7 @@ impl ChatTemplate {
             ("documents", Jinja::from(())),
             ("add_generation_prompt", Jinja::from(false)),
         ];
-        let context: Jinja = tokens.chain(rest).collect();
+        let context = Jinja::from_pairs(tokens.chain(rest));
         let template = self.environment.get_template(NAME).map_err(|error| described(&error))?;
         template.render(context).map_err(|error| described(&error))
     }
@@ -135,4 +135,50 @@ fn without_generation_tags(source: &str) -> String {
     }
     text.push_str(rest);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        tokens: std::collections::BTreeMap<String, String>,
+        conversations: Vec<Conversation>,
+        templates: Vec<Template>,
+    }
+
+    #[derive(Deserialize)]
+    struct Conversation {
+        messages: Jinja,
+        tools: Option<Jinja>,
+    }
+
+    #[derive(Deserialize)]
+    struct Template {
+        name: String,
+        template: String,
+        /// None where transformers raises an exception.
+        rendered: Vec<Option<String>>,
+    }
+
+    /// The texts are those of transformers; see the file's own words, and the README beside it.
+    #[test]
+    fn templates_give_the_texts_of_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/text/chat_templates.json");
+        let golden: Golden = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let tokens: Vec<_> = golden.tokens.into_iter().collect();
+        let mut compared = 0;
+        for Template { name, template, rendered } in golden.templates {
+            let template = ChatTemplate::new(&template, tokens.clone()).unwrap();
+            for (index, (conversation, expected)) in golden.conversations.iter().zip(rendered).enumerate() {
+                let actual = template.render(&conversation.messages, conversation.tools.as_ref());
+                assert_eq!(actual.clone().ok(), expected, "{name}, conversation {index}: {actual:?}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 30);
+    }
 }

@@ -172,3 +172,6 @@ impl Tokenizer {
 fn fails(error: tokenizers::Error) -> Error {
     Error::Tokenizer { reason: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests;
