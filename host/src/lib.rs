@@ -8,6 +8,7 @@ pub mod cancel;
 pub mod card;
 pub mod cli;
 pub mod evaluate;
+pub mod dataset;
 pub mod exit_code;
 pub mod hub;
 pub mod inspect;

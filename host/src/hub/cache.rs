@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! CACHE/
-//!   models--org--name/
+//!   models--org--name/             of a data set, datasets--org--name/
 //!     blobs/CHECKSUM               a file's contents
 //!     blobs/CHECKSUM.incomplete    what has arrived of it so far
 //!     refs/main                    the commit that the branch named when it was last asked for
@@ -20,7 +20,7 @@ use std::{
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::{Error, RemoteFile, RepoId, checksum, listing, retry};
+use super::{Error, RemoteFile, RepoId, RepoKind, checksum, listing, retry};
 use crate::cancel::CancelFlag;
 
 /// How often a lock that somebody else holds is tried again.
@@ -40,7 +40,11 @@ impl RepoCache {
     pub(super) fn new(root: &Path, id: &RepoId) -> Self {
         // Links in the cache are relative, and the process may be told a relative folder.
         let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
-        let repo = Repo::new(id.as_str().to_owned(), RepoType::Model);
+        let kind = match id.kind() {
+            RepoKind::Model => RepoType::Model,
+            RepoKind::Dataset => RepoType::Dataset,
+        };
+        let repo = Repo::new(id.as_str().to_owned(), kind);
         let folder = repo.folder_name();
         Self {
             repository: root.join(&folder),

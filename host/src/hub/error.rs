@@ -73,7 +73,7 @@ pub enum Error {
         message: Option<String>,
     },
     /// The hub has no such model, or does not show it.
-    #[error("there is no model {model} on {endpoint}, or it is private")]
+    #[error("there is no {model} on {endpoint}, or it is private", model = kind_and_name(model))]
     NoRepo {
         /// The hub.
         endpoint: String,
@@ -228,6 +228,14 @@ pub enum Error {
         /// The cache's folder.
         cache: PathBuf,
     },
+}
+
+/// A repository with what it is; a data set's name is the path of its page.
+fn kind_and_name(repository: &str) -> String {
+    match repository.strip_prefix("datasets/") {
+        Some(name) => format!("data set {name}"),
+        None => format!("model {repository}"),
+    }
 }
 
 /// A server's own words behind ours.

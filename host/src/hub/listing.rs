@@ -74,7 +74,7 @@ struct Lfs {
 pub(super) struct Lister<'a> {
     pub(super) client: &'a Client,
     pub(super) cancel: &'a CancelFlag,
-    /// The address of the repository's interface for programs: `ENDPOINT/api/models/ID`.
+    /// The address of the repository's interface for programs, such as `ENDPOINT/api/models/ID`.
     pub(super) api: String,
 }
 
@@ -88,19 +88,25 @@ impl Lister<'_> {
 
     /// The files at the top and in the folders of `folders` that are there.
     pub(super) fn files(&self, commit: &str, folders: &[&str]) -> Result<Vec<RemoteFile>, Error> {
-        let top = self.tree(commit, "")?;
+        let top = self.tree(commit, "", false)?;
         let mut files = self.files_of(&top)?;
         for folder in folders {
             if top.iter().any(|entry| entry.r#type == "directory" && entry.path == **folder) {
-                files.extend(self.files_of(&self.tree(commit, folder)?)?);
+                files.extend(self.files_of(&self.tree(commit, folder, false)?)?);
             }
         }
         Ok(files)
     }
 
-    fn tree(&self, commit: &str, folder: &str) -> Result<Vec<Entry>, Error> {
+    /// The files in all folders.
+    pub(super) fn all_files(&self, commit: &str) -> Result<Vec<RemoteFile>, Error> {
+        self.files_of(&self.tree(commit, "", true)?)
+    }
+
+    fn tree(&self, commit: &str, folder: &str, recursive: bool) -> Result<Vec<Entry>, Error> {
         let slash = if folder.is_empty() { "" } else { "/" };
-        let mut url = format!("{}/tree/{commit}{slash}{folder}", self.api);
+        let query = if recursive { "?recursive=true" } else { "" };
+        let mut url = format!("{}/tree/{commit}{slash}{folder}{query}", self.api);
         let mut entries = Vec::new();
         for _ in 0..PAGES {
             let (page, next): (Vec<Entry>, _) = self.json(&url, "the list of files")?;

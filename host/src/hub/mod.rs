@@ -22,7 +22,7 @@ use std::{
 
 pub use checksum::Checksum;
 pub use error::Error;
-pub use id::RepoId;
+pub use id::{RepoId, RepoKind};
 pub use listing::{Listing, RemoteFile};
 pub use settings::Settings;
 pub use token::Token;
@@ -146,14 +146,29 @@ impl Hub {
     /// # Errors
     /// Fails when the hub cannot be reached or does not give the listing.
     pub fn list(&self, folders: &[&str]) -> Result<Listing, Error> {
+        self.listed(|lister, commit| lister.files(commit, folders))
+    }
+
+    /// All files at the revision, in whatever folders.
+    ///
+    /// # Errors
+    /// Fails when the hub cannot be reached or does not give the listing.
+    pub fn list_all(&self) -> Result<Listing, Error> {
+        self.listed(|lister, commit| lister.all_files(commit))
+    }
+
+    fn listed(
+        &self,
+        files: impl FnOnce(&Lister<'_>, &str) -> Result<Vec<RemoteFile>, Error>,
+    ) -> Result<Listing, Error> {
         let pinned = checksum::is_hex(&self.revision, 40).then(|| self.revision.to_ascii_lowercase());
         if let Some(files) = pinned.as_ref().and_then(|commit| self.cache.kept_listing(commit)) {
             return Ok(Listing { commit: self.revision.to_ascii_lowercase(), files });
         }
-        let api = format!("{}/api/models/{}", self.settings.endpoint, self.id);
+        let api = format!("{}/api/{}", self.settings.endpoint, self.id.in_api());
         let lister = Lister { client: &self.client, cancel: &self.cancel, api };
         let listed = pinned.map_or_else(|| lister.commit(&self.revision), Ok);
-        let listed = listed.and_then(|commit| Ok((lister.files(&commit, folders)?, commit)));
+        let listed = listed.and_then(|commit| Ok((files(&lister, &commit)?, commit)));
         let (files, commit) = self.or_interrupted(listed)?;
         tracing::info!("{} at {} is commit {commit}, with {} files", self.id, self.revision, files.len());
         Ok(Listing { commit, files })
