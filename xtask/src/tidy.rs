@@ -44,6 +44,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
             "calibrate",
             "cancel",
             "card",
+            "dataset",
             "exit_code",
             "hub",
             "memory",
@@ -59,7 +60,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("inspect", &["exit_code", "model", "plugin", "source", "stream", "text"]),
     ("verify", &["exit_code", "inspect", "model", "plugin", "run", "source", "text"]),
     ("report", &["exit_code", "inspect", "memory", "plan", "plugin", "run", "text", "verify"]),
-    ("cli", &["bus_error", "cancel", "exit_code", "hub", "inspect", "plugin", "report", "run", "verify"]),
+    ("cli", &["bus_error", "cancel", "dataset", "exit_code", "hub", "inspect", "plugin", "report", "run", "verify"]),
 ];
 
 /// Formats live in plugins; the host and the API have never heard of them.

@@ -6,7 +6,7 @@ use qhost_compute::{Activation, Attention, NormKind};
 use qhost_plugin_api::documents::{Experts, Hyperparameters, LatentAttention, Model, RoleKind, SourceTensor, UnitKind};
 use serde_json::Value;
 
-use super::{Error, rotary::Frequencies};
+use super::{BATCH_TOKENS, Error, rotary::Frequencies};
 use crate::model::{self, Blocks, Factor, Forward, Fused, Gate, Norm, Pairs, Rotated, Routing, Scores};
 
 /// The norms of latent queries, keys and values: transformers gives them its default epsilon.
@@ -20,6 +20,8 @@ pub struct Decoder {
     pub width: usize,
     /// Rows of the embedding.
     pub vocabulary: usize,
+    /// Inner width of the widest feed-forward block.
+    pub widest: usize,
     /// The norms.
     pub norm: NormShape,
     /// What embeddings are multiplied with.
@@ -143,6 +145,9 @@ impl Decoder {
         Ok(Self {
             width: size(sizes.hidden_size),
             vocabulary: size(sizes.vocab_size),
+            widest: size(
+                sizes.ffn_size.max(experts.map_or(0, |experts| experts.shared_ffn_size.max(experts.ffn_size))),
+            ),
             norm: norm(forward.norm, sizes),
             embedding_scale: config.factor(forward.embedding)?,
             residual_scale: config.factor(forward.residual)?,
@@ -192,6 +197,20 @@ impl Decoder {
             longest = longest.max(length);
         }
         Ok(longest)
+    }
+
+    /// Bytes of the activations of a batch, about, where samples have at most so many tokens.
+    #[must_use]
+    pub fn activations(&self, longest: usize) -> u64 {
+        let heads = self.layers.first().map_or(0, |layer| {
+            let Attention { heads, kv_heads, key, value, .. } = layer.attention;
+            // Queries, keys and values, once more while they are put together, and what attention gives.
+            2 * (heads * key + kv_heads * (key + value)) + heads * value
+        });
+        let tokens = longest.max(BATCH_TOKENS) as u64;
+        // The stream, what is added to it, and inputs of blocks; then gate, up and what is between.
+        let widths = 5 * self.width as u64 + heads as u64 + 3 * self.widest as u64;
+        tokens.saturating_mul(widths).saturating_mul(4)
     }
 }
 

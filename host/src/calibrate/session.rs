@@ -153,18 +153,25 @@ impl<D: Device> Calibration<D> {
         self.engine.decoder().layers.iter().position(|layer| layer.unit == unit)
     }
 
+    /// Whether a unit is what comes after the layers.
+    #[must_use]
+    pub fn is_head(&self, unit: u32) -> bool {
+        self.model.units.iter().any(|info| info.id == unit && info.kind == UnitKind::Epilogue)
+    }
+
     /// Begins a unit.
     pub fn enter(&self, unit: u32) {
         let mut inner = self.lock();
+        inner.gathered.clear();
+        inner.lent.clear();
         let done = match inner.place {
             Place::Before(layer) | Place::Outside(layer) | Place::In(layer) => layer,
             Place::Head => self.engine.decoder().layers.len(),
         };
-        let kind = self.model.units.iter().find(|info| info.id == unit).map(|info| info.kind);
-        inner.place = match (self.layer_of(unit), kind) {
-            (Some(layer), _) => Place::In(layer),
-            (None, Some(UnitKind::Epilogue)) => Place::Head,
-            (None, _) => Place::Outside(done),
+        inner.place = match self.layer_of(unit) {
+            Some(layer) => Place::In(layer),
+            None if self.is_head(unit) => Place::Head,
+            None => Place::Outside(done),
         };
         inner.advanced = false;
     }

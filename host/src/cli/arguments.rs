@@ -1,6 +1,6 @@
 //! The arguments as the user writes them, and the help that goes with them.
 
-use std::path::PathBuf;
+use std::{num::NonZero, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
@@ -187,9 +187,15 @@ pub(super) struct QuantizeArguments {
     /// Keep columns in their order.
     #[arg(long, overrides_with = "desc_act", help_heading = "Quantisation")]
     pub(super) no_desc_act: bool,
+    /// How much each column of a weight matters: `auto` measures it while quantising, on the data of
+    /// --calibration; for formats that use an importance matrix.
+    #[arg(long, value_name = "FILE|auto", help_heading = "Quantisation")]
+    pub(super) imatrix: Option<String>,
     /// An option of the plugin's own; may be given several times.
     #[arg(long = "plugin-option", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Quantisation")]
     pub(super) plugin_options: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArguments,
     /// Threads to work with; all cores if not given. The output does not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Resources")]
     pub(super) threads: Option<u16>,
@@ -211,6 +217,27 @@ pub(super) struct QuantizeArguments {
     /// Do not write a model card (README.md in a folder, NAME.md beside a file).
     #[arg(long, help_heading = "What to do")]
     pub(super) no_card: bool,
+}
+
+/// What activations are taken from.
+#[derive(Debug, Args)]
+pub(super) struct CalibrationArguments {
+    /// Text that the model is run on, where the format or level uses activations: a file (text, JSONL, parquet), or
+    /// the name of a data set on the Hub; WikiText-2 if not given.
+    ///
+    /// Rows of JSONL have `text`, `messages` (put into the model's chat template) or `input_ids`, which are used as
+    /// they are, in order. Without a network a text that comes with qhost is used.
+    #[arg(long, value_name = "PATH|ID", help_heading = "Calibration")]
+    pub(super) calibration: Option<String>,
+    /// Rows of tokens to run.
+    #[arg(long, value_name = "N", default_value = "128", help_heading = "Calibration")]
+    pub(super) samples: NonZero<usize>,
+    /// Tokens of a row.
+    #[arg(long, value_name = "N", default_value = "2048", help_heading = "Calibration")]
+    pub(super) seq_len: NonZero<usize>,
+    /// Seed of the choice of rows.
+    #[arg(long, value_name = "N", default_value = "0", help_heading = "Calibration")]
+    pub(super) seed: u64,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

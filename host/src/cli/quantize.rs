@@ -60,6 +60,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, 
         group_size: arguments.group_size,
         symmetric: flag(arguments.sym, arguments.asym),
         act_order: flag(arguments.desc_act, arguments.no_desc_act),
+        imatrix: arguments.imatrix,
         plugin: arguments.plugin_options.into_iter().collect(),
         ..Options::default()
     };
@@ -71,6 +72,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, 
         force: arguments.force,
         fresh: arguments.fresh,
         card: !arguments.no_card,
+        calibration: arguments.calibration.request(),
     };
     let cancel = CancelFlag::default();
     stop_on_signal(cancel.clone());

@@ -65,6 +65,13 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+impl Default for Sampling {
+    /// What the field uses: 128 rows of 2048 tokens.
+    fn default() -> Self {
+        Self { samples: 128, seq_len: 2048, seed: 0 }
+    }
+}
+
 /// What was read, for a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Description {

@@ -90,6 +90,12 @@ impl Checker<'_> {
     fn units(&self) -> Result<(), String> {
         let known: BTreeSet<_> = self.model.units.iter().map(|unit| unit.id).collect();
         let mut planned = BTreeSet::new();
+        if self.plan.units.iter().any(|unit| !unit.statistics.is_empty() || unit.replays) {
+            let place = |unit: u32| self.model.units.iter().position(|info| info.id == unit);
+            if !self.plan.units.is_sorted_by_key(|unit| place(unit.unit)) {
+                return Err("units that ask for statistics are not in the order of the model".into());
+            }
+        }
         for unit in &self.plan.units {
             if !known.contains(&unit.unit) {
                 return Err(format!("unit {} is not in the model", unit.unit));

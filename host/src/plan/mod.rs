@@ -59,18 +59,25 @@ impl RunPlan {
     /// Names this work: the same plan with the same options from the same source with the same plugin has the
     /// same key, and nothing else has.
     ///
-    /// The options are part of it because they may change bytes without changing any length.
+    /// The options are part of it because they may change bytes without changing any length. `calibration` names the
+    /// data that activations are taken from, and is empty without.
     ///
     /// # Errors
     /// Fails when the plan cannot be written as JSON.
-    pub fn key(&self, options: &Options, source_fingerprint: &str, plugin_sha256: &str) -> Result<String, Error> {
+    pub fn key(
+        &self,
+        options: &Options,
+        source_fingerprint: &str,
+        plugin_sha256: &str,
+        calibration: &str,
+    ) -> Result<String, Error> {
         let inconsistent = |reason: String| Error::Inconsistent { reason };
         let plan = self.plan.to_json().map_err(|failure| inconsistent(failure.message.into()))?;
         // The level that was meant is in the plan, whether it was asked for by name or not.
         let options = Options { level: None, ..options.clone() };
         let options = serde_json::to_string(&options).map_err(|error| inconsistent(error.to_string()))?;
         let mut digest = Sha256::new();
-        for part in [plan.as_str(), options.as_str(), source_fingerprint, plugin_sha256] {
+        for part in [plan.as_str(), options.as_str(), source_fingerprint, plugin_sha256, calibration] {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }

@@ -2,6 +2,7 @@
 //! that a plugin asks while a unit is made.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,7 +11,7 @@ use std::{
 use qhost_compute::Cpu;
 use qhost_plugin_api::{
     abi::{DType, Failure, FailureKind},
-    documents::{Model, Plan, UnitKind},
+    documents::{InputGroup, LossRequest, Model, Plan, PlannedUnit, SubstituteRequest, UnitKind},
     sdk::{FormatService, Operand, OperandMut, REPLAY, STATISTICS, ServiceAnswer},
 };
 use rayon::ThreadPool;
@@ -18,8 +19,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::sources::broken;
 use crate::{
-    calibrate::{self, Answer, Calibration, Engine, Needs, Refusal, Virtual, Weights},
+    calibrate::{self, Answer, Calibration, Decoder, Engine, Needs, Refusal, Virtual, Weights},
+    dataset::Samples,
     exit_code::Fault,
+    model::{StoredAs, Widening},
     plugin::{Borrowed, ConnectSettings},
 };
 
@@ -32,13 +35,84 @@ pub(super) fn needs(plan: &Plan) -> Needs {
     Needs { units: units.map(|unit| (unit.unit, (unit.statistics.clone(), unit.replays))).collect() }
 }
 
+/// What a calibration takes beside what a plugin asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Needed {
+    /// Working memory: activations of a batch, and the weights of a layer as they are used.
+    pub(super) memory: u64,
+    /// Memory for the statistics of a unit, which the ledger grants.
+    pub(super) statistics: u64,
+    /// Bytes on the output's disk: hidden states and their snapshots.
+    pub(super) disk: u64,
+}
+
+/// What a calibration takes.
+pub(super) fn needed(
+    plan: &Plan,
+    model: &Model,
+    stored: &[StoredAs],
+    samples: &Samples,
+) -> Result<Needed, calibrate::Error> {
+    let decoder = Decoder::of(model)?;
+    let longest = samples.rows.iter().map(Vec::len).max().unwrap_or(0);
+    let tokens: u64 = samples.rows.iter().map(|row| row.len() as u64).sum();
+    let states = tokens.saturating_mul(decoder.width as u64).saturating_mul(4);
+    let of_unit = |unit: u32| -> u64 {
+        let tensors = model.tensors.iter().zip(stored).filter(|(tensor, _)| tensor.unit == unit);
+        let bytes = tensors.map(|(tensor, stored)| {
+            let element = if stored.widening != Widening::None || tensor.dtype == "F32" { 4 } else { 2 };
+            tensor.elements().saturating_mul(element)
+        });
+        bytes.fold(0, u64::saturating_add)
+    };
+    let weights = decoder.layers.iter().map(|layer| of_unit(layer.unit)).max().unwrap_or(0);
+    Ok(Needed {
+        memory: weights.saturating_add(decoder.activations(longest)),
+        statistics: statistics_of_a_unit(plan, model),
+        // One for the states themselves, and one before and one after the unit at work.
+        disk: states.saturating_mul(3),
+    })
+}
+
+/// The most that the statistics of one unit take, while they are gathered and lent.
+fn statistics_of_a_unit(plan: &Plan, model: &Model) -> u64 {
+    let of_unit = |unit: &PlannedUnit| {
+        let needs = unit.statistics.iter().map(|need| {
+            let of_group = model.tensors.iter().filter(|tensor| {
+                tensor.unit == unit.unit && InputGroup::of(&tensor.role.kind).as_ref() == Some(&need.group)
+            });
+            // Linears of one group have one input, but for the experts, who have one each.
+            let mut inputs: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+            for tensor in of_group {
+                let input = if tensor.transposed { tensor.rows() } else { tensor.row_elements() };
+                match tensor.shape.as_slice() {
+                    [experts, one, other] => {
+                        let input = if tensor.transposed { *one } else { *other };
+                        inputs.extend(
+                            (0..u32::try_from(*experts).unwrap_or(u32::MAX)).map(|expert| (Some(expert), input)),
+                        );
+                    }
+                    _ => drop(inputs.insert(tensor.role.expert, input)),
+                }
+            }
+            let of_inputs = inputs.values().map(|width| calibrate::statistics_memory(need, *width));
+            let lent = inputs.values().map(|width| calibrate::statistics_memory(need, *width)).max().unwrap_or(0);
+            of_inputs.fold(lent, u64::saturating_add)
+        });
+        needs.fold(0, u64::saturating_add)
+    };
+    plan.units.iter().map(of_unit).max().unwrap_or(0)
+}
+
 /// A calibration under way, and where its snapshots are.
 pub(super) struct Running {
     calibration: Calibration<Cpu>,
     pool: Arc<ThreadPool>,
     folder: PathBuf,
-    /// The last unit that needs states.
+    /// The last place in the order of layers that needs states.
     last: usize,
+    /// The number of layers.
+    layers: usize,
 }
 
 impl Running {
@@ -46,7 +120,7 @@ impl Running {
     pub(super) fn begin(
         model: &Arc<Model>,
         weights: Arc<dyn Weights>,
-        needs: Needs,
+        plan: &Plan,
         samples: &[Vec<u32>],
         settings: &ConnectSettings,
         folder: &Path,
@@ -54,12 +128,18 @@ impl Running {
         let failed = |source| calibrate::Error::States { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(failed)?;
         let lengths: Vec<_> = samples.iter().map(Vec::len).collect();
+        let needs = needs(plan);
+        let layers = model.units.iter().filter(|unit| unit.kind == UnitKind::Layer).count();
         let last = last_layer(model, &needs);
+        // Hidden states can be in a file; what a unit needs cannot.
+        let working = plan.units.iter().map(|unit| unit.working_memory(settings.threads())).max().unwrap_or(0);
+        let reserved = settings.ledger.hold(statistics_of_a_unit(plan, model).saturating_add(working), "a unit")?;
         settings.pool.install(|| {
             let (model, cancel) = (Arc::clone(model), settings.cancel.clone());
             let engine = Engine::new(Cpu::new(), Arc::clone(&model), weights, &lengths, cancel)?;
             let calibration = Calibration::begin(engine, model, needs, samples, &settings.ledger, folder)?;
-            Ok(Self { calibration, pool: Arc::clone(&settings.pool), folder: folder.to_owned(), last })
+            drop(reserved);
+            Ok(Self { calibration, pool: Arc::clone(&settings.pool), folder: folder.to_owned(), last, layers })
         })
     }
 
@@ -67,9 +147,21 @@ impl Running {
         self.folder.join(format!("before-layer-{layer}"))
     }
 
-    /// Takes up the states before a layer that an earlier run has left.
-    pub(super) fn restore(&self, layer: usize) -> Result<bool, calibrate::Error> {
-        Ok(layer == 0 || self.calibration.restore(&self.snapshot(layer), layer)?)
+    /// Where a unit is in the order of layers: the head comes after all of them.
+    fn place(&self, unit: u32) -> usize {
+        let place = self.calibration.layer_of(unit);
+        place.unwrap_or(if self.calibration.is_head(unit) { self.layers } else { 0 })
+    }
+
+    /// Whether a unit or one after it asks for states.
+    pub(super) fn is_needed_from(&self, unit: u32) -> bool {
+        self.place(unit) <= self.last
+    }
+
+    /// Takes up the states before a unit that an earlier run has left.
+    pub(super) fn restore(&self, unit: u32) -> Result<bool, calibrate::Error> {
+        let place = self.place(unit);
+        Ok(place == 0 || self.calibration.restore(&self.snapshot(place), place)?)
     }
 
     /// Begins a unit.
@@ -152,7 +244,10 @@ struct Asked {
 }
 
 impl Asked {
-    fn answer<T: Serialize>(&self, ask: impl FnOnce(&Calibration<Cpu>) -> Answer<T> + Send) -> Result<ServiceAnswer, Failure>
+    fn answer<T: Serialize>(
+        &self,
+        ask: impl FnOnce(&Calibration<Cpu>) -> Answer<T> + Send,
+    ) -> Result<ServiceAnswer, Failure>
     where
         T: Send,
     {
@@ -176,7 +271,7 @@ impl FormatService for Asked {
                 self.answer(|calibration| calibration.get(self.unit, &request))
             }
             (true, "substitute") => {
-                let request: qhost_plugin_api::documents::SubstituteRequest = parsed(request)?;
+                let request: SubstituteRequest = parsed(request)?;
                 let numbers = match inputs {
                     [] => None,
                     [one] if one.dtype == DType::F32 => {
@@ -187,7 +282,7 @@ impl FormatService for Asked {
                 self.answer(|calibration| Ok(calibration.substitute(self.unit, request.tensor, numbers)))
             }
             (true, "loss") => {
-                let request: qhost_plugin_api::documents::LossRequest = parsed(request)?;
+                let request: LossRequest = parsed(request)?;
                 self.answer(|calibration| calibration.loss(self.unit, request.samples))
             }
             _ => Err(Failure::unsupported(format!("there is no method `{method}`"))),

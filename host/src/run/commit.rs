@@ -3,7 +3,10 @@
 //! One thread of its own: it digests what was written, waits for the disk, and only then writes the
 //! journal's line.
 
-use std::{sync::Arc, sync::mpsc::Receiver};
+use std::{
+    sync::Arc,
+    sync::mpsc::{Receiver, Sender},
+};
 
 use qhost_plugin_api::documents::{Plan, SegmentContent};
 use xxhash_rust::xxh3::Xxh3Default;
@@ -28,6 +31,8 @@ pub(super) struct Commit {
     pub(super) unit: Option<u32>,
     pub(super) name: String,
     pub(super) remains: Remains,
+    /// Whoever waits until it is durable.
+    pub(super) committed: Option<Sender<()>>,
 }
 
 pub(super) struct Committer<'a> {
@@ -60,6 +65,8 @@ impl Committer<'_> {
         let path = self.journal.path().display().to_string();
         self.journal.finish_unit(record).map_err(|source| Error::Journal { path, source })?;
         self.events.emit(Event::UnitCommitted { name: &commit.name });
+        // Nobody minds if nobody waits any more.
+        let _ = commit.committed.map(|waiting| waiting.send(()));
         Ok(())
     }
 }

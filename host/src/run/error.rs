@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use crate::{
+    calibrate, dataset,
     exit_code::{ExitCode, Fault},
     hub, model, plan, plugin, source, write,
 };
@@ -51,6 +52,20 @@ pub enum Error {
     /// The plan is refused.
     #[error(transparent)]
     Plan(#[from] plan::Error),
+    /// The model cannot be run.
+    #[error(transparent)]
+    Calibrate(#[from] calibrate::Error),
+    /// The data for the calibration cannot be had.
+    #[error(transparent)]
+    Dataset(#[from] dataset::Error),
+    /// Data for a calibration was named, and nothing is calibrated.
+    #[error("{format} at the level {level} takes nothing from activations, so there is nothing to calibrate")]
+    CalibrationUnused {
+        /// The format.
+        format: String,
+        /// The level.
+        level: String,
+    },
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] write::Error),
@@ -129,6 +144,9 @@ impl Fault for Error {
             Self::Model(error) => error.exit_code(),
             Self::Plugin(error) => error.exit_code(),
             Self::Plan(error) => error.exit_code(),
+            Self::Calibrate(error) => error.exit_code(),
+            Self::Dataset(error) => error.exit_code(),
+            Self::CalibrationUnused { .. } => ExitCode::Usage,
             Self::Write(error) => error.exit_code(),
             Self::Journal { .. } | Self::Threads { .. } | Self::Outline { .. } => ExitCode::Resources,
             Self::SourceChanged => ExitCode::Corrupt,
@@ -162,6 +180,9 @@ impl Fault for Error {
             Self::Model(error) => error.hint(),
             Self::Plugin(error) => error.hint(),
             Self::Plan(error) => error.hint(),
+            Self::Calibrate(error) => error.hint(),
+            Self::Dataset(error) => error.hint(),
+            Self::CalibrationUnused { .. } => Some("leave out --calibration, or ask for what uses activations".into()),
             Self::Write(error) => error.hint(),
             Self::Journal { .. } => Some("free some space or choose another disk with -o".into()),
             Self::SourceChanged => {

@@ -16,7 +16,9 @@ use qhost_plugin_api::documents::{
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::{
-    Error, Event, Events, Outcome, Prepared, Resumed, TensorOutcome, card,
+    Error, Event, Events, Outcome, Prepared, Resumed, TensorOutcome,
+    calibrated::Running,
+    card,
     commit::{self, Commit, Committer},
     files::OutputFiles,
     journal::{Contents, Journal, SavedBlob, SegmentDigest, UnitRecord},
@@ -24,7 +26,7 @@ use super::{
     unit::{self, Remains, Shared, UnitWork},
 };
 use crate::{
-    plan, plugin,
+    calibrate, plan, plugin,
     source::{self, Origin},
     write::{self, ReservedFiles, WorkFolder},
 };
@@ -250,7 +252,7 @@ impl<'a> Run<'a> {
         let files = Arc::new(ReservedFiles::open(&work.files(), &plan.files)?);
         let shared = Arc::new(Shared {
             plan: plan.clone(),
-            sources: Sources::new(&prepared.checkpoint, Arc::clone(&prepared.model), &prepared.stored),
+            sources: Arc::new(Sources::new(&prepared.checkpoint, Arc::clone(&prepared.model), &prepared.stored)),
             files: Arc::clone(&files),
             blob_folder: work.blobs(),
             events: Arc::clone(events),
@@ -329,10 +331,47 @@ impl<'a> Run<'a> {
             self.files.write_at(segment.file, segment.offset, &bytes)?;
         }
         let remains = Remains { metrics: Vec::new(), saved: Vec::new() };
-        self.committer(journal).commit(Commit { unit: None, name: "header".into(), remains })
+        self.committer(journal).commit(Commit { unit: None, name: "header".into(), remains, committed: None })
+    }
+
+    /// The calibration, taken up where the finished units end; none if the plan needs none.
+    ///
+    /// If the states there are lost, all layers are made again.
+    fn calibration(&self, done: &mut Done) -> Result<Option<Arc<Running>>, Error> {
+        let Some(samples) = &self.prepared.samples else { return Ok(None) };
+        let units = self.plan.units.iter().map(|unit| unit.unit);
+        let Some(first) = units.clone().find(|unit| !done.contains_key(unit)) else { return Ok(None) };
+        let (model, settings) = (&self.prepared.model, &self.prepared.settings);
+        let place = |unit| model.units.iter().position(|info| info.id == unit);
+        let begin = || {
+            let weights = Arc::<Sources>::clone(&self.shared.sources);
+            let running = Running::begin(model, weights, self.plan, &samples.rows, settings, &self.work.states());
+            running.map_err(|error| self.failed_running(error))
+        };
+        let mut running = begin()?;
+        if !running.is_needed_from(first) {
+            return Ok(None);
+        }
+        // Later ones, which were found sound behind a damaged one, would not be run through.
+        done.retain(|unit, _| place(*unit) < place(first));
+        if !running.restore(first).map_err(|error| self.failed_running(error))? {
+            let name = self.name_of(first);
+            let warning = format!("the hidden states before {name} are lost: the layers before it are made again");
+            self.events.emit(Event::Warning(&warning));
+            done.retain(|unit, _| running.layer_of(*unit).is_none());
+            running = begin()?;
+        }
+        Ok(Some(Arc::new(running)))
+    }
+
+    fn failed_running(&self, error: calibrate::Error) -> Error {
+        if matches!(error, calibrate::Error::Interrupted) { self.interrupted() } else { error.into() }
     }
 
     fn make_units(&self, journal: &mut Journal, done: &Done) -> Result<(), Error> {
+        let mut done = done.clone();
+        let calibration = self.calibration(&mut done)?;
+        let done = &done;
         let committer = self.committer(journal);
         // Room for one: making units may run ahead of the disk by two, not by many.
         let (commits, inbox) = mpsc::sync_channel(1);
@@ -344,7 +383,7 @@ impl<'a> Run<'a> {
             let committer = committer.map_err(start)?;
             let reader = thread("prefetch").spawn_scoped(scope, move || self.prefetch_all(&wish_list));
             drop(reader.map_err(start)?);
-            let made = self.make_each(done, &wishes, &commits);
+            let made = self.make_each(done, calibration.as_ref(), &wishes, &commits);
             drop((wishes, commits));
             let committed = committer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // If the disk failed, what the maker saw is only its consequence.
@@ -355,6 +394,7 @@ impl<'a> Run<'a> {
     fn make_each(
         &self,
         done: &Done,
+        calibration: Option<&Arc<Running>>,
         wishes: &mpsc::Sender<u32>,
         commits: &mpsc::SyncSender<Commit>,
     ) -> Result<(), Error> {
@@ -374,24 +414,45 @@ impl<'a> Run<'a> {
             let _ = todo.next().map(|next| wishes.send(next));
             let name = self.name_of(unit);
             self.events.emit(Event::UnitStarted { name: &name });
-            let remains = self.make(unit, saved.clone())?;
+            let remains = self.make(unit, saved.clone(), calibration)?;
             saved.extend(by_key(&remains.saved));
-            if commits.send(Commit { unit: Some(unit), name, remains }).is_err() {
+            // The states before a unit are kept until it is in the journal.
+            let (tell, told) = mpsc::channel();
+            let committed = calibration.map(|_| tell);
+            let sent = commits.send(Commit { unit: Some(unit), name, remains, committed }).is_ok();
+            let durable = calibration.is_none() || told.recv().is_ok();
+            if !(sent && durable) {
                 // The committer has ended, and says why when it is joined.
                 return Err(self.interrupted());
+            }
+            if let Some(calibration) = calibration {
+                calibration.forget_before(unit);
             }
         }
         Ok(())
     }
 
-    fn make(&self, unit: u32, loadable: BTreeMap<String, SavedBlob>) -> Result<Remains, Error> {
-        let services = Arc::new(UnitWork::new(Arc::clone(&self.shared), unit, loadable));
+    fn make(
+        &self,
+        unit: u32,
+        loadable: BTreeMap<String, SavedBlob>,
+        calibration: Option<&Arc<Running>>,
+    ) -> Result<Remains, Error> {
+        if let Some(calibration) = calibration {
+            calibration.enter(unit);
+        }
+        let services = Arc::new(UnitWork::new(Arc::clone(&self.shared), unit, loadable, calibration.cloned()));
         let outcome = self.prepared.job.run_unit(unit, Arc::<UnitWork>::clone(&services) as _);
         let remains = services.close();
         match outcome {
             Err(error) => Err(self.failed(error)),
             Ok(()) => {
-                remains.map_err(|tensor| Error::Incomplete { plugin: self.prepared.plugin.manifest.id.clone(), tensor })
+                let plugin = || self.prepared.plugin.manifest.id.clone();
+                let remains = remains.map_err(|tensor| Error::Incomplete { plugin: plugin(), tensor })?;
+                if let Some(calibration) = calibration {
+                    calibration.leave(unit).map_err(|error| self.failed_running(error))?;
+                }
+                Ok(remains)
             }
         }
     }

@@ -4,6 +4,7 @@
 //! [`Prepared::execute`] runs the plan unit by unit, keeps the journal, and finishes. Nothing here prints: it tells
 //! [`Events`] what happens. Only this room knows the order of the others.
 
+mod calibrated;
 mod card;
 mod commit;
 mod error;
@@ -24,5 +25,5 @@ pub use execute::Finished;
 pub use fetch::{ModelSource, Origin};
 pub use files::Companions;
 pub use outcome::{Outcome, Resumed, TensorOutcome};
-pub use prepare::{Prepared, Request, Resources, connect, prepare};
+pub use prepare::{CalibrationRequest, Prepared, Request, Resources, connect, prepare};
 pub use sources::Sources;

@@ -14,14 +14,16 @@ use qhost_plugin_api::{
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
-    Error, ModelSource, Origin, card, commit,
+    Error, ModelSource, Origin, calibrated, card, commit,
     fetch::{self, Missing, Opened},
     files::Companions,
     journal::{Contents, Start},
     speed,
 };
 use crate::{
+    calibrate::Decoder,
     cancel::CancelFlag,
+    dataset::{self, Samples, Sampling, Tokenizer},
     memory::Memory,
     model::{self, StoredAs, Understood, Widening},
     plan::{self, Estimate, Facts, Held, Machine, Place, RunPlan},
@@ -52,6 +54,17 @@ pub struct Request {
     pub fresh: bool,
     /// Whether a model card is written.
     pub card: bool,
+    /// What activations are taken from, if the plan needs some.
+    pub calibration: CalibrationRequest,
+}
+
+/// What activations are taken from.
+#[derive(Debug, Clone, Default)]
+pub struct CalibrationRequest {
+    /// A file, or a data set of a hub; a default one if none is named.
+    pub dataset: Option<String>,
+    /// How much is drawn of it.
+    pub sampling: Sampling,
 }
 
 /// What a run may use.
@@ -94,6 +107,8 @@ pub struct Prepared {
     pub(super) origin: Option<Origin>,
     /// Weights that are fetched first.
     pub(super) missing: Option<Missing>,
+    /// What activations are taken from, if the plan needs some.
+    pub(super) samples: Option<Samples>,
     /// What will be done.
     pub plan: RunPlan,
     /// What it will take.
@@ -203,6 +218,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let companions = Arc::new(Companions::new(checkpoint.companions.clone()));
     let job = plugin.open(&open, Arc::<Companions>::clone(&companions) as _)?;
     let plan = plan::accept(job.plan.clone(), &open.model)?;
+    let samples = samples(request, &plan.plan, &open.model, &checkpoint, &resources.cancel)?;
     let target = Target {
         folder: request.output.clone(),
         name: format!("{}{}", open.model.name, plan.plan.output.suffix),
@@ -218,7 +234,8 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         )
     });
     let card = card.filter(|_| unwritten.is_none());
-    let warnings = lasting_warnings.iter().cloned().chain(target.misnamed()).chain(kept).collect();
+    let of_samples = samples.iter().flat_map(|samples| samples.warnings.iter().cloned());
+    let warnings = lasting_warnings.iter().cloned().chain(of_samples).chain(target.misnamed()).chain(kept).collect();
 
     let copied = plan.plan.companions.iter().filter_map(|companion| match &companion.content {
         CompanionContent::Copy(name) => Some(name.clone()),
@@ -231,7 +248,8 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let depends_on = &copied | &companions.read_so_far();
     let fingerprint =
         source::fingerprint(&checkpoint, &depends_on).map_err(|source| Error::SourceUnreadable { source })?;
-    let key = plan.key(&request.options, &fingerprint, &plugin.sha256)?;
+    let calibration = samples.as_ref().map_or("", |samples| &*samples.description.sha256);
+    let key = plan.key(&request.options, &fingerprint, &plugin.sha256, calibration)?;
     let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);
     let start = Start::new(key, name, plugin.sha256.clone(), fingerprint);
     tracing::debug!("the work has the key {}", start.key);
@@ -245,15 +263,19 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let widening = widening_memory(&open.model, &stored).saturating_mul(settings.threads().into());
     memory.resident = memory.resident.saturating_add(widening);
     memory.anonymous = memory.anonymous.saturating_add(widening);
-    let memory_own = own_memory(memory, resources.threads);
+    let calibrating = match &samples {
+        Some(samples) => calibrated::needed(&plan.plan, &open.model, &stored, samples)?,
+        None => calibrated::Needed::default(),
+    };
+    let memory_own = own_memory(memory, resources.threads).saturating_add(calibrating.memory);
     settings.ledger.set_own(memory_own);
     let facts = Facts {
         place: place.clone(),
         download: missing.as_ref().map(|missing| missing.needs(&target)),
         force: request.force,
-        companions: companion_bytes,
+        companions: companion_bytes.saturating_add(calibrating.disk),
         memory_limit: resources.max_memory,
-        memory_own,
+        memory_own: memory_own.saturating_add(calibrating.statistics),
     };
     plan::refuse_impossible(&plan, settings.threads(), &facts)?;
     let estimate = plan::estimate(&plan, checkpoint.weight_bytes(), &machine(memory, settings.threads()));
@@ -277,10 +299,42 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         place,
         origin,
         missing,
+        samples,
         plan,
         estimate,
         warnings,
     })
+}
+
+/// What activations are taken from, if the plan needs some; whether the model can be run at all is found out
+/// before the data is fetched.
+fn samples(
+    request: &Request,
+    plan: &Plan,
+    model: &Model,
+    checkpoint: &Checkpoint,
+    cancel: &CancelFlag,
+) -> Result<Option<Samples>, Error> {
+    if calibrated::needs(plan).units.is_empty() {
+        return match &request.calibration.dataset {
+            Some(_) => Err(Error::CalibrationUnused { format: plan.format.clone(), level: plan.level.clone() }),
+            None => Ok(None),
+        };
+    }
+    let decoder = Decoder::of(model)?;
+    let tokenizer = Tokenizer::of(&|name| {
+        let companion = checkpoint.companions.iter().find(|file| file.name == name);
+        companion.map(|file| std::fs::read(&file.path)).transpose()
+    })?;
+    let wanted = dataset::Request {
+        name: request.calibration.dataset.as_deref(),
+        vocabulary: Some(model.hyperparameters.vocab_size),
+        hub: &request.model.hub,
+        cancel,
+    };
+    let samples = dataset::calibration(&wanted, request.calibration.sampling, tokenizer.as_ref())?;
+    decoder.longest(samples.rows.iter().map(Vec::len))?;
+    Ok(Some(samples))
 }
 
 /// One sentence for every reason for which tensors of the model are not in the output.

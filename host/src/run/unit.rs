@@ -14,11 +14,13 @@ use std::{
 use qhost_plugin_api::{
     abi::{Failure, FailureKind},
     documents::{Plan, SegmentContent},
+    sdk::FormatService,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     Event, Events,
+    calibrated::{self, Running},
     journal::{Metric, SavedBlob},
     sources::{Sources, broken},
 };
@@ -31,7 +33,7 @@ use crate::{
 /// What all units of a run share.
 pub(super) struct Shared {
     pub(super) plan: Plan,
-    pub(super) sources: Sources,
+    pub(super) sources: Arc<Sources>,
     pub(super) files: Arc<ReservedFiles>,
     pub(super) blob_folder: PathBuf,
     pub(super) events: Arc<dyn Events>,
@@ -47,6 +49,7 @@ pub(super) struct UnitWork {
     saved: Mutex<Vec<SavedBlob>>,
     /// What earlier units saved, by key.
     loadable: BTreeMap<String, SavedBlob>,
+    calibration: Option<Arc<Running>>,
 }
 
 /// What a unit leaves behind.
@@ -57,7 +60,12 @@ pub(super) struct Remains {
 }
 
 impl UnitWork {
-    pub(super) fn new(shared: Arc<Shared>, unit: u32, loadable: BTreeMap<String, SavedBlob>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        unit: u32,
+        loadable: BTreeMap<String, SavedBlob>,
+        calibration: Option<Arc<Running>>,
+    ) -> Self {
         Self {
             shared,
             unit,
@@ -66,6 +74,7 @@ impl UnitWork {
             metrics: Mutex::default(),
             saved: Mutex::default(),
             loadable,
+            calibration,
         }
     }
 
@@ -101,11 +110,18 @@ impl UnitWork {
 impl UnitServices for UnitWork {
     fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Borrowed, Failure> {
         self.check_open()?;
-        self.shared.sources.lend(tensor, first_row, rows)
+        let lent = self.calibration.as_ref().and_then(|calibration| calibration.lend(tensor, first_row, rows));
+        lent.unwrap_or_else(|| self.shared.sources.lend(tensor, first_row, rows))
     }
 
     fn take_back(&self, id: u64) {
-        self.shared.sources.take_back(id);
+        if !calibrated::is_virtual(id) {
+            self.shared.sources.take_back(id);
+        }
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        self.calibration.as_ref().filter(|_| self.is_open())?.service(self.unit, name)
     }
 
     fn write(&self, segment: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure> {

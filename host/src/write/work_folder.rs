@@ -1,6 +1,6 @@
 //! The folder beside the output that holds the work until it is finished.
 //!
-//! `NAME.partial/` holds `files/` (the output's files), `journal` and whatever a plugin saved. It
+//! `NAME.partial/` holds `files/` (the output's files), `journal`, hidden states and whatever a plugin saved. It
 //! lies on the output's disk, so that the last step is a rename. What is not of qhost's making is
 //! never removed.
 
@@ -14,6 +14,7 @@ use super::{Error, Target, sync_folder};
 
 const FILES: &str = "files";
 const BLOBS: &str = "saved";
+const STATES: &str = "states";
 /// The output that was there before, between being moved aside and being removed.
 const REPLACED: &str = "replaced";
 /// A small file on its way to its place.
@@ -54,7 +55,7 @@ impl WorkFolder {
         if !found.is_dir() {
             return Some(path.to_owned());
         }
-        let ours = [FILES, BLOBS, REPLACED, DRAFT, JOURNAL, LOCK];
+        let ours = [FILES, BLOBS, STATES, REPLACED, DRAFT, JOURNAL, LOCK];
         let entries = fs::read_dir(path).ok()?;
         entries
             .filter_map(Result::ok)
@@ -84,6 +85,12 @@ impl WorkFolder {
     #[must_use]
     pub fn blobs(&self) -> PathBuf {
         self.path.join(BLOBS)
+    }
+
+    /// The folder of hidden states, for formats that are calibrated.
+    #[must_use]
+    pub fn states(&self) -> PathBuf {
+        self.path.join(STATES)
     }
 
     /// Where an output that is to be replaced is moved.
@@ -155,7 +162,8 @@ impl WorkFolder {
     }
 
     fn remove_contents(&self) -> Result<(), Error> {
-        [self.files(), self.blobs(), self.replaced(), self.path.join(DRAFT)].iter().try_for_each(|path| remove(path))
+        let ours = [self.files(), self.blobs(), self.states(), self.replaced(), self.path.join(DRAFT)];
+        ours.iter().try_for_each(|path| remove(path))
     }
 }
 
