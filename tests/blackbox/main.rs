@@ -21,4 +21,5 @@ mod plugins;
 mod quantize;
 mod resume;
 mod safety;
+mod statistics;
 mod verify;

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::cargo::{self, Workspace};
 
+/// Plugins that only tests use.
+const TEST_PLUGINS: [&str; 2] = ["qhost-misbehave", "qhost-observe"];
+
 /// Makes `target/dist`: `qhost` and `plugins/`.
 ///
 /// Every package below `plugins/` is a plugin; a new one needs no change here.
@@ -33,10 +36,12 @@ pub(crate) fn dist() -> Result<PathBuf> {
 /// Builds the plugins that only tests use, into a folder of their own.
 pub(crate) fn test_plugins() -> Result<PathBuf> {
     let workspace = Workspace::read()?;
-    build(["qhost-misbehave"])?;
+    build(TEST_PLUGINS)?;
     let folder = workspace.target.join("test-plugins");
-    let library = library("qhost-misbehave");
-    place(&workspace.target.join("release").join(&library), &folder.join(library))?;
+    for plugin in TEST_PLUGINS {
+        let library = library(plugin);
+        place(&workspace.target.join("release").join(&library), &folder.join(library))?;
+    }
     Ok(folder)
 }
 
