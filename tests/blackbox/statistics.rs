@@ -125,7 +125,8 @@ fn statistics_are_those_of_transformers() {
         let file = observed(run);
         let records = records(&file, &llama_widths(), double, 0);
         // Layer 1: queries, keys and values; the output of attention; gate and up; down; and the head.
-        let places = [("attn_in", 7), ("attn_in", 9), ("attn_out_in", 10), ("ffn_in", 11), ("ffn_mid", 13), ("output_in", 21)];
+        let places =
+            [("attn_in", 7), ("attn_in", 9), ("attn_out_in", 10), ("ffn_in", 11), ("ffn_mid", 13), ("output_in", 21)];
         for (group, index) in places {
             let record = &records[index];
             assert_eq!((record.tokens, record.all_tokens), (count(&expected, &format!("{group}.tokens")), false));
@@ -203,7 +204,8 @@ fn statistics_do_not_depend_on_the_threads_nor_samples_on_anything_but_the_seed(
 fn slow_model(folder: &Path) -> (PathBuf, PathBuf) {
     let model = folder.join("model");
     RandomLlama { hidden: 128, ffn: 256, layers: 6, heads: 4, ..RandomLlama::default() }.write(&model);
-    let samples: Vec<Vec<u32>> = (0..8).map(|sample| (0..64).map(|token| (sample * 31 + token * 7) % 90).collect()).collect();
+    let samples: Vec<Vec<u32>> =
+        (0..8).map(|sample| (0..64).map(|token| (sample * 31 + token * 7) % 90).collect()).collect();
     (model, rows(folder, &samples))
 }
 
@@ -258,7 +260,7 @@ fn substituted_weights_are_what_later_groups_and_layers_see() {
         let path = folder.path().join("halved").join("qhost-report.json");
         serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
     };
-    let losses: Vec<f64> = report["tensors"].as_array().unwrap().iter().filter_map(|t| t["loss"].as_f64()).collect();
+    let losses: Vec<f64> = report["tensors"].as_array().unwrap().iter().filter_map(|t| t["metrics"]["loss"].as_f64()).collect();
     assert_eq!(losses.len(), 3, "one for every layer");
     assert!(losses.iter().all(|loss| *loss > 0.0 && *loss < 1.0), "{losses:?}");
 }
