@@ -1,4 +1,4 @@
-//! Measures the CPU: `cargo run --release -p qhost-compute --example bench [-- THREADS]`.
+//! Measures the CPU: `cargo run --release -p qhost-compute --example bench [-- THREADS [SET]]`.
 //!
 //! It prints GFLOP/s of every operation and set of instructions, and their part of the measured peak: what as
 //! many threads reach with the same tiles on operands that stay in the first cache.
@@ -35,12 +35,14 @@ fn peak(cpu: Cpu, threads: usize) -> f64 {
 }
 
 fn main() {
-    let threads = std::env::args().nth(1).and_then(|raw| raw.parse().ok()).unwrap_or(0);
+    let mut arguments = std::env::args().skip(1);
+    let threads = arguments.next().and_then(|raw| raw.parse().ok()).unwrap_or(0);
+    let wanted = arguments.next().unwrap_or_default();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let threads = rayon::current_num_threads();
         println!("{threads} threads");
-        for set in InstructionSet::available() {
+        for set in InstructionSet::available().into_iter().filter(|set| format!("{set:?}").starts_with(&wanted)) {
             let cpu = Cpu::with(set).unwrap();
             let peak = peak(cpu, threads);
             println!("{set:?}: peak {peak:.0} GFLOP/s");

@@ -3,8 +3,8 @@
 #![expect(clippy::cast_ptr_alignment, reason = "they are loaded without alignment")]
 
 use std::arch::x86_64::{
-    __m256i, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
-    _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    __m256i, __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps, _mm512_castpd_ps,
+    _mm512_castps_pd, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_mask_storeu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32,
     _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
@@ -96,7 +96,7 @@ unsafe fn kernel<const R: usize>(depth: usize, mut a: *const f32, mut b: *const 
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
         for _ in 0..depth {
             let columns = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
-            _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(ROWS * 16).cast());
+            _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(ROWS * 32).cast());
             for (i, sums) in sums.iter_mut().enumerate() {
                 let row = _mm512_set1_ps(*a.add(i));
                 sums[0] = _mm512_fmadd_ps(row, columns[0], sums[0]);
@@ -126,8 +126,11 @@ unsafe fn interleave(rows: Rows<'_>, lanes: usize, whole: usize, out: &mut [f32]
         for (i, block) in block.iter_mut().enumerate() {
             if i < rows.count {
                 // SAFETY: 16 numbers of a row from `k` on are within its bytes.
-                *block =
-                    unsafe { widened(rows.bytes.as_ptr().add(i * rows.pitch + k * rows.dtype.bytes()), rows.dtype) };
+                *block = unsafe {
+                    let raw = rows.bytes.as_ptr().add(i * rows.pitch + k * rows.dtype.bytes());
+                    _mm_prefetch::<_MM_HINT_T1>(raw.wrapping_add(rows.ahead).cast());
+                    widened(raw, rows.dtype)
+                };
             }
         }
         for (j, lane) in transposed(&block).into_iter().enumerate() {

@@ -57,6 +57,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) count: usize,
     /// Numbers taken of each row.
     pub(crate) depth: usize,
+    /// How many bytes ahead is what will be read next.
+    pub(crate) ahead: usize,
 }
 
 impl Rows<'_> {
