@@ -5,6 +5,7 @@
 
 mod cpu;
 mod device;
+mod linear;
 mod shapes;
 
 pub use cpu::{Cpu, InstructionSet};

@@ -2,6 +2,8 @@
 #![expect(clippy::inline_always, reason = "a loop is compiled for an instruction set only with all that it calls")]
 
 mod attention;
+mod dense;
+pub(crate) mod factor;
 mod math;
 mod pack;
 mod product;
@@ -22,7 +24,7 @@ use crate::{Activation, Attention, Columns, Device, Error, Norm, NormKind, Rotat
 /// The CPU: all threads of the pool that the caller has installed.
 #[derive(Debug, Clone, Copy)]
 pub struct Cpu {
-    simd: Chosen,
+    pub(crate) simd: Chosen,
 }
 
 impl Cpu {
