@@ -5,8 +5,11 @@
 
 mod cpu;
 mod device;
+mod linear;
+mod loss;
 mod shapes;
 
 pub use cpu::{Cpu, InstructionSet};
 pub use device::{Device, Error};
+pub use loss::Divergence;
 pub use shapes::{Activation, Attention, Columns, Dtype, Norm, NormKind, Rotation, Stored};

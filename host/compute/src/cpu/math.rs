@@ -4,7 +4,7 @@ use super::simd::Simd;
 
 /// `eˣ`: 0 below the smallest subnormal number, infinity above the largest number, and NaN of NaN.
 #[inline(always)]
-pub(super) fn exp<S: Simd>(x: f32) -> f32 {
+pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
     // What is added to round to an integer, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     // Comparisons this way round keep NaN.
@@ -35,7 +35,7 @@ fn power_of_two(exponent: i32) -> f32 {
 
 /// The hyperbolic tangent.
 #[inline(always)]
-pub(super) fn tanh<S: Simd>(x: f32) -> f32 {
+pub(crate) fn tanh<S: Simd>(x: f32) -> f32 {
     let square = x * x;
     let mut sum = -5.704_989e-3;
     sum = S::mul_add(sum, square, 2.063_909e-2);
@@ -45,4 +45,45 @@ pub(super) fn tanh<S: Simd>(x: f32) -> f32 {
     let near = S::mul_add(sum * square, x, x);
     let far = 1.0 - 2.0 / (exp::<S>(2.0 * x.abs()) + 1.0);
     if x.abs() < 0.625 { near } else { far.copysign(x) }
+}
+
+/// `1 / (1 + e⁻ˣ)`.
+#[inline(always)]
+pub(crate) fn sigmoid<S: Simd>(x: f32) -> f32 {
+    // Of the negative magnitude, which overflows nothing.
+    let power = exp::<S>(-x.abs());
+    let above = if x < 0.0 { power } else { 1.0 };
+    above / (1.0 + power)
+}
+
+/// The distribution function of the standard normal distribution.
+///
+/// It is half of `erfc(|x| / √2)`, or 1 less that: so that there are no digits lost where it is small. `erfc(z)`
+/// is `e^(−z²) · t · P(t)` with `t = 1 / (1 + z / 2)`; `P` was fitted to `erfc` on `0 ≤ z ≤ 10`.
+#[inline(always)]
+pub(crate) fn normal<S: Simd>(x: f32) -> f32 {
+    const P: [f32; 10] = [
+        0.012_283_877,
+        -0.123_254_694,
+        0.428_928_4,
+        -0.670_022_5,
+        0.421_274_27,
+        -0.098_317_63,
+        0.225_541_86,
+        0.238_644_84,
+        0.282_857_03,
+        0.282_064_5,
+    ];
+    let magnitude = x.abs();
+    let z = magnitude * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / S::mul_add(z, 0.5, 1.0);
+    let mut sum = P[0];
+    for coefficient in &P[1..] {
+        sum = S::mul_add(sum, t, *coefficient);
+    }
+    // −z² = −x² / 2 in two parts, the first of which is exact.
+    let short = f32::from_bits(magnitude.to_bits() & 0xffff_f000);
+    let power = exp::<S>(-0.5 * short * short) * exp::<S>(-0.5 * (magnitude - short) * (magnitude + short));
+    let tail = 0.5 * power * t * sum;
+    if x < 0.0 { tail } else { 1.0 - tail }
 }

@@ -2,27 +2,37 @@
 #![expect(clippy::inline_always, reason = "a loop is compiled for an instruction set only with all that it calls")]
 
 mod attention;
-mod math;
+mod dense;
+mod elementwise;
+pub(crate) mod factor;
+mod layout;
+pub(crate) mod math;
+mod moments;
+mod norm;
 mod pack;
 mod product;
+mod rotation;
 mod scratch;
-mod simd;
+pub(crate) mod simd;
 mod tiles;
-
-use rayon::prelude::*;
 
 pub use self::simd::InstructionSet;
 use self::{
     attention::Softmax,
+    elementwise::{Activate, Add, FirstNotFinite, Scale, SoftCap},
+    layout::ScatterAdd,
+    moments::Moments,
+    norm::Normalize,
     product::{Gram, Linear},
+    rotation::Rotate,
     simd::Chosen,
 };
-use crate::{Activation, Attention, Columns, Device, Error, Norm, NormKind, Rotation, Stored};
+use crate::{Activation, Attention, Columns, Device, Error, Norm, Rotation, Stored};
 
 /// The CPU: all threads of the pool that the caller has installed.
 #[derive(Debug, Clone, Copy)]
 pub struct Cpu {
-    simd: Chosen,
+    pub(crate) simd: Chosen,
 }
 
 impl Cpu {
@@ -67,11 +77,22 @@ impl Default for Cpu {
     }
 }
 
-/// Numbers that one thread takes at a time.
-const PIECE: usize = 16 << 10;
-
 fn check(operation: &'static str, fits: bool, detail: impl FnOnce() -> String) -> Result<(), Error> {
     if fits { Ok(()) } else { Err(Error::Shape { operation, detail: detail() }) }
+}
+
+fn check_rows(operation: &'static str, x: &[f32], width: usize) -> Result<(), Error> {
+    check(operation, x.len().is_multiple_of(width), || format!("{} by {width}", x.len()))
+}
+
+fn check_columns(operation: &'static str, width: usize, columns: Columns) -> Result<(), Error> {
+    let end = columns.count.checked_sub(1).map_or(0, |last| columns.first + last * columns.stride + columns.take);
+    check(operation, end <= width, || format!("column {end} of {width}"))
+}
+
+fn check_named(operation: &'static str, x: &[f32], width: usize, rows: &[u32]) -> Result<(), Error> {
+    let end = rows.iter().max().map_or(0, |&last| last as usize + 1);
+    check(operation, end * width <= x.len(), || format!("{end} rows of {}", x.len() / width.max(1)))
 }
 
 impl Device for Cpu {
@@ -122,54 +143,36 @@ impl Device for Cpu {
 
     fn norm(&self, x: &Vec<f32>, norm: &Norm<'_, Vec<f32>>) -> Result<Vec<f32>, Error> {
         let width = norm.width;
-        let groups = norm.gain.map_or(1, |gain| gain.len() / width);
-        check("norm", x.len().is_multiple_of(width * groups.max(1)), || format!("{} by {width}", x.len()))?;
+        let row = norm.gain.or(norm.bias).map_or(width, Vec::len);
+        check("norm", width > 0 && row > 0 && row.is_multiple_of(width), || format!("{row} by {width}"))?;
+        check("norm", x.len().is_multiple_of(row), || format!("{} by {row}", x.len()))?;
+        check("norm", norm.bias.is_none_or(|bias| bias.len() == row), || "gain and bias".into())?;
         let mut out = x.clone();
-        out.par_chunks_mut(width * groups).for_each(|row| {
-            for (group, x) in row.chunks_mut(width).enumerate() {
-                #[expect(clippy::cast_precision_loss, reason = "a width is far below 2²⁴")]
-                let count = width as f32;
-                if norm.kind == NormKind::Layer {
-                    let mean = x.iter().sum::<f32>() / count;
-                    for x in x.iter_mut() {
-                        *x -= mean;
-                    }
-                }
-                let square = x.iter().map(|x| x * x).sum::<f32>() / count;
-                let factor = 1.0 / (square + norm.epsilon).sqrt();
-                let one = if norm.plus_one { 1.0 } else { 0.0 };
-                for (i, x) in x.iter_mut().enumerate() {
-                    let at = group * width + i;
-                    *x *= factor;
-                    if let Some(gain) = norm.gain {
-                        *x *= gain[at] + one;
-                    }
-                    if let Some(bias) = norm.bias {
-                        *x += bias[at];
-                    }
-                }
-            }
+        self.simd.run(Normalize {
+            out: &mut out,
+            kind: norm.kind,
+            width,
+            epsilon: norm.epsilon,
+            gain: norm.gain.map_or(&[], Vec::as_slice),
+            one: if norm.plus_one { 1.0 } else { 0.0 },
+            bias: norm.bias.map_or(&[], Vec::as_slice),
+            row,
         });
         Ok(out)
     }
 
     fn rotate(&self, x: &mut Vec<f32>, positions: &[u32], rotation: &Rotation<'_, Vec<f32>>) -> Result<(), Error> {
-        let half = rotation.dimensions / 2;
-        let width = x.len() / positions.len().max(1);
-        check("rotate", width.is_multiple_of(rotation.head), || format!("{width} by {}", rotation.head))?;
-        x.par_chunks_mut(width).zip(positions).for_each(|(row, &position)| {
-            let table = position as usize * half..(position as usize + 1) * half;
-            let (cosines, sines) = (&rotation.cosines[table.clone()], &rotation.sines[table]);
-            for head in row.chunks_mut(rotation.head) {
-                for i in 0..half {
-                    let (a, b) = if rotation.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-                    let (a, b) = (rotation.first + a, rotation.first + b);
-                    let (x, y) = (head[a], head[b]);
-                    head[a] = x * cosines[i] - y * sines[i];
-                    head[b] = y * cosines[i] + x * sines[i];
-                }
-            }
-        });
+        let rows = positions.len();
+        let width = x.len() / rows.max(1);
+        let end = rotation.first + rotation.dimensions;
+        let fits = x.len() == rows * width && rotation.head > 0 && width.is_multiple_of(rotation.head);
+        check("rotate", fits && end <= rotation.head, || format!("{} by {rows} by {}", x.len(), rotation.head))?;
+        let angles = positions.iter().max().map_or(0, |&last| (last as usize + 1) * (rotation.dimensions / 2));
+        let tables = rotation.cosines.len().min(rotation.sines.len());
+        check("rotate", angles <= tables, || format!("{tables} angles instead of {angles}"))?;
+        if width > 0 {
+            self.simd.run(Rotate { x, positions, rotation, width });
+        }
         Ok(())
     }
 
@@ -197,59 +200,53 @@ impl Device for Cpu {
 
     fn activate(&self, gate: &mut Vec<f32>, up: Option<&Vec<f32>>, activation: Activation) -> Result<(), Error> {
         check("activate", up.is_none_or(|up| up.len() == gate.len()), || "gate and up".into())?;
-        gate.par_chunks_mut(PIECE).enumerate().for_each(|(piece, gate)| {
-            let up = up.map(|up| &up[piece * PIECE..]);
-            for (i, gate) in gate.iter_mut().enumerate() {
-                *gate = activated(*gate, up.map(|up| up[i]), activation);
-            }
-        });
+        self.simd.run(Activate { gate, up: up.map(Vec::as_slice), activation });
         Ok(())
     }
 
     fn add(&self, y: &mut Vec<f32>, factor: f32, x: &Vec<f32>) -> Result<(), Error> {
         check("add", y.len() == x.len(), || format!("{} and {}", y.len(), x.len()))?;
-        y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
-        });
+        self.simd.run(Add { y, factor, x });
         Ok(())
     }
 
     fn scale(&self, x: &mut Vec<f32>, factor: f32) -> Result<(), Error> {
-        x.par_iter_mut().with_min_len(PIECE).for_each(|x| *x *= factor);
+        self.simd.run(Scale { x, factor });
         Ok(())
     }
 
     fn soft_cap(&self, x: &mut Vec<f32>, cap: f32) -> Result<(), Error> {
-        x.par_iter_mut().with_min_len(PIECE).for_each(|x| *x = cap * (*x / cap).tanh());
+        self.simd.run(SoftCap { x, cap });
         Ok(())
     }
 
     fn columns(&self, x: &Vec<f32>, width: usize, columns: Columns) -> Result<Vec<f32>, Error> {
-        check("columns", x.len().is_multiple_of(width), || format!("{} by {width}", x.len()))?;
-        let mut out = vec![0.0; x.len() / width * columns.width()];
-        out.par_chunks_mut(columns.width()).zip(x.par_chunks(width)).for_each(|(out, x)| {
-            for (piece, out) in out.chunks_mut(columns.take).enumerate() {
-                out.copy_from_slice(&x[columns.first + piece * columns.stride..][..columns.take]);
-            }
-        });
+        check_rows("columns", x, width)?;
+        check_columns("columns", width, columns)?;
+        let mut out = vec![0.0; x.len() / width.max(1) * columns.width()];
+        if !out.is_empty() {
+            layout::columns(x, width, columns, &mut out);
+        }
         Ok(out)
     }
 
     fn place(&self, out: &mut Vec<f32>, width: usize, columns: Columns, x: &Vec<f32>) -> Result<(), Error> {
-        check("place", out.len() / width * columns.width() == x.len(), || format!("{}", x.len()))?;
-        out.par_chunks_mut(width).zip(x.par_chunks(columns.width())).for_each(|(out, x)| {
-            for (piece, x) in x.chunks(columns.take).enumerate() {
-                out[columns.first + piece * columns.stride..][..columns.take].copy_from_slice(x);
-            }
-        });
+        check_rows("place", out, width)?;
+        check_columns("place", width, columns)?;
+        check("place", out.len() / width.max(1) * columns.width() == x.len(), || format!("{}", x.len()))?;
+        if !x.is_empty() {
+            layout::place(out, width, columns, x);
+        }
         Ok(())
     }
 
     fn gather(&self, x: &Vec<f32>, width: usize, rows: &[u32]) -> Result<Vec<f32>, Error> {
+        check_rows("gather", x, width)?;
+        check_named("gather", x, width, rows)?;
         let mut out = vec![0.0; rows.len() * width];
-        out.par_chunks_mut(width).zip(rows).for_each(|(out, &row)| {
-            out.copy_from_slice(&x[row as usize * width..][..width]);
-        });
+        if !out.is_empty() {
+            layout::gather(x, width, rows, &mut out);
+        }
         Ok(out)
     }
 
@@ -261,9 +258,12 @@ impl Device for Cpu {
         factors: &[f32],
         x: &Vec<f32>,
     ) -> Result<(), Error> {
-        for ((&row, factor), x) in rows.iter().zip(factors).zip(x.chunks(width)) {
-            let out = &mut out[row as usize * width..][..width];
-            out.iter_mut().zip(x).for_each(|(out, x)| *out += factor * x);
+        check_rows("scatter", out, width)?;
+        check_named("scatter", out, width, rows)?;
+        let fits = rows.len() == factors.len() && rows.len() * width == x.len();
+        check("scatter", fits, || format!("{} for {} rows by {width}", x.len(), rows.len()))?;
+        if !x.is_empty() {
+            self.simd.run(ScatterAdd { out, width, rows, factors, x });
         }
         Ok(())
     }
@@ -280,37 +280,15 @@ impl Device for Cpu {
     }
 
     fn moments(&self, x: &Vec<f32>, width: usize, absolute: &mut [f64], squares: &mut [f64]) -> Result<(), Error> {
-        for x in x.chunks(width) {
-            for ((x, absolute), square) in x.iter().zip(&mut *absolute).zip(&mut *squares) {
-                *absolute += f64::from(x.abs());
-                *square += f64::from(*x) * f64::from(*x);
-            }
+        check_rows("moments", x, width)?;
+        check("moments", absolute.len() == width && squares.len() == width, || format!("{}", absolute.len()))?;
+        if !x.is_empty() {
+            self.simd.run(Moments { x, width, absolute, squares });
         }
         Ok(())
     }
 
     fn first_not_finite(&self, x: &Vec<f32>) -> Result<Option<usize>, Error> {
-        Ok(x.par_iter().position_first(|x| !x.is_finite()))
+        Ok(self.simd.run(FirstNotFinite { x }))
     }
-}
-
-fn activated(gate: f32, up: Option<f32>, activation: Activation) -> f32 {
-    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
-    let activated = match activation {
-        Activation::Silu => gate * sigmoid(gate),
-        Activation::Gelu => 0.5 * gate * (1.0 + libm::erff(gate * std::f32::consts::FRAC_1_SQRT_2)),
-        Activation::GeluTanh => {
-            let inner = (2.0 / std::f32::consts::PI).sqrt() * (gate + 0.044_715 * gate * gate * gate);
-            0.5 * gate * (1.0 + inner.tanh())
-        }
-        Activation::GeluQuick => gate * sigmoid(1.702 * gate),
-        Activation::Relu => gate.max(0.0),
-        Activation::SquaredRelu => gate.max(0.0) * gate.max(0.0),
-        Activation::ClampedSwiglu { alpha, limit } => {
-            let gate = gate.min(limit);
-            let up = up.unwrap_or(0.0).clamp(-limit, limit);
-            return (up + 1.0) * gate * sigmoid(alpha * gate);
-        }
-    };
-    up.map_or(activated, |up| activated * up)
 }

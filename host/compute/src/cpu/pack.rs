@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::simd::{Rows, Simd};
+use super::{
+    scratch::Memory,
+    simd::{Rows, Simd},
+};
 use crate::{Dtype, Stored};
 
 /// Terms that are summed in one go before they are added to the sum of those before; part of what a result is.
@@ -71,6 +74,7 @@ impl<'a> Operand<'a> {
                     pitch: self.steps.0,
                     count,
                     depth: self.depth,
+                    ahead: width * self.steps.0,
                 };
                 simd.interleave(rows, (width - lane).min(16), &mut out[lane..], width);
             }
@@ -93,7 +97,7 @@ impl<'a> Operand<'a> {
     /// All of it, for the tiles' rows: for every [`DEPTH`] numbers the panels of all lanes, one after the other.
     pub(super) fn packed<S: Simd>(&self, simd: S) -> Packed {
         let panels = self.lanes.div_ceil(S::ROWS);
-        let mut numbers = vec![0.0; panels * S::ROWS * self.depth];
+        let mut numbers = Memory::take(panels * S::ROWS * self.depth);
         let block = (panels * S::ROWS * DEPTH).max(1);
         numbers.par_chunks_mut(block).enumerate().for_each(|(block, numbers)| {
             let depths = block * DEPTH..((block + 1) * DEPTH).min(self.depth);
@@ -108,7 +112,7 @@ impl<'a> Operand<'a> {
 
 /// A packed operand.
 pub(super) struct Packed {
-    numbers: Vec<f32>,
+    numbers: Memory,
     panels: usize,
     width: usize,
     depth: usize,

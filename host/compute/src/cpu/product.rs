@@ -15,12 +15,15 @@ use super::{
 };
 use crate::Stored;
 
-/// Rows that are packed at a time, which bounds the memory for it.
+/// Rows that are packed at a time, at most.
 const ROWS: usize = 2048;
+
+/// Numbers that are packed at a time, unless that were too few rows.
+const PACKED: usize = 8 << 20;
 
 /// Rows and columns that a thread computes at a time, where there is enough for all threads: the packed rows
 /// and the sums stay in its cache.
-const BLOCK: (usize, usize) = (512, 256);
+const BLOCK: (usize, usize) = (1024, 128);
 
 /// `x Wᵀ + bias`.
 pub(super) struct Linear<'a> {
@@ -36,7 +39,8 @@ impl Job for Linear<'_> {
     fn run<S: Simd>(self, simd: S) {
         let (inputs, outputs) = (self.weights.inputs, self.weights.outputs);
         let weights = Operand::stored(self.weights);
-        for (x, out) in self.x.chunks(ROWS * inputs).zip(self.out.chunks_mut(ROWS * outputs)) {
+        let rows = (PACKED / inputs).clamp(BLOCK.0, ROWS);
+        for (x, out) in self.x.chunks(rows * inputs).zip(self.out.chunks_mut(rows * outputs)) {
             let x = Operand::rows(x, inputs);
             let packed = x.packed(simd);
             let tiles = Tiles::new(out, outputs);
@@ -170,11 +174,11 @@ fn rectangle<S: Simd>(
                 }
             }
         }
-        for (strip, sums) in sums.chunks(height * S::COLUMNS).enumerate() {
-            let first = columns.start + strip * S::COLUMNS;
-            let columns = first..(first + S::COLUMNS).min(columns.end);
-            for (row, sums) in rows.clone().zip(sums.chunks(S::COLUMNS)) {
-                finish(row, columns.clone(), &sums[..columns.len()]);
+        for row in rows.clone() {
+            for (strip, sums) in sums.chunks(height * S::COLUMNS).enumerate() {
+                let first = columns.start + strip * S::COLUMNS;
+                let columns = first..(first + S::COLUMNS).min(columns.end);
+                finish(row, columns.clone(), &sums[(row - rows.start) * S::COLUMNS..][..columns.len()]);
             }
         }
     });

@@ -1,12 +1,58 @@
 //! Memory that a thread keeps between pieces of work: fresh pages cost as much as the arithmetic on them.
 
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    ops::{Deref, DerefMut},
+};
 
 /// `f32` numbers in a line of the cache.
 const LINE: usize = 16;
 
+/// Numbers of a packed operand that are kept, at most.
+const KEPT: usize = 16 << 20;
+
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static OPERAND: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory for a packed operand, with whatever it held before.
+pub(super) struct Memory {
+    numbers: Vec<f32>,
+    length: usize,
+}
+
+impl Memory {
+    pub(super) fn take(length: usize) -> Self {
+        let mut memory = OPERAND.with(RefCell::take);
+        if memory.len() < length {
+            memory = vec![0.0; length];
+        }
+        Self { numbers: memory, length }
+    }
+}
+
+impl Deref for Memory {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.numbers[..self.length]
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.numbers[..self.length]
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.numbers);
+        if memory.len() <= KEPT {
+            OPERAND.with(|kept| kept.replace(memory));
+        }
+    }
 }
 
 /// Lends `work` parts of the given lengths, each at the start of a line, with whatever they held before.

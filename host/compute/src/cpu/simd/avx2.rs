@@ -3,9 +3,10 @@
 #![expect(clippy::cast_ptr_alignment, reason = "they are loaded without alignment")]
 
 use std::arch::x86_64::{
-    __m128i, __m256, _mm_loadu_si128, _mm256_add_ps, _mm256_broadcast_ss, _mm256_castsi256_ps, _mm256_cvtepu16_epi32,
-    _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
-    _mm256_slli_epi32, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    __m128i, __m256, _mm_loadu_si128, _mm256_add_pd, _mm256_add_ps, _mm256_broadcast_sd, _mm256_broadcast_ss,
+    _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd,
+    _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_shuffle_ps,
+    _mm256_slli_epi32, _mm256_storeu_pd, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
 use super::{Rows, Simd, check_interleave, check_tile, portable};
@@ -34,9 +35,18 @@ impl Simd for Avx2 {
     #[inline]
     fn multiply(self, a: &[f32], b: &[f32], c: &mut [f32], stride: usize, rows: usize) {
         type Kernel = unsafe fn(usize, *const f32, *const f32, *mut f32, usize);
-        const KERNELS: [Kernel; ROWS] = [kernel::<1>, kernel::<2>, kernel::<3>, kernel::<4>, kernel::<5>, kernel::<6>];
-        let depth = check_tile::<Self>(a, b, c, stride, rows);
-        // SAFETY: `self` proves the instructions, `check_tile` the lengths.
+        const KERNELS: [Kernel; ROWS] = [narrow::<1>, narrow::<2>, narrow::<3>, narrow::<4>, narrow::<5>, narrow::<6>];
+        let depth = check_tile((ROWS, COLUMNS), a, b, c, stride, rows);
+        // SAFETY: `self` proves the instructions, the check the lengths.
+        unsafe { KERNELS[rows - 1](depth, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), stride) }
+    }
+
+    #[inline]
+    fn multiply_wide(self, a: &[f64], b: &[f64], c: &mut [f64], stride: usize, rows: usize) {
+        type Kernel = unsafe fn(usize, *const f64, *const f64, *mut f64, usize);
+        const KERNELS: [Kernel; ROWS] = [wide::<1>, wide::<2>, wide::<3>, wide::<4>, wide::<5>, wide::<6>];
+        let depth = check_tile((ROWS, COLUMNS / 2), a, b, c, stride, rows);
+        // SAFETY: `self` proves the instructions, the check the lengths.
         unsafe { KERNELS[rows - 1](depth, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), stride) }
     }
 
@@ -60,33 +70,66 @@ fn vectorize<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// `R` rows of a tile.
+/// A kernel of `R` rows of a tile, `VECTOR` numbers in a vector.
 ///
-/// # Safety
-/// `a` has `depth · ROWS` numbers, `b` has `depth · COLUMNS`, and `c` has `R` rows of `COLUMNS`.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn kernel<const R: usize>(depth: usize, mut a: *const f32, mut b: *const f32, c: *mut f32, stride: usize) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let mut sums = [[_mm256_setzero_ps(); 2]; R];
-        for _ in 0..depth {
-            let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let row = _mm256_broadcast_ss(&*a.add(i));
-                sums[0] = _mm256_fmadd_ps(row, columns[0], sums[0]);
-                sums[1] = _mm256_fmadd_ps(row, columns[1], sums[1]);
+/// Its operands are as [`Simd::multiply`] says: `a` has `depth · ROWS` numbers, `b` has `depth` times two vectors,
+/// and `c` has `R` rows of two vectors.
+macro_rules! kernel {
+    ($name:ident, $number:ty, $vector:literal, $zero:ident, $load:ident, $store:ident, $all:ident, $fma:ident, $add:ident) => {
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn $name<const R: usize>(
+            depth: usize,
+            mut a: *const $number,
+            mut b: *const $number,
+            c: *mut $number,
+            stride: usize,
+        ) {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let mut sums = [[$zero(); 2]; R];
+                for _ in 0..depth {
+                    let columns = [$load(b), $load(b.add($vector))];
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let row = $all(&*a.add(i));
+                        sums[0] = $fma(row, columns[0], sums[0]);
+                        sums[1] = $fma(row, columns[1], sums[1]);
+                    }
+                    a = a.add(ROWS);
+                    b = b.add(2 * $vector);
+                }
+                for (i, sums) in sums.iter().enumerate() {
+                    let c = c.add(i * stride);
+                    $store(c, $add($load(c), sums[0]));
+                    let c = c.add($vector);
+                    $store(c, $add($load(c), sums[1]));
+                }
             }
-            a = a.add(ROWS);
-            b = b.add(COLUMNS);
         }
-        for (i, sums) in sums.iter().enumerate() {
-            let c = c.add(i * stride);
-            _mm256_storeu_ps(c, _mm256_add_ps(_mm256_loadu_ps(c), sums[0]));
-            let c = c.add(8);
-            _mm256_storeu_ps(c, _mm256_add_ps(_mm256_loadu_ps(c), sums[1]));
-        }
-    }
+    };
 }
+
+kernel!(
+    narrow,
+    f32,
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_broadcast_ss,
+    _mm256_fmadd_ps,
+    _mm256_add_ps
+);
+kernel!(
+    wide,
+    f64,
+    4,
+    _mm256_setzero_pd,
+    _mm256_loadu_pd,
+    _mm256_storeu_pd,
+    _mm256_broadcast_sd,
+    _mm256_fmadd_pd,
+    _mm256_add_pd
+);
 
 /// The first `whole` numbers of each row, a multiple of 8.
 ///

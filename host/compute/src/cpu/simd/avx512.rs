@@ -3,10 +3,11 @@
 #![expect(clippy::cast_ptr_alignment, reason = "they are loaded without alignment")]
 
 use std::arch::x86_64::{
-    __m256i, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
-    _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_mask_storeu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32,
-    _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m256i, __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_loadu_si256, _mm512_add_pd, _mm512_add_ps,
+    _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_pd,
+    _mm512_fmadd_ps, _mm512_loadu_pd, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_set1_pd, _mm512_set1_ps,
+    _mm512_setzero_pd, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_pd, _mm512_storeu_ps,
+    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use super::{Rows, Simd, check_interleave, check_tile, portable};
@@ -41,23 +42,35 @@ impl Simd for Avx512 {
     fn multiply(self, a: &[f32], b: &[f32], c: &mut [f32], stride: usize, rows: usize) {
         type Kernel = unsafe fn(usize, *const f32, *const f32, *mut f32, usize);
         const KERNELS: [Kernel; ROWS] = [
-            kernel::<1>,
-            kernel::<2>,
-            kernel::<3>,
-            kernel::<4>,
-            kernel::<5>,
-            kernel::<6>,
-            kernel::<7>,
-            kernel::<8>,
-            kernel::<9>,
-            kernel::<10>,
-            kernel::<11>,
-            kernel::<12>,
-            kernel::<13>,
-            kernel::<14>,
+            narrow::<1>,
+            narrow::<2>,
+            narrow::<3>,
+            narrow::<4>,
+            narrow::<5>,
+            narrow::<6>,
+            narrow::<7>,
+            narrow::<8>,
+            narrow::<9>,
+            narrow::<10>,
+            narrow::<11>,
+            narrow::<12>,
+            narrow::<13>,
+            narrow::<14>,
         ];
-        let depth = check_tile::<Self>(a, b, c, stride, rows);
-        // SAFETY: `self` proves the instructions, `check_tile` the lengths.
+        let depth = check_tile((ROWS, COLUMNS), a, b, c, stride, rows);
+        // SAFETY: `self` proves the instructions, the check the lengths.
+        unsafe { KERNELS[rows - 1](depth, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), stride) }
+    }
+
+    #[inline]
+    fn multiply_wide(self, a: &[f64], b: &[f64], c: &mut [f64], stride: usize, rows: usize) {
+        type Kernel = unsafe fn(usize, *const f64, *const f64, *mut f64, usize);
+        const KERNELS: [Kernel; ROWS] = [
+            wide::<1>, wide::<2>, wide::<3>, wide::<4>, wide::<5>, wide::<6>, wide::<7>, wide::<8>, wide::<9>,
+            wide::<10>, wide::<11>, wide::<12>, wide::<13>, wide::<14>,
+        ];
+        let depth = check_tile((ROWS, COLUMNS / 2), a, b, c, stride, rows);
+        // SAFETY: `self` proves the instructions, the check the lengths.
         unsafe { KERNELS[rows - 1](depth, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), stride) }
     }
 
@@ -81,38 +94,71 @@ fn vectorize<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// `R` rows of a tile.
+/// A kernel of `R` rows of a tile, `VECTOR` numbers in a vector.
 ///
-/// # Safety
-/// `a` has `depth · ROWS` numbers, `b` has `depth · COLUMNS`, and `c` has `R` rows of `COLUMNS`.
-#[target_feature(enable = "avx512f")]
-unsafe fn kernel<const R: usize>(depth: usize, mut a: *const f32, mut b: *const f32, c: *mut f32, stride: usize) {
-    // SAFETY: as the caller promises; a prefetch may name any address.
-    unsafe {
-        for i in 0..R {
-            _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * stride).cast());
-            _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * stride + 16).cast());
-        }
-        let mut sums = [[_mm512_setzero_ps(); 2]; R];
-        for _ in 0..depth {
-            let columns = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
-            _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(ROWS * 16).cast());
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let row = _mm512_set1_ps(*a.add(i));
-                sums[0] = _mm512_fmadd_ps(row, columns[0], sums[0]);
-                sums[1] = _mm512_fmadd_ps(row, columns[1], sums[1]);
+/// Its operands are as [`Simd::multiply`] says: `a` has `depth · ROWS` numbers, `b` has `depth` times two vectors,
+/// and `c` has `R` rows of two vectors.
+macro_rules! kernel {
+    ($name:ident, $number:ty, $vector:literal, $zero:ident, $load:ident, $store:ident, $all:ident, $fma:ident, $add:ident) => {
+        #[target_feature(enable = "avx512f")]
+        unsafe fn $name<const R: usize>(
+            depth: usize,
+            mut a: *const $number,
+            mut b: *const $number,
+            c: *mut $number,
+            stride: usize,
+        ) {
+            // SAFETY: as the caller promises; a prefetch may name any address.
+            unsafe {
+                for i in 0..R {
+                    _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * stride).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * stride + $vector).cast());
+                }
+                let mut sums = [[$zero(); 2]; R];
+                for _ in 0..depth {
+                    let columns = [$load(b), $load(b.add($vector))];
+                    _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(ROWS * 32).cast());
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let row = $all(*a.add(i));
+                        sums[0] = $fma(row, columns[0], sums[0]);
+                        sums[1] = $fma(row, columns[1], sums[1]);
+                    }
+                    a = a.add(ROWS);
+                    b = b.add(2 * $vector);
+                }
+                for (i, sums) in sums.iter().enumerate() {
+                    let c = c.add(i * stride);
+                    $store(c, $add($load(c), sums[0]));
+                    let c = c.add($vector);
+                    $store(c, $add($load(c), sums[1]));
+                }
             }
-            a = a.add(ROWS);
-            b = b.add(COLUMNS);
         }
-        for (i, sums) in sums.iter().enumerate() {
-            let c = c.add(i * stride);
-            _mm512_storeu_ps(c, _mm512_add_ps(_mm512_loadu_ps(c), sums[0]));
-            let c = c.add(16);
-            _mm512_storeu_ps(c, _mm512_add_ps(_mm512_loadu_ps(c), sums[1]));
-        }
-    }
+    };
 }
+
+kernel!(
+    narrow,
+    f32,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps
+);
+kernel!(
+    wide,
+    f64,
+    8,
+    _mm512_setzero_pd,
+    _mm512_loadu_pd,
+    _mm512_storeu_pd,
+    _mm512_set1_pd,
+    _mm512_fmadd_pd,
+    _mm512_add_pd
+);
 
 /// The first `whole` numbers of each row, a multiple of 16.
 ///
@@ -126,8 +172,11 @@ unsafe fn interleave(rows: Rows<'_>, lanes: usize, whole: usize, out: &mut [f32]
         for (i, block) in block.iter_mut().enumerate() {
             if i < rows.count {
                 // SAFETY: 16 numbers of a row from `k` on are within its bytes.
-                *block =
-                    unsafe { widened(rows.bytes.as_ptr().add(i * rows.pitch + k * rows.dtype.bytes()), rows.dtype) };
+                *block = unsafe {
+                    let raw = rows.bytes.as_ptr().add(i * rows.pitch + k * rows.dtype.bytes());
+                    _mm_prefetch::<_MM_HINT_T1>(raw.wrapping_add(rows.ahead).cast());
+                    widened(raw, rows.dtype)
+                };
             }
         }
         for (j, lane) in transposed(&block).into_iter().enumerate() {

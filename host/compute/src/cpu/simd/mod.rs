@@ -35,6 +35,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `a` is `[depth, ROWS]`, `b` is `[depth, COLUMNS]`, rows of `c` are `stride` apart.
     fn multiply(self, a: &[f32], b: &[f32], c: &mut [f32], stride: usize, rows: usize);
 
+    /// Likewise with `f64`, on tiles of half as many columns.
+    fn multiply_wide(self, a: &[f64], b: &[f64], c: &mut [f64], stride: usize, rows: usize);
+
     /// `out[k · stride + i] = rows[i][k]` for the up to 16 rows of `rows`, and 0 for `i` up to `lanes`.
     fn interleave(self, rows: Rows<'_>, lanes: usize, out: &mut [f32], stride: usize);
 
@@ -57,6 +60,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) count: usize,
     /// Numbers taken of each row.
     pub(crate) depth: usize,
+    /// How many bytes ahead is what will be read next.
+    pub(crate) ahead: usize,
 }
 
 impl Rows<'_> {
@@ -100,7 +105,7 @@ impl InstructionSet {
 
 /// An instruction set that the machine has.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Chosen {
+pub(crate) enum Chosen {
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
@@ -111,7 +116,7 @@ pub(super) enum Chosen {
 }
 
 impl Chosen {
-    pub(super) fn new(set: InstructionSet) -> Option<Self> {
+    pub(crate) fn new(set: InstructionSet) -> Option<Self> {
         match set {
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512 => Avx512::detect().map(Self::Avx512),
@@ -124,11 +129,11 @@ impl Chosen {
         }
     }
 
-    pub(super) fn best() -> Self {
+    pub(crate) fn best() -> Self {
         InstructionSet::available().into_iter().find_map(Self::new).unwrap_or(Self::Portable(Portable))
     }
 
-    pub(super) fn set(self) -> InstructionSet {
+    pub(crate) fn set(self) -> InstructionSet {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => InstructionSet::Avx512,
@@ -140,7 +145,7 @@ impl Chosen {
         }
     }
 
-    pub(super) fn run<J: Job>(self, job: J) -> J::Output {
+    pub(crate) fn run<J: Job>(self, job: J) -> J::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(simd) => job.run(simd),
@@ -153,12 +158,12 @@ impl Chosen {
     }
 }
 
-/// Checks the operands of [`Simd::multiply`].
+/// Checks the operands of [`Simd::multiply`] with tiles of that many rows and columns; gives the depth.
 #[inline]
-fn check_tile<S: Simd>(a: &[f32], b: &[f32], c: &[f32], stride: usize, rows: usize) -> usize {
-    let depth = a.len() / S::ROWS;
-    assert!(a.len() == depth * S::ROWS && b.len() == depth * S::COLUMNS, "panels of one depth");
-    assert!((1..=S::ROWS).contains(&rows) && c.len() >= (rows - 1) * stride + S::COLUMNS, "a tile within its matrix");
+fn check_tile<T>((height, width): (usize, usize), a: &[T], b: &[T], c: &[T], stride: usize, rows: usize) -> usize {
+    let depth = a.len() / height;
+    assert!(a.len() == depth * height && b.len() == depth * width, "panels of one depth");
+    assert!((1..=height).contains(&rows) && c.len() >= (rows - 1) * stride + width, "a tile within its matrix");
     depth
 }
 

@@ -25,9 +25,15 @@ impl Simd for Neon {
 
     #[inline]
     fn multiply(self, a: &[f32], b: &[f32], c: &mut [f32], stride: usize, rows: usize) {
-        let depth = check_tile::<Self>(a, b, c, stride, rows);
+        let depth = check_tile((ROWS, COLUMNS), a, b, c, stride, rows);
         // SAFETY: `self` proves the instructions, `check_tile` the lengths.
         unsafe { kernel(depth, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), stride, rows) }
+    }
+
+    #[inline]
+    fn multiply_wide(self, a: &[f64], b: &[f64], c: &mut [f64], stride: usize, rows: usize) {
+        check_tile((ROWS, COLUMNS / 2), a, b, c, stride, rows);
+        portable::multiply::<_, ROWS, { COLUMNS / 2 }>(a, b, c, stride, rows);
     }
 
     fn interleave(self, rows: Rows<'_>, lanes: usize, out: &mut [f32], stride: usize) {

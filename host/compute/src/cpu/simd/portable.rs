@@ -1,5 +1,7 @@
 //! What every machine computes.
 
+use std::ops::{AddAssign, Mul};
+
 use half::{bf16, f16};
 
 use super::{Rows, Simd, check_interleave, check_tile};
@@ -15,18 +17,13 @@ impl Simd for Portable {
     const FUSED: bool = false;
 
     fn multiply(self, a: &[f32], b: &[f32], c: &mut [f32], stride: usize, rows: usize) {
-        check_tile::<Self>(a, b, c, stride, rows);
-        let mut sums = [[0.0; 16]; 4];
-        for (a, b) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<16>().0) {
-            for (sums, a) in sums.iter_mut().zip(a) {
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum += a * b;
-                }
-            }
-        }
-        for (c, sums) in c.chunks_mut(stride).zip(&sums[..rows]) {
-            c.iter_mut().zip(sums).for_each(|(c, sum)| *c += sum);
-        }
+        check_tile((4, 16), a, b, c, stride, rows);
+        multiply::<_, 4, 16>(a, b, c, stride, rows);
+    }
+
+    fn multiply_wide(self, a: &[f64], b: &[f64], c: &mut [f64], stride: usize, rows: usize) {
+        check_tile((4, 8), a, b, c, stride, rows);
+        multiply::<_, 4, 8>(a, b, c, stride, rows);
     }
 
     fn interleave(self, rows: Rows<'_>, lanes: usize, out: &mut [f32], stride: usize) {
@@ -35,6 +32,24 @@ impl Simd for Portable {
 
     fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
         work()
+    }
+}
+
+/// [`Simd::multiply`] by tiles of `H` rows and `W` columns.
+pub(super) fn multiply<T, const H: usize, const W: usize>(a: &[T], b: &[T], c: &mut [T], stride: usize, rows: usize)
+where
+    T: Copy + Default + Mul<Output = T> + AddAssign,
+{
+    let mut sums = [[T::default(); W]; H];
+    for (a, b) in a.as_chunks::<H>().0.iter().zip(b.as_chunks::<W>().0) {
+        for (sums, a) in sums.iter_mut().zip(a) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum += *a * *b;
+            }
+        }
+    }
+    for (c, sums) in c.chunks_mut(stride).zip(&sums[..rows]) {
+        c.iter_mut().zip(sums).for_each(|(c, sum)| *c += *sum);
     }
 }
 
