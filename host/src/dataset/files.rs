@@ -96,7 +96,11 @@ fn read_text(path: &Path, text: &mut String, limit: usize) -> Result<bool, Error
         }
         Err(error) => return Err(Error::NotUtf8 { path: path.to_owned(), at: error.valid_up_to() }),
     };
-    let read = if whole { read } else { &read[..read.floor_char_boundary(room)] };
+    let mut end = read.len().min(room);
+    while !read.is_char_boundary(end) {
+        end -= 1;
+    }
+    let read = &read[..end];
     text.push_str(read);
     Ok(whole)
 }

@@ -70,15 +70,12 @@ pub(super) fn choose<'a>(names: &[&'a str], wanted: &OnHub, default_split: &str)
     let exact = splits.get(wanted);
     // `train_sft` is the only one that can be meant by `train`.
     let begins = || splits.iter().find(|(name, _)| name.starts_with(wanted)).map(|(_, files)| files);
-    match exact.or_else(begins) {
-        Some(files) => Ok(files.iter().copied().collect()),
-        None => {
-            let prefix = named.filter(|named| parts.contains_key(named));
-            let known =
-                splits.keys().map(|name| prefix.map_or_else(|| format!("/{name}"), |named| format!("{named}/{name}")));
-            Err(Error::NoSplit { data: data(), wanted: wanted.into(), known: known.collect() })
-        }
+    if let Some(files) = exact.or_else(begins) {
+        return Ok(files.iter().copied().collect());
     }
+    let prefix = named.filter(|named| parts.contains_key(named)).unwrap_or_default();
+    let known = splits.keys().map(|name| format!("{prefix}/{name}")).collect();
+    Err(Error::NoSplit { data: data(), wanted: wanted.into(), known })
 }
 
 /// That one of the parts that a file's name counts is not there, in words.
