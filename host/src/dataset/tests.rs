@@ -184,6 +184,28 @@ fn columns_are_rows_too() {
     }
 }
 
+/// A file with one other byte is an error, or other data; the library panics at some of them.
+#[test]
+fn damaged_columns_never_panic() {
+    let case = Case::new();
+    let whole = fs::read(fixture("text/messages.parquet")).unwrap();
+    let path = case.folder.path().join("damaged.parquet");
+    let mut refused = 0;
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0xFF;
+        fs::write(&path, bytes).unwrap();
+        match files::read(&[path.clone()], Limits { rows: 9, bytes: 1 << 20, vocabulary: None, joins: true }) {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.exit_code(), ExitCode::Corrupt, "byte {at}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > whole.len() / 4);
+}
+
 #[test]
 fn samples_depend_on_the_seed_and_on_nothing_else() {
     let case = Case::new();
