@@ -195,7 +195,10 @@ fn damaged_columns_never_panic() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0xFF;
         fs::write(&path, bytes).unwrap();
-        match files::read(&[path.clone()], Limits { rows: 9, bytes: 1 << 20, vocabulary: None, joins: true }) {
+        match files::read(
+            std::slice::from_ref(&path),
+            Limits { rows: 9, bytes: 1 << 20, vocabulary: None, joins: true },
+        ) {
             Ok(_) => {}
             Err(error) => {
                 assert_eq!(error.exit_code(), ExitCode::Corrupt, "byte {at}: {error}");
