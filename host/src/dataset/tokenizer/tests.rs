@@ -150,3 +150,36 @@ fn files_that_are_no_tokenizer_are_told() {
         assert!(error.to_string().contains(name), "{error}");
     }
 }
+
+/// Transformers leaves the post-processor of a `tokenizer.json` as it is, whatever `add_bos_token` says.
+#[test]
+fn the_post_processor_says_what_goes_around_a_text() {
+    let mut files = folder("tinylm");
+    let plain = of(&files).unwrap().unwrap();
+    assert!(!plain.adds_bos());
+    let mut json: Value = serde_json::from_slice(&files["tokenizer.json"]).unwrap();
+    let token = |name: &str| {
+        let added = json["added_tokens"].as_array().unwrap();
+        u32::try_from(added.iter().find(|token| token["content"] == name).unwrap()["id"].as_u64().unwrap()).unwrap()
+    };
+    let (bos, eos) = (token("<|begin_of_text|>"), token("<|end_of_text|>"));
+    let special = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
+    let entry = |name: &str, id: u32| json!({"id": name, "ids": [id], "tokens": [name]});
+    json["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [special("<|begin_of_text|>"), {"Sequence": {"id": "A", "type_id": 0}}, special("<|end_of_text|>")],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {
+            "<|begin_of_text|>": entry("<|begin_of_text|>", bos),
+            "<|end_of_text|>": entry("<|end_of_text|>", eos),
+        },
+    });
+    files.insert("tokenizer.json".into(), json.to_string().into_bytes());
+    let tokenizer = of(&files).unwrap().unwrap();
+    assert!(tokenizer.adds_bos() && tokenizer.bos() == Some(bos));
+    for text in ["", "a", "Once upon a time"] {
+        let bare = plain.encode(text, true).unwrap();
+        assert_eq!(tokenizer.encode(text, true).unwrap(), [vec![bos], bare.clone(), vec![eos]].concat(), "{text:?}");
+        assert_eq!(tokenizer.encode(text, false).unwrap(), bare);
+    }
+}
