@@ -5,6 +5,7 @@ mod bad_input;
 mod bad_plugin;
 mod card;
 mod converter;
+mod dataset;
 mod documents;
 mod estimates;
 mod families;

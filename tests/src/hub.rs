@@ -24,7 +24,7 @@ const LARGE: usize = 16 << 10;
 /// How much is sent at once.
 const PIECE: usize = 16 << 10;
 
-/// A model on the hub.
+/// A model, or a data set, on the hub.
 #[derive(Debug, Clone)]
 pub struct Repo {
     /// Its name.
@@ -35,6 +35,8 @@ pub struct Repo {
     pub revisions: BTreeMap<String, String>,
     /// Its files, the same at all revisions.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// Whether it is a data set.
+    pub is_dataset: bool,
 }
 
 impl Repo {
@@ -43,7 +45,28 @@ impl Repo {
     pub fn of_folder(id: &str, folder: &Path) -> Self {
         let mut files = BTreeMap::new();
         collect(folder, "", &mut files);
-        Self { id: id.into(), commit: "c0ffee00".repeat(5), revisions: BTreeMap::new(), files }
+        Self { files, ..Self::empty(id) }
+    }
+
+    /// A data set without files.
+    #[must_use]
+    pub fn dataset(id: &str) -> Self {
+        Self { is_dataset: true, ..Self::empty(id) }
+    }
+
+    fn empty(id: &str) -> Self {
+        let commit = "c0ffee00".repeat(5);
+        Self { id: id.into(), commit, revisions: BTreeMap::new(), files: BTreeMap::new(), is_dataset: false }
+    }
+
+    /// The start of the paths that programs ask.
+    fn api(&self) -> String {
+        format!("/api/{}/{}/", if self.is_dataset { "datasets" } else { "models" }, self.id)
+    }
+
+    /// The start of the paths of files.
+    fn page(&self) -> String {
+        format!("{}/{}", if self.is_dataset { "/datasets" } else { "" }, self.id)
     }
 
     /// The same with one more file.
@@ -311,11 +334,10 @@ impl Shared {
                 None => Answer::error(403, "AccessDenied"),
             };
         }
-        let api = format!("/api/models/{}/", repo.id);
-        if let Some(rest) = path.strip_prefix(&api) {
+        if let Some(rest) = path.strip_prefix(&repo.api()) {
             return self.api_answer(rest, query);
         }
-        let Some(rest) = path.strip_prefix(&format!("/{}/resolve/", repo.id)) else {
+        let Some(rest) = path.strip_prefix(&format!("{}/resolve/", repo.page())) else {
             return Answer::error(404, "RepoNotFound");
         };
         let Some((revision, name)) = rest.split_once('/') else { return Answer::error(404, "EntryNotFound") };
@@ -346,12 +368,14 @@ impl Shared {
         if repo.commit_of(revision).is_none() {
             return Answer::error(404, "RevisionNotFound");
         }
-        let entries = tree(&repo.files, folder);
-        let start = query.strip_prefix("cursor=").and_then(|start| start.parse().ok()).unwrap_or(0);
+        let recursive = query.split('&').any(|part| part == "recursive=true");
+        let entries = tree(&repo.files, folder, recursive);
+        let cursor = query.split('&').find_map(|part| part.strip_prefix("cursor="));
+        let start = cursor.and_then(|start| start.parse().ok()).unwrap_or(0);
         let end = (start + self.page).min(entries.len());
         let mut answer = Answer::json(&Value::Array(entries[start..end].to_vec()));
         if end < entries.len() {
-            let hub = format!("/api/models/{}/tree/{rest}?cursor={end}", repo.id);
+            let hub = format!("{}tree/{rest}?recursive={recursive}&cursor={end}", repo.api());
             answer.headers.push(("link-to", hub));
         }
         answer
@@ -456,8 +480,8 @@ fn part_of(bytes: &[u8], range: Option<&str>, etag: String) -> Answer {
     Answer { status: 206, headers: vec![("etag", etag), ("content-range", range)], body: bytes[start..end].to_vec() }
 }
 
-/// The entries of a folder, as the hub lists them.
-fn tree(files: &BTreeMap<String, Vec<u8>>, folder: &str) -> Vec<Value> {
+/// The entries of a folder, or of all folders in it, as the hub lists them.
+fn tree(files: &BTreeMap<String, Vec<u8>>, folder: &str, recursive: bool) -> Vec<Value> {
     let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
     let mut entries = Vec::new();
     let mut folders = std::collections::BTreeSet::new();
@@ -469,7 +493,9 @@ fn tree(files: &BTreeMap<String, Vec<u8>>, folder: &str) -> Vec<Value> {
                     json!({"type": "directory", "oid": "0".repeat(40), "size": 0, "path": format!("{prefix}{inner}")}),
                 );
             }
-            continue;
+            if !recursive {
+                continue;
+            }
         }
         let mut entry = json!({"type": "file", "oid": git_blob(bytes), "size": bytes.len(), "path": path});
         if bytes.len() >= LARGE {

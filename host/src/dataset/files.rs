@@ -86,7 +86,7 @@ fn read_text(path: &Path, text: &mut String, limit: usize) -> Result<bool, Error
     let room = limit.saturating_sub(text.len());
     let mut bytes = Vec::new();
     // One character more tells whether there is more.
-    file.take(room as u64 + 4).read_to_end(&mut bytes).map_err(Error::unreadable(path))?;
+    file.take((room as u64).saturating_add(4)).read_to_end(&mut bytes).map_err(Error::unreadable(path))?;
     let whole = bytes.len() <= room;
     let read = match std::str::from_utf8(&bytes) {
         Ok(read) => read,
@@ -96,7 +96,11 @@ fn read_text(path: &Path, text: &mut String, limit: usize) -> Result<bool, Error
         }
         Err(error) => return Err(Error::NotUtf8 { path: path.to_owned(), at: error.valid_up_to() }),
     };
-    let read = if whole { read } else { &read[..read.floor_char_boundary(room)] };
+    let mut end = read.len().min(room);
+    while !read.is_char_boundary(end) {
+        end -= 1;
+    }
+    let read = &read[..end];
     text.push_str(read);
     Ok(whole)
 }

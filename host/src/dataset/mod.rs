@@ -265,3 +265,6 @@ fn check(rows: &[Vec<u32>], vocabulary: Option<u64>) -> Result<(), Error> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

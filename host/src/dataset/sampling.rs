@@ -60,7 +60,10 @@ fn pieces(text: &str, length: usize) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while rest.len() >= 2 * length {
-        let from = rest.ceil_char_boundary(length);
+        let mut from = length;
+        while !rest.is_char_boundary(from) {
+            from += 1;
+        }
         let Some(end) = rest[from..].find('\n') else { break };
         let (piece, after) = rest.split_at(from + end + 1);
         pieces.push(piece);

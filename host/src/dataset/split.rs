@@ -38,7 +38,7 @@ pub(super) fn choose<'a>(names: &[&'a str], wanted: &OnHub, default_split: &str)
     let data = || wanted.id.as_str().to_owned();
     // Configurations, with their splits, with their files.
     let mut parts: BTreeMap<&str, BTreeMap<&str, BTreeSet<&'a str>>> = BTreeMap::new();
-    for name in with_data(names) {
+    for name in names.iter().copied().filter(|name| is_data(name)) {
         let split = split_of(name).unwrap_or(SPLITS[0].0);
         parts.entry(configuration_of(name)).or_default().entry(split).or_default().insert(name);
     }
@@ -70,15 +70,12 @@ pub(super) fn choose<'a>(names: &[&'a str], wanted: &OnHub, default_split: &str)
     let exact = splits.get(wanted);
     // `train_sft` is the only one that can be meant by `train`.
     let begins = || splits.iter().find(|(name, _)| name.starts_with(wanted)).map(|(_, files)| files);
-    match exact.or_else(begins) {
-        Some(files) => Ok(files.iter().copied().collect()),
-        None => {
-            let prefix = named.filter(|named| parts.contains_key(named));
-            let known =
-                splits.keys().map(|name| prefix.map_or_else(|| format!("/{name}"), |named| format!("{named}/{name}")));
-            Err(Error::NoSplit { data: data(), wanted: wanted.into(), known: known.collect() })
-        }
+    if let Some(files) = exact.or_else(begins) {
+        return Ok(preferred(files));
     }
+    let prefix = named.filter(|named| parts.contains_key(named)).unwrap_or_default();
+    let known = splits.keys().map(|name| format!("{prefix}/{name}")).collect();
+    Err(Error::NoSplit { data: data(), wanted: wanted.into(), known })
 }
 
 /// That one of the parts that a file's name counts is not there, in words.
@@ -87,17 +84,21 @@ pub(super) fn missing_shard(names: &[&str]) -> Option<String> {
     (names.len() < count).then(|| format!("{} of its {count} files are there", names.len()))
 }
 
-/// The files with data, in the form that is preferred.
-fn with_data<'a>(names: &[&'a str]) -> Vec<&'a str> {
-    let is_data = |name: &&str| {
-        let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
-        !name.split('/').any(|part| part.starts_with('.')) && !OTHER.contains(&file.as_str())
-    };
-    let of = |endings: &[&str]| -> Vec<&'a str> {
-        let has = |name: &&&str| name.rsplit_once('.').is_some_and(|(_, ending)| endings.contains(&ending));
-        names.iter().filter(has).copied().filter(is_data).collect()
-    };
-    ENDINGS.iter().map(|endings| of(endings)).find(|found| !found.is_empty()).unwrap_or_default()
+/// Whether a file holds data, by its name.
+fn is_data(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    let hidden = name.split('/').any(|part| part.starts_with('.'));
+    !hidden && !OTHER.contains(&file.as_str()) && ENDINGS.iter().any(|endings| has(name, endings))
+}
+
+fn has(name: &str, endings: &[&str]) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, ending)| endings.contains(&ending))
+}
+
+/// Of files with the same data, those in the form that is preferred.
+fn preferred<'a>(files: &BTreeSet<&'a str>) -> Vec<&'a str> {
+    let of = |endings: &&[&str]| -> Vec<&'a str> { files.iter().copied().filter(|name| has(name, endings)).collect() };
+    ENDINGS.iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 /// The first folder that is named after no split.
@@ -174,6 +175,7 @@ mod tests {
             (vec!["train.jsonl", "test.jsonl", "dataset_infos.json"], 0),
             (vec!["prose.txt", "LICENSE.txt"], 0),
             (vec!["a.parquet", "b.jsonl"], 0),
+            (vec!["a.jsonl", "raw/a.parquet"], 0),
             (vec!["validation/0.parquet", "train/0.parquet"], 1),
             (vec!["data/test_sft-00000-of-00001.parquet", "data/train_sft-00000-of-00001.parquet"], 1),
             (vec!["my-val.json", "my_training.json"], 1),

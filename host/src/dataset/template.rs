@@ -21,6 +21,9 @@ const FILE: &str = "chat_template.jinja";
 const JSON_FILE: &str = "chat_template.json";
 const NAME: &str = "chat_template";
 
+/// The contents of a file by its name, or nothing where it is not there.
+pub(super) type ReadFile<'a> = dyn Fn(&str) -> Result<Option<Vec<u8>>, Error> + 'a;
+
 /// A template that is ready to be rendered.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -33,7 +36,7 @@ impl ChatTemplate {
     /// The template in `chat_template.jinja`, `chat_template.json` or, given as `in_config`, `tokenizer_config.json`:
     /// the first that is there.
     pub(super) fn of(
-        file: &dyn Fn(&str) -> Result<Option<Vec<u8>>, Error>,
+        file: &ReadFile<'_>,
         in_config: Option<&Value>,
         tokens: Vec<(String, String)>,
     ) -> Result<Option<Self>, Error> {
@@ -159,7 +162,8 @@ mod tests {
     #[derive(Deserialize)]
     struct Template {
         name: String,
-        template: String,
+        #[serde(rename = "template")]
+        source: String,
         /// None where transformers raises an exception.
         rendered: Vec<Option<String>>,
     }
@@ -171,8 +175,8 @@ mod tests {
         let golden: Golden = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let tokens: Vec<_> = golden.tokens.into_iter().collect();
         let mut compared = 0;
-        for Template { name, template, rendered } in golden.templates {
-            let template = ChatTemplate::new(&template, tokens.clone()).unwrap();
+        for Template { name, source, rendered } in golden.templates {
+            let template = ChatTemplate::new(&source, tokens.clone()).unwrap();
             for (index, (conversation, expected)) in golden.conversations.iter().zip(rendered).enumerate() {
                 let actual = template.render(&conversation.messages, conversation.tools.as_ref());
                 assert_eq!(actual.clone().ok(), expected, "{name}, conversation {index}: {actual:?}");

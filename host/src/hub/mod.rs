@@ -146,7 +146,7 @@ impl Hub {
     /// # Errors
     /// Fails when the hub cannot be reached or does not give the listing.
     pub fn list(&self, folders: &[&str]) -> Result<Listing, Error> {
-        self.listed(|lister, commit| lister.files(commit, folders))
+        self.listed(Some(folders))
     }
 
     /// All files at the revision, in whatever folders.
@@ -154,13 +154,11 @@ impl Hub {
     /// # Errors
     /// Fails when the hub cannot be reached or does not give the listing.
     pub fn list_all(&self) -> Result<Listing, Error> {
-        self.listed(|lister, commit| lister.all_files(commit))
+        self.listed(None)
     }
 
-    fn listed(
-        &self,
-        files: impl FnOnce(&Lister<'_>, &str) -> Result<Vec<RemoteFile>, Error>,
-    ) -> Result<Listing, Error> {
+    /// The files at the top and in some folders, or all of them.
+    fn listed(&self, folders: Option<&[&str]>) -> Result<Listing, Error> {
         let pinned = checksum::is_hex(&self.revision, 40).then(|| self.revision.to_ascii_lowercase());
         if let Some(files) = pinned.as_ref().and_then(|commit| self.cache.kept_listing(commit)) {
             return Ok(Listing { commit: self.revision.to_ascii_lowercase(), files });
@@ -168,7 +166,11 @@ impl Hub {
         let api = format!("{}/api/{}", self.settings.endpoint, self.id.in_api());
         let lister = Lister { client: &self.client, cancel: &self.cancel, api };
         let listed = pinned.map_or_else(|| lister.commit(&self.revision), Ok);
-        let listed = listed.and_then(|commit| Ok((files(&lister, &commit)?, commit)));
+        let files = |commit: &str| match folders {
+            Some(folders) => lister.files(commit, folders),
+            None => lister.all_files(commit),
+        };
+        let listed = listed.and_then(|commit| Ok((files(&commit)?, commit)));
         let (files, commit) = self.or_interrupted(listed)?;
         tracing::info!("{} at {} is commit {commit}, with {} files", self.id, self.revision, files.len());
         Ok(Listing { commit, files })

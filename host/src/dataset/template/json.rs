@@ -17,6 +17,7 @@ struct Layout {
     ascii: bool,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the engine gives them so")]
 pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
     // In the order of transformers' filter: ensure_ascii, indent, separators, sort_keys.
     let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {

@@ -17,6 +17,7 @@ pub(super) struct Config {
 
 /// A token that was added to a vocabulary.
 #[derive(Debug, Clone, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the file's")]
 pub(super) struct Added {
     pub(super) content: String,
     #[serde(default)]

@@ -10,7 +10,7 @@ mod vocabulary_files;
 
 use std::{fmt, fs, io, path::Path};
 
-use tokenizers::Tokenizer as Inner;
+use tokenizers::{NormalizedString, Normalizer as _, Tokenizer as Inner, normalizers::Sequence};
 
 use self::config::Config;
 use super::{Error, template::ChatTemplate};
@@ -25,6 +25,8 @@ const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// A tokenizer, and how the model wants its texts to begin and end.
 pub struct Tokenizer {
     inner: Inner,
+    /// What is done to a text first, where the inner tokenizer does not do it.
+    normalizer: Option<Sequence>,
     /// What transformers puts before a text.
     prefix: Vec<u32>,
     /// What it puts behind a text.
@@ -69,17 +71,18 @@ impl Tokenizer {
             let config = config()?;
             return Self::of_json(&bytes, &config, template(&config)?).map(Some);
         }
-        let (inner, config) = if let Some(bytes) = file(SENTENCEPIECE)? {
+        let ((inner, normalizer), config) = if let Some(bytes) = file(SENTENCEPIECE)? {
             let config = config()?;
             (sentencepiece::tokenizer(&bytes, &config)?, config)
         } else if let (Some(vocabulary), Some(merges)) = (file(VOCABULARY)?, file(MERGES)?) {
             let config = config()?;
-            (vocabulary_files::tokenizer(&vocabulary, &merges, &config)?, config)
+            ((vocabulary_files::tokenizer(&vocabulary, &merges, &config)?, None), config)
         } else {
             return Ok(None);
         };
         let template = template(&config)?;
         let mut tokenizer = Self::finish(inner, &config, template)?;
+        tokenizer.normalizer = normalizer;
         tokenizer.prefix = config.adds_bos().then_some(tokenizer.bos).flatten().into_iter().collect();
         let eos = config.eos().and_then(|token| tokenizer.inner.token_to_id(token));
         tokenizer.suffix = config.adds_eos().then_some(eos).flatten().into_iter().collect();
@@ -122,7 +125,7 @@ impl Tokenizer {
         let bos = config.bos().and_then(|token| inner.token_to_id(token));
         let largest = inner.get_vocab(true).into_values().max();
         let vocabulary = largest.map_or(0, |id| u64::from(id) + 1);
-        Ok(Self { inner, prefix: Vec::new(), suffix: Vec::new(), bos, vocabulary, template })
+        Ok(Self { inner, normalizer: None, prefix: Vec::new(), suffix: Vec::new(), bos, vocabulary, template })
     }
 
     /// The tokens of a text; with `special`, between those that transformers puts around a text.
@@ -140,7 +143,12 @@ impl Tokenizer {
     }
 
     fn bare(&self, text: &str) -> Result<Vec<u32>, Error> {
-        Ok(self.inner.encode_fast(text, false).map_err(fails)?.get_ids().to_vec())
+        let Some(normalizer) = &self.normalizer else {
+            return Ok(self.inner.encode_fast(text, false).map_err(fails)?.get_ids().to_vec());
+        };
+        let mut normalized = NormalizedString::from(text);
+        normalizer.normalize(&mut normalized).map_err(fails)?;
+        Ok(self.inner.encode_fast(normalized.get(), false).map_err(fails)?.get_ids().to_vec())
     }
 
     /// The token that begins a text, where the tokenizer names one.

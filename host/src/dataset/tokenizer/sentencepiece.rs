@@ -9,7 +9,7 @@ use prost::Message;
 use tokenizers::{
     AddedToken, Model as _, ModelWrapper, NormalizerWrapper, Tokenizer,
     models::{bpe::BPE, unigram::Unigram},
-    normalizers::{Precompiled, Replace, Sequence, Strip, replace::ReplacePattern},
+    normalizers::{Precompiled, Replace, Sequence, replace::ReplacePattern},
     pre_tokenizers::metaspace::{Metaspace, PrependScheme},
 };
 
@@ -80,8 +80,11 @@ struct Settings {
     escape_whitespaces: Option<bool>,
 }
 
-/// The tokenizer that a model is.
-pub(super) fn tokenizer(bytes: &[u8], config: &Config) -> Result<Tokenizer, Error> {
+/// The tokenizer that a model is, and what is done to a text before it.
+///
+/// The latter is no part of the first: that would do it to what stands between two special tokens, and then take the
+/// first letter, where a space before it is gone, for one that does not begin the text.
+pub(super) fn tokenizer(bytes: &[u8], config: &Config) -> Result<(Tokenizer, Option<Sequence>), Error> {
     let proto = Proto::decode(bytes).map_err(|error| foreign_or_bad(bytes, &error.to_string()))?;
     if proto.pieces.is_empty() {
         return Err(foreign_or_bad(bytes, "it has no pieces"));
@@ -105,12 +108,7 @@ pub(super) fn tokenizer(bytes: &[u8], config: &Config) -> Result<Tokenizer, Erro
     };
     let mut tokenizer = Tokenizer::new(model);
     let as_llama = trainer.algorithm() == Algorithm::Bpe && config.class() == Some("LlamaTokenizer");
-    if !as_llama {
-        let normalizers = normalizers(&settings)?;
-        if !normalizers.is_empty() {
-            tokenizer.with_normalizer(Some(Sequence::new(normalizers))).map_err(unusable)?;
-        }
-    }
+    let normalizers = if as_llama { Vec::new() } else { normalizers(&settings)? };
     let prefixes = config.adds_prefix_space().unwrap_or(as_llama || settings.add_dummy_prefix());
     let scheme = match (prefixes, as_llama && config.is_legacy()) {
         (false, _) => PrependScheme::Never,
@@ -125,7 +123,7 @@ pub(super) fn tokenizer(bytes: &[u8], config: &Config) -> Result<Tokenizer, Erro
     };
     tokenizer.add_special_tokens(added(Kind::Control, true)).map_err(unusable)?;
     tokenizer.add_tokens(added(Kind::UserDefined, false)).map_err(unusable)?;
-    Ok(tokenizer)
+    Ok((tokenizer, (!normalizers.is_empty()).then(|| Sequence::new(normalizers))))
 }
 
 impl Proto {
@@ -199,8 +197,11 @@ fn normalizers(settings: &Settings) -> Result<Vec<NormalizerWrapper>, Error> {
         normalizers.push(map.into());
     }
     if settings.remove_extra_whitespaces() {
-        normalizers.push(Strip::new(true, true).into());
-        normalizers.push(Replace::new(ReplacePattern::Regex(" {2,}".into()), " ").map_err(unusable)?.into());
+        // Spaces alone, and no other white space.
+        for (pattern, replacement) in [("^ +| +$", ""), (" {2,}", " ")] {
+            let replace = Replace::new(ReplacePattern::Regex(pattern.into()), replacement);
+            normalizers.push(replace.map_err(unusable)?.into());
+        }
     }
     Ok(normalizers)
 }
