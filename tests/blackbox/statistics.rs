@@ -260,7 +260,8 @@ fn substituted_weights_are_what_later_groups_and_layers_see() {
         let path = folder.path().join("halved").join("qhost-report.json");
         serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
     };
-    let losses: Vec<f64> = report["tensors"].as_array().unwrap().iter().filter_map(|t| t["metrics"]["loss"].as_f64()).collect();
+    let losses: Vec<f64> =
+        report["tensors"].as_array().unwrap().iter().filter_map(|t| t["metrics"]["loss"].as_f64()).collect();
     assert_eq!(losses.len(), 3, "one for every layer");
     assert!(losses.iter().all(|loss| *loss > 0.0 && *loss < 1.0), "{losses:?}");
 }

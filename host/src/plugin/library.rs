@@ -15,6 +15,7 @@ use abi_stable::library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WI
 use qhost_plugin_api::{
     abi::{Failure, JobObject, PluginModuleRef, PluginObject},
     documents::{Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
+    sdk::FormatService,
 };
 use rayon::ThreadPool;
 use sha2::{Digest, Sha256};
@@ -26,7 +27,7 @@ use super::{
 use crate::{cancel::CancelFlag, stream::Ledger};
 
 /// What a plugin is connected to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ConnectSettings {
     /// The threads that parallel loops run on.
     pub pool: Arc<ThreadPool>,
@@ -36,6 +37,8 @@ pub struct ConnectSettings {
     pub cancel: CancelFlag,
     /// Messages above this [`LogLevel`](qhost_plugin_api::abi::LogLevel) are not wanted.
     pub log_level: u32,
+    /// Computes for plugins: the service `compute/1`.
+    pub compute: Arc<dyn FormatService>,
 }
 
 impl ConnectSettings {
@@ -80,6 +83,7 @@ impl LoadedPlugin {
             pool: Arc::clone(&settings.pool),
             ledger: Arc::clone(&settings.ledger),
             cancel: settings.cancel.clone(),
+            compute: Arc::clone(&settings.compute),
         });
         let failed = |failure: Failure| Error::Failed { plugin: manifest.id.clone(), failure: Box::new(failure) };
         let mut facts = HostFacts::new(env!("CARGO_PKG_VERSION"));

@@ -16,7 +16,7 @@ use qhost_plugin_api::{
         Service, Service_TO, ServiceObject, Task, TensorView, TensorViewMut, Unit, Unit_TO, UnitObject,
     },
     documents::{ExistingRequest, SourceFile},
-    sdk::{EXISTING, FormatService, Operand, OperandMut, REPLAY, STATISTICS},
+    sdk::{COMPUTE, EXISTING, FormatService, Operand, OperandMut, REPLAY, STATISTICS},
 };
 use rayon::{
     ThreadPool,
@@ -26,7 +26,7 @@ use rayon::{
 use crate::{cancel::CancelFlag, stream::Ledger, text::shown};
 
 /// The services that `query_interface` finds, on whatever object: plugins are told of them at the start.
-pub(super) const NAMES: [&str; 3] = [EXISTING, STATISTICS, REPLAY];
+pub(super) const NAMES: [&str; 4] = [COMPUTE, EXISTING, STATISTICS, REPLAY];
 
 /// A set of named byte sources that a plugin may read.
 pub trait FileSource: Send + Sync + 'static {
@@ -103,6 +103,7 @@ pub(super) struct ProcessServices {
     pub(super) pool: Arc<ThreadPool>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) cancel: CancelFlag,
+    pub(super) compute: Arc<dyn FormatService>,
 }
 
 pub(super) fn host_object(services: ProcessServices) -> HostObject {
@@ -157,8 +158,9 @@ impl Host for ProcessServices {
         self.cancel.is_cancelled()
     }
 
-    fn query_interface(&self, _name: RStr<'_>) -> ROption<ServiceObject> {
-        ROption::RNone
+    fn query_interface(&self, name: RStr<'_>) -> ROption<ServiceObject> {
+        let found = (name.as_str() == COMPUTE).then(|| Arc::clone(&self.compute));
+        found.map(|service| Service_TO::from_ptr(RArc::new(ServiceBridge(service)), TD_Opaque)).into()
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Prepared::execute`] runs the plan unit by unit, keeps the journal, and finishes. Nothing here prints: it tells
 //! [`Events`] what happens. Only this room knows the order of the others.
 
+mod arithmetic;
 mod calibrated;
 mod card;
 mod commit;

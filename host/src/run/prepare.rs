@@ -14,7 +14,9 @@ use qhost_plugin_api::{
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
-    Error, ModelSource, Origin, calibrated, card, commit,
+    Error, ModelSource, Origin,
+    arithmetic::Arithmetic,
+    calibrated, card, commit,
     fetch::{self, Missing, Opened},
     files::Companions,
     journal::{Contents, Start},
@@ -392,12 +394,10 @@ fn seems_published(target: &Target, start: &Start) -> bool {
 /// # Errors
 /// Fails when the system cannot start the threads.
 pub fn connect(resources: &Resources) -> Result<ConnectSettings, Error> {
-    Ok(ConnectSettings {
-        pool: Arc::new(start_threads(resources.threads)?),
-        ledger: Arc::new(Ledger::new(resources.max_memory)),
-        cancel: resources.cancel.clone(),
-        log_level: resources.log_level,
-    })
+    let pool = Arc::new(start_threads(resources.threads)?);
+    let ledger = Arc::new(Ledger::new(resources.max_memory));
+    let compute = Arc::new(Arithmetic::new(Arc::clone(&pool), Arc::clone(&ledger)));
+    Ok(ConnectSettings { pool, ledger, compute, cancel: resources.cancel.clone(), log_level: resources.log_level })
 }
 
 fn start_threads(threads: usize) -> Result<ThreadPool, Error> {

@@ -4,6 +4,7 @@
 //! and a key that an older writer leaves out takes its documented default. A `schema` key names the
 //! document and its major version; only a change that an old reader would misunderstand raises it.
 
+mod compute;
 mod description;
 mod findings;
 mod manifest;
@@ -16,6 +17,7 @@ mod statistics;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use compute::{BatchRequest, KernelRequest, MatrixHandle, MatrixRequest, Operation};
 pub use description::{Description, Encoding, FormatDescription, LevelDescription, OptionDescription};
 pub use findings::{Check, CheckStatus, Findings};
 pub use manifest::{FileSignature, Manifest, ManifestFormat};
