@@ -188,6 +188,69 @@ impl Origin {
         Ok(())
     }
 
+    /// The other way: finds in the file what rows of one of the checkpoint's tensors are made from, and puts it to
+    /// its place. `wanted` are rows of that tensor, each of `columns` elements, that `out` has room for; `of` is how
+    /// many rows of the file the tensor gave, and `row_elements` how long those are. `read` widens a row of the file,
+    /// counted from the first that the tensor gave.
+    pub(crate) fn restore(
+        &self,
+        wanted: &Range<u64>,
+        columns: u64,
+        (of, row_elements): (u64, u64),
+        read: &mut dyn FnMut(u64, &mut [f32]) -> Result<()>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let width = in_memory(columns)?;
+        let mut row = vec![0.0; in_memory(row_elements)?];
+        let place = |line: u64, column: u64| Ok(in_memory(line - wanted.start)? * width + in_memory(column)?);
+        match self.arrangement {
+            Arrangement::Rows(order) => {
+                for run in order.runs(&(0..of)) {
+                    for line in wanted.start.max(run.first)..wanted.end.min(run.first + run.count) {
+                        let start = place(line, 0)?;
+                        read(run.place + run.step * (line - run.first), &mut out[start..start + width])?;
+                    }
+                }
+            }
+            Arrangement::Elements(order) => {
+                let runs = order.runs(&(0..row_elements));
+                for line in wanted.clone() {
+                    read(line, &mut row)?;
+                    for run in &runs {
+                        let start = place(line, run.first)?;
+                        let taken = row[in_memory(run.place)?..].iter().step_by(in_memory(run.step)?);
+                        let places = &mut out[start..start + in_memory(run.count)?];
+                        places.iter_mut().zip(taken).for_each(|(place, weight)| *place = *weight);
+                    }
+                }
+            }
+            Arrangement::Columns { order, each, stride } => {
+                let runs = order.runs(&(0..each));
+                for matrix in 0..of / each.max(1) {
+                    let base = matrix * stride;
+                    let lines = wanted.start.max(base)..wanted.end.min(base + row_elements);
+                    if lines.is_empty() {
+                        continue;
+                    }
+                    for run in &runs {
+                        for step in 0..run.count {
+                            read(matrix * each + run.place + run.step * step, &mut row)?;
+                            for line in lines.clone() {
+                                out[place(line, run.first + step)?] = row[in_memory(line - base)?];
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        match self.shift {
+            None => {}
+            Some(Shift::Exact) => out.iter_mut().for_each(|weight| *weight -= 1.0),
+            Some(Shift::Half) => out.iter_mut().for_each(|weight| *weight = float::from_f16(float::to_f16(*weight - 1.0))),
+        }
+        Ok(())
+    }
+
     fn fetch_from(
         &self,
         io: &UnitHandle,
