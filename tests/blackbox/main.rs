@@ -18,6 +18,7 @@ mod loading;
 mod memory;
 mod messages;
 mod plugins;
+mod quantised;
 mod quantize;
 mod resume;
 mod safety;

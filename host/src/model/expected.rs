@@ -15,6 +15,9 @@ use super::{
 /// The dtype of tensors that are decoded.
 const DTYPE: &str = "F32";
 
+/// No model comes near this; a config that passes it lies, and would only cost memory.
+const MOST_TENSORS: usize = 1 << 21;
+
 /// The model of a config; `present` tells of a role in a layer, or in none, whether it is there.
 ///
 /// # Errors
@@ -42,6 +45,10 @@ pub fn expected(name: &str, config: &Value, present: &dyn Fn(&Role, Option<u32>)
                 let name = format!("{}{name}", unit.prefix);
                 let mut tensor = SourceTensor::new(name, entry.role(expert), unit.info.id, DTYPE, shape.clone());
                 tensor.transposed = entry.transposed;
+                if tensors.len() == MOST_TENSORS {
+                    let value = hyperparameters.layers.to_string();
+                    return Err(Error::BadKey { key: "num_hidden_layers", value, reason: "more than any model has" });
+                }
                 tensors.push(tensor);
             }
         }

@@ -128,6 +128,11 @@ impl Config<'_> {
             ("context_length", "max_position_embeddings", "n_positions"),
             ("feed_forward_length", "intermediate_size", "n_inner"),
         ];
+        // Lists with an element for each layer are made below, so their number is held against the file first.
+        let (layers, tensors) = (facts.needed("block_count")?, facts.names().count());
+        if layers > tensors as u64 {
+            return Err(Failure::corrupt(format!("the file tells of {layers} layers, and has {tensors} tensors")));
+        }
         for (key, usual, of_gpt2) in sizes {
             let size = facts.needed(key)?;
             self.put(if facts.architecture == "gpt2" { of_gpt2 } else { usual }, size);
@@ -160,7 +165,7 @@ impl Config<'_> {
         // Without one, EXAONE has none, and the others have what their classes assume.
         let Some(window) = window else { return Ok(()) };
         self.put("sliding_window", window);
-        let layers = facts.needed("block_count")?.min(u64::from(u32::MAX));
+        let layers = facts.needed("block_count")?;
         let period = |every: u64| (1..=layers).map(|layer| every > 0 && !layer.is_multiple_of(every)).collect();
         let windowed: Vec<bool> = match facts.get("attention.sliding_window_pattern") {
             None => period(every),

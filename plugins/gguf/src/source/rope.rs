@@ -145,3 +145,38 @@ fn scaled(factors: &[f32], theta: f64, rotated: u64) -> Result<Map<String, Json>
     }
     Ok(made)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama_3_s_parameters_are_found_in_its_factors() {
+        for (theta, head, factor, high, context) in [
+            (500_000.0, 128, 8.0, 4.0, 8192.0),
+            (500_000.0, 64, 32.0, 4.0, 8192.0),
+            (10_000.0, 16, 4.0, 4.0, 64.0),
+            (1e6, 96, 16.0, 8.0, 32_768.0),
+        ] {
+            #[expect(clippy::cast_possible_truncation, reason = "the file has 32 bits")]
+            let factors = Llama3 { theta: theta as f32, factor, low: 1.0, high, context }.factors(head);
+            let found = scaled(&factors, theta, head).unwrap();
+            let number = |key: &str| found[key].as_f64().unwrap();
+            assert!((number("high_freq_factor") - f64::from(high)).abs() < 1e-3, "{found:?}");
+            assert!((number("original_max_position_embeddings") - f64::from(context)).abs() < 1.0, "{found:?}");
+        }
+        assert!(scaled(&[1.0, 3.0, 2.0, 8.0], 1e4, 8).is_err());
+        assert!(scaled(&[1.0, 2.0], 1e4, 8).is_err());
+    }
+
+    #[test]
+    fn a_fraction_of_a_head_is_rounded_to_the_same_part() {
+        #[expect(clippy::cast_precision_loss, reason = "widths of heads")]
+        for head in 1..300_u64 {
+            for rotated in 1..=head {
+                let part = (head as f64 * fraction(rotated, head)).floor();
+                assert!((part - rotated as f64).abs() < 0.5, "{rotated} of {head}");
+            }
+        }
+    }
+}
