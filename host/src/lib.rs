@@ -16,6 +16,7 @@ pub mod memory;
 pub mod model;
 pub mod plan;
 pub mod plugin;
+pub mod quantised;
 pub mod report;
 pub mod run;
 pub mod source;

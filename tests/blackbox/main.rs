@@ -19,6 +19,7 @@ mod loading;
 mod memory;
 mod messages;
 mod plugins;
+mod quantised;
 mod quantize;
 mod resume;
 mod safety;

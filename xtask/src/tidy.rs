@@ -26,7 +26,7 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("hub", &["cancel", "exit_code", "text"]),
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
@@ -58,6 +58,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
         ],
     ),
     ("inspect", &["exit_code", "model", "plugin", "source", "stream", "text"]),
+    ("quantised", &["exit_code", "inspect", "model", "plugin"]),
     ("verify", &["exit_code", "inspect", "model", "plugin", "run", "source", "text"]),
     ("report", &["exit_code", "inspect", "memory", "plan", "plugin", "run", "text", "verify"]),
     ("cli", &["bus_error", "cancel", "dataset", "exit_code", "hub", "inspect", "plugin", "report", "run", "verify"]),

@@ -60,7 +60,7 @@ pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
     Ok(Understood { model, stored, warnings })
 }
 
-fn find_family(config: &Value) -> Result<&'static Family, Error> {
+pub(super) fn find_family(config: &Value) -> Result<&'static Family, Error> {
     let model_type = config["model_type"].as_str();
     let architecture = config["architectures"][0].as_str();
     let name = match (model_type, architecture) {
@@ -72,13 +72,13 @@ fn find_family(config: &Value) -> Result<&'static Family, Error> {
 }
 
 /// A unit with its table: the entries, and what comes before their names.
-struct UnitTable {
-    info: UnitInfo,
-    entries: &'static [Entry],
-    prefix: String,
+pub(super) struct UnitTable {
+    pub(super) info: UnitInfo,
+    pub(super) entries: &'static [Entry],
+    pub(super) prefix: String,
 }
 
-fn units(family: &'static Family, model: &Hyperparameters) -> Vec<UnitTable> {
+pub(super) fn units(family: &'static Family, model: &Hyperparameters) -> Vec<UnitTable> {
     let outside = |id, kind, entries| UnitTable { info: UnitInfo::new(id, kind), entries, prefix: String::new() };
     let layers = (0..model.layers).map(|layer| UnitTable {
         info: UnitInfo::layer(layer + 1, layer),

@@ -3,6 +3,7 @@
 //! It knows checkpoint names and shapes; it knows no files, no formats and no plugin.
 
 mod error;
+mod expected;
 mod families;
 mod family;
 mod forward;
@@ -12,6 +13,7 @@ mod text_part;
 mod widening;
 
 pub use error::Error;
+pub use expected::expected;
 pub use families::{FAMILIES, find};
 pub use family::{Dim, Entry, Family, Heads, Layers, Positions, Presence, Windows};
 pub use forward::{Blocks, Factor, Forward, Fused, Gate, Norm, Pairs, Rotated, Routing, Scores};

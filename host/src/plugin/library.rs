@@ -15,13 +15,13 @@ use abi_stable::library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WI
 use qhost_plugin_api::{
     abi::{Failure, JobObject, PluginModuleRef, PluginObject},
     documents::{Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
-    sdk::FormatService,
+    sdk::{DECODE, FormatService},
 };
 use rayon::ThreadPool;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Error, FileSource, Found, UnitServices,
+    Error, FileSource, Found, RowDecoder, UnitServices,
     services::{self, ProcessServices},
 };
 use crate::{cancel::CancelFlag, stream::Ledger};
@@ -157,6 +157,19 @@ impl LoadedJob {
     pub fn check(&self, files: Arc<dyn FileSource>) -> Result<Findings, Error> {
         let answer = self.object.check(services::files_object(files)).into_result();
         answer.and_then(|text| Findings::from_json(&text)).map_err(|failure| self.failed(failure))
+    }
+
+    /// What gives the model's weights out of files, for a job that was opened for that.
+    ///
+    /// # Errors
+    /// Fails when the plugin cannot do that.
+    pub fn decoder(&self) -> Result<RowDecoder, Error> {
+        let found = self.object.query_interface(DECODE.into()).into_option();
+        let service = found.ok_or_else(|| {
+            let message = "it reads its files, and gives no weights out of them";
+            self.failed(Failure::unsupported(message).hint("a newer version of the plugin may do that"))
+        })?;
+        Ok(RowDecoder::new(self.plugin.clone(), service))
     }
 
     fn failed(&self, failure: Failure) -> Error {

@@ -4,6 +4,7 @@
 //! documents and bytes between the border's objects and plain Rust.
 
 mod catalog;
+mod decoder;
 mod error;
 mod library;
 mod manifest;
@@ -12,6 +13,7 @@ mod search;
 mod services;
 
 pub use catalog::{Catalog, Found, Status};
+pub use decoder::RowDecoder;
 pub use error::Error;
 pub use library::{ConnectSettings, LoadedJob, LoadedPlugin};
 pub use manifest::{Unreadable, read as read_manifest};

@@ -5,7 +5,7 @@
 use abi_stable::std_types::{RSlice, RSliceMut};
 use qhost_plugin_api::{
     abi::{Answer, DType, Failure, FailureKind, ServiceObject, TensorView},
-    documents::{Document, FilesRequest, Findings, Numbers, NumbersRequest, Reading, Recognition, SourceFile},
+    documents::{Document, FilesRequest, Findings, Numbers, NumbersRequest, Origin, Reading, Recognition, SourceFile},
     sdk::{READER, VERIFY},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -48,6 +48,19 @@ impl LoadedPlugin {
             _ if reading.schema != Reading::SCHEMA => Err(self.broke(&format!("its schema is {}", reading.schema))),
             Some(tensor) => Err(self.broke(&format!("it tells of data of {} outside of the files", tensor.name))),
             None => Ok(reading),
+        }
+    }
+
+    /// What files of one of the plugin's formats tell of the checkpoint that they were made from.
+    ///
+    /// # Errors
+    /// Fails when the files are no source, or the plugin reads no weights out of its files.
+    pub fn origin(&self, files: &[NamedBytes<'_>]) -> Result<Origin, Error> {
+        let origin: Origin = self.ask(READER, "source", &request(files), files)?;
+        if origin.schema == Origin::SCHEMA {
+            Ok(origin)
+        } else {
+            Err(self.broke(&format!("its schema is {}", origin.schema)))
         }
     }
 
@@ -112,7 +125,7 @@ fn request(files: &[NamedBytes<'_>]) -> FilesRequest {
     FilesRequest::new(files.iter().map(|file| SourceFile::new(file.name, file.bytes.len() as u64)).collect())
 }
 
-fn view(bytes: &[u8]) -> TensorView<'_> {
+pub(super) fn view(bytes: &[u8]) -> TensorView<'_> {
     TensorView { dtype: DType::U8, rows: 1, row_elements: bytes.len() as u64, data: RSlice::from_slice(bytes) }
 }
 

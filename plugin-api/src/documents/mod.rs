@@ -9,6 +9,7 @@ mod description;
 mod findings;
 mod manifest;
 mod model;
+mod origin;
 mod plan;
 mod reading;
 mod request;
@@ -22,6 +23,7 @@ pub use description::{Description, Encoding, FormatDescription, LevelDescription
 pub use findings::{Check, CheckStatus, Findings};
 pub use manifest::{FileSignature, Manifest, ManifestFormat};
 pub use model::{Experts, Hyperparameters, LatentAttention, Model, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind};
+pub use origin::{Origin, PlacedRole, RowsRequest, TextFile};
 pub use plan::{
     Companion, CompanionContent, Output, OutputKind, Plan, PlannedFile, PlannedUnit, Segment, SegmentContent,
     TensorSegment, UnitOrder, UnusedTensor,

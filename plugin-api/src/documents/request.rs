@@ -73,12 +73,16 @@ pub struct OpenRequest {
     /// through the service `existing/1` of the unit and tell metrics. Usually absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing: Option<Reading>,
+    /// The files of `existing` are the source of the model's weights: the job plans nothing, and has the service
+    /// `decode/1`. Absent means no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub decode: bool,
 }
 
 impl OpenRequest {
     /// A request for one of the plugin's formats.
     pub fn new(format: impl Into<String>, options: Options, model: Model) -> Self {
-        Self { schema: Self::SCHEMA.into(), format: format.into(), options, model, existing: None }
+        Self { schema: Self::SCHEMA.into(), format: format.into(), options, model, existing: None, decode: false }
     }
 }
 

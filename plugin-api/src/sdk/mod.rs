@@ -7,6 +7,7 @@
 mod bridge;
 mod chunks;
 mod compute;
+mod decode;
 mod files;
 mod float;
 mod format;
@@ -23,6 +24,7 @@ mod unit;
 pub use bridge::connect;
 pub use chunks::{CHUNK_WEIGHTS, Chunk, RowJob, chunks};
 pub use compute::{COMPUTE, Compute, Matrix};
+pub use decode::{DECODE, RowDecoder, decode_service};
 pub use files::FilesHandle;
 pub use float::{first_non_finite, narrow_to_bf16, widen};
 pub use format::{Format, FormatJob, NoJob};

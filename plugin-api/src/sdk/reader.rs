@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{DType, Failure, FormatService, Operand, OperandMut, Result, ServiceAnswer};
 use crate::documents::{
-    FilesRequest, Findings, MetadataEntry, Numbers, NumbersRequest, Reading, Recognition, SourceFile,
+    FilesRequest, Findings, MetadataEntry, Numbers, NumbersRequest, Origin, Reading, Recognition, SourceFile,
 };
 
 /// The name of the service that [`reader_service`] makes.
@@ -39,6 +39,15 @@ pub trait FileReader: Send + Sync + 'static {
     /// # Errors
     /// Fails with kind `CORRUPT` or `UNSUPPORTED`, naming the file, when they cannot be read.
     fn open(&self, files: &[FileView<'_>], most_elements: Option<u64>) -> Result<Reading>;
+
+    /// What the files tell of the checkpoint that they were made from, for a plugin whose files can be a source
+    /// of weights; its jobs then have the service [`DECODE`](super::DECODE).
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT` or `UNSUPPORTED` when they are no source.
+    fn source(&self, _files: &[FileView<'_>]) -> Result<Origin> {
+        Err(Failure::unsupported("the plugin does not read weights out of its files"))
+    }
 
     /// Holds the files' structure against what the format (and a loader of it) demands. Weights are not
     /// touched: the host has them looked at by [`FileReader::numbers`], rows at a time.
@@ -100,6 +109,7 @@ impl FormatService for ReaderService {
                 let request = asked(request)?;
                 ServiceAnswer::new(&self.0.open(&views(&request.files, inputs)?, request.most_elements)?)
             }
+            "source" => ServiceAnswer::new(&self.0.source(&views(&asked(request)?.files, inputs)?)?),
             _ => Err(unknown(READER, method)),
         }
     }

@@ -188,6 +188,71 @@ impl Origin {
         Ok(())
     }
 
+    /// The other way: finds in the file what rows of one of the checkpoint's tensors are made from, and puts it to
+    /// its place. `wanted` are rows of that tensor, each of `columns` elements, that `out` has room for; `of` is how
+    /// many rows of the file the tensor gave, and `row_elements` how long those are. `read` widens a row of the file,
+    /// counted from the first that the tensor gave.
+    pub(crate) fn restore(
+        &self,
+        wanted: &Range<u64>,
+        columns: u64,
+        (of, row_elements): (u64, u64),
+        read: &mut dyn FnMut(u64, &mut [f32]) -> Result<()>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let width = in_memory(columns)?;
+        let mut row = vec![0.0; in_memory(row_elements)?];
+        let place = |line: u64, column: u64| Ok(in_memory(line - wanted.start)? * width + in_memory(column)?);
+        match self.arrangement {
+            Arrangement::Rows(order) => {
+                for run in order.runs(&(0..of)) {
+                    for line in wanted.start.max(run.first)..wanted.end.min(run.first + run.count) {
+                        let start = place(line, 0)?;
+                        read(run.place + run.step * (line - run.first), &mut out[start..start + width])?;
+                    }
+                }
+            }
+            Arrangement::Elements(order) => {
+                let runs = order.runs(&(0..row_elements));
+                for line in wanted.clone() {
+                    read(line, &mut row)?;
+                    for run in &runs {
+                        let start = place(line, run.first)?;
+                        let taken = row[in_memory(run.place)?..].iter().step_by(in_memory(run.step)?);
+                        let places = &mut out[start..start + in_memory(run.count)?];
+                        places.iter_mut().zip(taken).for_each(|(place, weight)| *place = *weight);
+                    }
+                }
+            }
+            Arrangement::Columns { order, each, stride } => {
+                let runs = order.runs(&(0..each));
+                for matrix in 0..of / each.max(1) {
+                    let base = matrix * stride;
+                    let lines = wanted.start.max(base)..wanted.end.min(base + row_elements);
+                    if lines.is_empty() {
+                        continue;
+                    }
+                    for run in &runs {
+                        for step in 0..run.count {
+                            read(matrix * each + run.place + run.step * step, &mut row)?;
+                            for line in lines.clone() {
+                                out[place(line, run.first + step)?] = row[in_memory(line - base)?];
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        match self.shift {
+            None => {}
+            Some(Shift::Exact) => out.iter_mut().for_each(|weight| *weight -= 1.0),
+            Some(Shift::Half) => {
+                out.iter_mut().for_each(|weight| *weight = float::from_f16(float::to_f16(*weight - 1.0)))
+            }
+        }
+        Ok(())
+    }
+
     fn fetch_from(
         &self,
         io: &UnitHandle,
@@ -308,6 +373,59 @@ mod tests {
         assert_eq!(lines(Order::Every { take: 1, stride: 2, first: 1 }, 4), [1, 3, 5, 7]);
         assert_eq!(lines(Order::Every { take: 2, stride: 5, first: 3 }, 6), [3, 4, 8, 9, 13, 14]);
         assert_eq!(lines(Order::Kept, 3), [0, 1, 2]);
+    }
+
+    /// The checkpoint's weights are their own places; `file` has them in the file's order.
+    fn assert_restored(arrangements: &[(Arrangement, Vec<Vec<u64>>)], rows: u64, columns: u64) {
+        for wanted in [0..rows, 0..1, rows / 2..rows, rows / 3..rows - 1] {
+            let mut out = vec![-1.0; usize::try_from((wanted.end - wanted.start) * columns).unwrap()];
+            for (arrangement, file) in arrangements {
+                let origin = Origin { arrangement: *arrangement, ..Origin::plain(0) };
+                let mut read = |row: u64, out: &mut [f32]| {
+                    let row = &file[usize::try_from(row).unwrap()];
+                    assert_eq!(row.len(), out.len());
+                    out.iter_mut()
+                        .zip(row)
+                        .for_each(|(place, weight)| *place = f32::from(u16::try_from(*weight).unwrap()));
+                    Ok(())
+                };
+                let of = (file.len() as u64, file[0].len() as u64);
+                origin.restore(&wanted, columns, of, &mut read, &mut out).unwrap();
+            }
+            let expected: Vec<_> = (wanted.start * columns..wanted.end * columns)
+                .map(|place| f32::from(u16::try_from(place).unwrap()))
+                .collect();
+            assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{arrangements:?}: {out:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_arranged_is_restored() {
+        let interleaved = Order::Interleaved { head: 4 };
+        let by_part = Order::ByPart { parts: 3, take: 2, groups: 2 };
+        for (order, count) in [(Order::Kept, 7), (interleaved, 8), (by_part, 12)] {
+            let order_of = lines(order, count);
+            let rows = order_of.iter().map(|line| (line * 3..line * 3 + 3).collect()).collect();
+            assert_restored(&[(Arrangement::Rows(order), rows)], count, 3);
+            let elements = (0..4).map(|row| order_of.iter().map(|line| row * count + line).collect()).collect();
+            assert_restored(&[(Arrangement::Elements(order), elements)], 4, count);
+            // Two matrices of 3 inputs.
+            let columns = (0..2).flat_map(|matrix| {
+                order_of.iter().map(move |line| (0..3).map(|input| (matrix * 3 + input) * count + line).collect())
+            });
+            assert_restored(&[(Arrangement::Columns { order, each: count, stride: 3 }, columns.collect())], 6, count);
+        }
+        let halves = [0, 1].map(|first| {
+            let order = Order::Every { take: 1, stride: 2, first };
+            (Arrangement::Rows(order), lines(order, 4).iter().map(|line| vec![line * 2, line * 2 + 1]).collect())
+        });
+        assert_restored(&halves, 8, 2);
+        // Latent attention: of each head's 5 rows 2 are keys, stored by column, and 3 are values.
+        let keys = (0..2).flat_map(|head| (0..4).map(move |c| (0..2).map(|row| (head * 5 + row) * 4 + c).collect()));
+        let keys = (Arrangement::Columns { order: Order::Kept, each: 4, stride: 5 }, keys.collect());
+        let order = Order::Every { take: 3, stride: 5, first: 2 };
+        let values = lines(order, 6).iter().map(|line| (line * 4..line * 4 + 4).collect()).collect();
+        assert_restored(&[keys, (Arrangement::Rows(order), values)], 10, 4);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod arrange;
 mod compare;
 mod cursor;
+mod decode;
 mod dequantize;
 mod fallbacks;
 mod families;
@@ -23,6 +24,7 @@ pub mod quantize;
 mod read;
 mod reader;
 mod recipe;
+mod source;
 pub mod tokenizer;
 mod usage;
 mod verify;
@@ -40,7 +42,7 @@ use qhost_plugin_api::{
     },
 };
 
-use crate::{compare::Comparison, job::GgufJob, reader::GgufReader};
+use crate::{compare::Comparison, decode::Decoding, job::GgufJob, reader::GgufReader};
 
 /// The plugin.
 pub struct Gguf {
@@ -70,6 +72,7 @@ impl Format for Gguf {
 
     fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<Job> {
         match &request.existing {
+            Some(existing) if request.decode => Ok(Job::Decode(Box::new(Decoding::open(&request.model, existing)?))),
             Some(existing) => Ok(Job::Compare(Box::new(Comparison::open(&request.model, existing)?))),
             None => Ok(Job::Make(Box::new(GgufJob::open(&request, &companions, self.host.clone())?))),
         }
@@ -90,6 +93,8 @@ pub enum Job {
     Make(Box<GgufJob>),
     /// A file that exists is held against the source.
     Compare(Box<Comparison>),
+    /// A file that exists is the source of weights.
+    Decode(Box<Decoding>),
 }
 
 impl Job {
@@ -97,6 +102,7 @@ impl Job {
         match self {
             Self::Make(job) => job.as_ref(),
             Self::Compare(job) => job.as_ref(),
+            Self::Decode(job) => job.as_ref(),
         }
     }
 }
@@ -116,6 +122,10 @@ impl FormatJob for Job {
 
     fn check(&self, files: &FilesHandle) -> Result<Findings> {
         self.inner().check(files)
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        self.inner().service(name)
     }
 }
 

@@ -3,7 +3,7 @@
 //! It knows the container, the names of levels and how tensors are named; weights are not touched.
 
 use qhost_plugin_api::{
-    documents::{Findings, MetadataEntry, Numbers, Part, Reading, Recognition, Role, RoleKind, StoredTensor},
+    documents::{Findings, MetadataEntry, Numbers, Origin, Part, Reading, Recognition, Role, RoleKind, StoredTensor},
     sdk::{Failure, FileReader, FileView, Result, json_number, list_entry},
 };
 use serde_json::Value as Json;
@@ -13,7 +13,7 @@ use crate::{
     ggml_type::GgmlType,
     header::{self, Described, Header},
     metadata::{Array, Metadata, Value},
-    verify,
+    source, verify,
     write::MAGIC,
 };
 
@@ -70,6 +70,10 @@ impl FileReader for GgufReader {
         reading.metadata = first.metadata.iter().map(|(key, value)| entry(key, value, most_elements)).collect();
         reading.warnings = parts.gaps();
         Ok(reading)
+    }
+
+    fn source(&self, files: &[FileView<'_>]) -> Result<Origin> {
+        source::origin(files)
     }
 
     fn check(&self, files: &[FileView<'_>], loader: Option<&str>) -> Result<Findings> {

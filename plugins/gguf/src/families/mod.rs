@@ -10,13 +10,13 @@ mod rope;
 mod table;
 
 use qhost_plugin_api::{
-    documents::{Hyperparameters, Model, Role, RoleKind, UnitKind},
+    documents::{Hyperparameters, Model, Part, Role, RoleKind, UnitKind},
     sdk::{Failure, Result},
 };
 
 use crate::metadata::{Metadata, Value};
 
-pub(crate) use rope::{Scaling, factors as rope_factors};
+pub(crate) use rope::{Llama3, Scaling, factors as rope_factors, long_attention_factor};
 
 /// A family as GGUF has it.
 #[derive(Debug)]
@@ -34,9 +34,9 @@ pub(crate) struct Family {
     /// The name of the norm before the feed-forward block.
     ffn_norm: &'static str,
     /// Which norm it is, by the key of its epsilon.
-    epsilon: &'static str,
+    pub(crate) epsilon: &'static str,
     /// Activation functions that llama.cpp computes as they are, or nearly so.
-    activations: &'static [&'static str],
+    pub(crate) activations: &'static [&'static str],
     /// Modules that may have a bias.
     biases: &'static [RoleKind],
     /// Modules that llama.cpp does not load without a bias.
@@ -57,6 +57,16 @@ pub(crate) struct Family {
     limits: fn(&Model) -> Result<()>,
     /// The model sizes that get more bits for attention values.
     pub(crate) is_70b: fn(&Hyperparameters) -> bool,
+}
+
+impl Family {
+    /// Of how many layers one has no window, where llama.cpp computes windows.
+    pub(crate) fn window_period(&self) -> Option<u64> {
+        match self.window {
+            Window::Ignored => None,
+            Window::AllButEvery(every) => Some(every),
+        }
+    }
 }
 
 /// Which elements of a head rotary embedding turns together.
@@ -142,6 +152,24 @@ pub(crate) fn family_of(model: &Model) -> Result<&'static Family> {
     limits::check(model, family)?;
     (family.limits)(model)?;
     Ok(family)
+}
+
+/// The first family of an architecture.
+pub(crate) fn of_architecture(architecture: &str) -> Option<&'static Family> {
+    table::FAMILIES.iter().find(|family| family.architecture == architecture)
+}
+
+/// The roles that a name without its layer stands for: several where llama.cpp has one name for what checkpoints
+/// store in different ways.
+pub(crate) fn roles(family: &Family, name: &str, part: Part) -> impl Iterator<Item = RoleKind> {
+    let kinds = names::ALL.iter().filter(move |kind| {
+        let role = Role::new(RoleKind::clone(kind), part);
+        let named = names::module(&role, family).zip(names::ending(part));
+        named.is_some_and(|(module, ending)| {
+            name.strip_prefix(module).and_then(|rest| rest.strip_prefix('.')) == Some(ending)
+        })
+    });
+    kinds.cloned()
 }
 
 /// A model that llama.cpp would not compute as it is meant.

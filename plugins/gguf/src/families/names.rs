@@ -1,7 +1,7 @@
 //! What each role is called in GGUF.
 
 use qhost_plugin_api::documents::{
-    Part, Role,
+    Part, Role, RoleKind,
     RoleKind::{
         AttentionK, AttentionKNorm, AttentionKvA, AttentionKvANorm, AttentionNorm, AttentionOutput, AttentionPostNorm,
         AttentionQ, AttentionQA, AttentionQANorm, AttentionQB, AttentionQNorm, AttentionQkv, AttentionSinks,
@@ -11,6 +11,42 @@ use qhost_plugin_api::documents::{
 };
 
 use super::Family;
+
+/// Every module that has a name.
+pub(super) const ALL: &[RoleKind] = &[
+    TokenEmbedding,
+    PositionEmbedding,
+    Output,
+    OutputNorm,
+    AttentionNorm,
+    AttentionQ,
+    AttentionK,
+    AttentionV,
+    AttentionQkv,
+    AttentionOutput,
+    AttentionQNorm,
+    AttentionKNorm,
+    AttentionSinks,
+    AttentionQA,
+    AttentionQANorm,
+    AttentionQB,
+    AttentionKvA,
+    AttentionKvANorm,
+    AttentionPostNorm,
+    FfnNorm,
+    FfnPostNorm,
+    FfnGate,
+    FfnUp,
+    FfnGateUp,
+    FfnDown,
+    Router,
+    RouterCorrection,
+    ExpertsDown,
+    SharedGate,
+    SharedUp,
+    SharedDown,
+    SharedRouter,
+];
 
 /// The name of a module, without its layer.
 pub(super) fn module(role: &Role, family: &Family) -> Option<&'static str> {

@@ -106,7 +106,7 @@ fn listed(model: &Model, key: &str) -> Result<Vec<f32>> {
 
 /// What queries and keys are multiplied with under Phi-3's scaling (transformers,
 /// `_compute_longrope_parameters`).
-pub(super) fn long_attention_factor(context: u64, original: u64) -> f32 {
+pub(crate) fn long_attention_factor(context: u64, original: u64) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "lengths of contexts")]
     let (scale, original) = (context as f64 / original as f64, original as f64);
     #[expect(clippy::cast_possible_truncation, reason = "the format has f32")]
@@ -135,12 +135,17 @@ fn llama3(model: &Model) -> Result<Vec<f32>> {
 }
 
 /// The rotary scaling of Llama 3.
-struct Llama3 {
-    theta: f32,
-    factor: f32,
-    low: f32,
-    high: f32,
-    context: f32,
+pub(crate) struct Llama3 {
+    /// The base of the frequencies.
+    pub(crate) theta: f32,
+    /// By how much long wavelengths are stretched.
+    pub(crate) factor: f32,
+    /// What of the context is a long wavelength.
+    pub(crate) low: f32,
+    /// What of the context is a short one.
+    pub(crate) high: f32,
+    /// The original context.
+    pub(crate) context: f32,
 }
 
 impl Llama3 {
@@ -149,7 +154,7 @@ impl Llama3 {
     /// The reference converter computes them with torch, in 32 bits, and torch divides a number by a
     /// tensor by multiplying it with the tensor's reciprocal. Each operation here is one of those.
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "the reference has 32 bits")]
-    fn factors(&self, head_dim: u64) -> Vec<f32> {
+    pub(crate) fn factors(&self, head_dim: u64) -> Vec<f32> {
         let factors = (0..head_dim).step_by(2).map(|element| {
             let exponent = element as f32 / head_dim as f32;
             // Rounded once, as torch's vectorised power is nearly everywhere.

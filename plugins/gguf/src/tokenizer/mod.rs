@@ -76,6 +76,21 @@ pub struct TokenizerMetadata {
     pub warnings: Vec<String>,
 }
 
+/// The `pre_tokenizer` that splits text as llama.cpp does under a name, as `tokenizer.json` has it.
+pub(crate) fn splitting(name: &str) -> Option<Value> {
+    pre::splitting(name)
+}
+
+/// Whether llama.cpp takes a piece that is a token whole, under the name of a splitting.
+pub(crate) fn splits_whole(name: &str) -> bool {
+    pre::traits(name).ignore_merges
+}
+
+/// Whether llama.cpp adds a BOS token where the file does not say, under the name of a splitting.
+pub(crate) fn adds_bos(name: &str) -> bool {
+    pre::traits(name).adds_bos
+}
+
 /// Working memory that [`tokenizer_metadata`] takes, about, and the bytes of the keys with it.
 pub(crate) fn memory(files: &FilesHandle, vocab_size: u64) -> u64 {
     // Measured: a row with its token's text takes less than a hundred bytes, and tokenizer.json four times

@@ -75,6 +75,15 @@ fn fit(traits: Traits, wishes: Wishes) -> u32 {
     4 * same_merging + 2 * same_bos + same_spaces
 }
 
+/// The `pre_tokenizer` of a name; none if the table does not have it.
+pub(super) fn splitting(name: &str) -> Option<Value> {
+    let steps: Vec<Value> = table::steps(names::usual(name))?.iter().map(structure::document).collect();
+    match <[Value; 1]>::try_from(steps) {
+        Ok([only]) => Some(only),
+        Err(pretokenizers) => Some(serde_json::json!({"type": "Sequence", "pretokenizers": pretokenizers})),
+    }
+}
+
 /// Checks a name that the user gave.
 ///
 /// # Errors
@@ -158,6 +167,17 @@ mod tests {
         let cleans = |cleans| Wishes { cleans_spaces: Some(cleans), ..PLAIN };
         assert_eq!(name(&digits, cleans(true)), "starcoder");
         assert_eq!(name(&digits, cleans(false)), "smollm");
+    }
+
+    #[test]
+    fn the_splitting_of_a_name_is_recognised_as_that_name_s() {
+        for name in table::every_name() {
+            let document = splitting(name).unwrap();
+            let steps = structure::steps(&document);
+            assert!(table::find(&steps).is_some_and(|(names, _)| names.contains(&name)), "{name}");
+        }
+        assert_eq!(splitting("llama3"), splitting("llama-bpe"));
+        assert_eq!(splitting("default"), None);
     }
 
     #[test]

@@ -35,6 +35,16 @@ pub(in super::super) struct Traits {
 const LLAMA3: &[&str] =
     &["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"];
 
+/// The name that the table of structures has, of several for one splitting.
+pub(super) fn usual(name: &str) -> &str {
+    match name {
+        _ if LLAMA3.contains(&name) => "llama-bpe",
+        "phi-2" => "gpt-2",
+        "deepseek-r1-qwen" => "qwen2",
+        other => other,
+    }
+}
+
 /// The side effects of a known name.
 pub(in super::super) fn traits(name: &str) -> Traits {
     let llama3 = LLAMA3.contains(&name);

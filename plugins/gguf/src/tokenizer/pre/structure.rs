@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::hugging_face;
 
@@ -70,6 +70,20 @@ fn split(node: &Value) -> Step {
         ("Removed", true) if regex.ends_with(r"|\s+") => Step::Isolated(regex),
         ("MergedWithNext", false) => Step::MergedWithNext(regex),
         _ => Step::Other(format!("Split({regex}, {behavior}{})", if invert { ", inverted" } else { "" })),
+    }
+}
+
+/// A step as `tokenizer.json` has it.
+pub(super) fn document(step: &Step) -> Value {
+    let split = |regex: &str, behavior: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": false});
+    match step {
+        Step::Isolated(regex) => split(regex, "Isolated"),
+        Step::MergedWithNext(regex) => split(regex, "MergedWithNext"),
+        Step::PunctuationRuns => json!({"type": "Punctuation", "behavior": "Contiguous"}),
+        Step::Bytes => {
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false})
+        }
+        Step::Other(kind) => json!({"type": kind}),
     }
 }
 

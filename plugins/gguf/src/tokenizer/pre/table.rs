@@ -189,6 +189,18 @@ pub(super) fn find(steps: &[Step]) -> Option<(&'static [&'static str], Option<&'
         .map(|entry| (entry.names, entry.limit))
 }
 
+/// The first structure that a name stands for.
+pub(super) fn steps(name: &str) -> Option<Vec<Step>> {
+    let entry = TABLE.iter().find(|entry| entry.names.contains(&name))?;
+    let step = |row: &Row| match row {
+        Isolated(regex) => Step::Isolated((*regex).to_owned()),
+        MergedWithNext(regex) => Step::MergedWithNext((*regex).to_owned()),
+        PunctuationRuns => Step::PunctuationRuns,
+        Bytes => Step::Bytes,
+    };
+    Some(entry.structures.first()?.iter().map(step).collect())
+}
+
 fn matches(rows: &[Row], steps: &[Step]) -> bool {
     rows.len() == steps.len()
         && rows.iter().zip(steps).all(|(row, step)| match (row, step) {

@@ -1,0 +1,103 @@
+//! Files that exist, as a source of weights: the documents of `source` of `reader/1`, and of `decode/1`.
+//!
+//! They tell what a checkpoint's config and small files would be; they hold no weights and no paths.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Document, Role};
+
+/// The answer of `source`: what the files tell of the checkpoint that they were made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Origin {
+    /// Always [`Origin::SCHEMA`].
+    pub schema: String,
+    /// A name for people, where the files have one.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The checkpoint's `config.json`, as far as the files tell.
+    pub config: serde_json::Value,
+    /// The small files of the checkpoint that the files stand for, such as `tokenizer.json`.
+    #[serde(default)]
+    pub companions: Vec<TextFile>,
+    /// Which parameters the files have, in any order: by them the host knows those that only some checkpoints of
+    /// a family have.
+    #[serde(default)]
+    pub present: Vec<PlacedRole>,
+    /// What the user should know, such as what the files do not tell.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+impl Origin {
+    /// Files that come from a checkpoint with this config.
+    #[must_use]
+    pub fn new(config: serde_json::Value) -> Self {
+        Self {
+            schema: Self::SCHEMA.into(),
+            name: None,
+            config,
+            companions: Vec::new(),
+            present: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl Document for Origin {
+    const SCHEMA: &'static str = "qhost.origin/1";
+}
+
+/// A small file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TextFile {
+    /// Its name, relative to the model.
+    pub name: String,
+    /// All of it.
+    pub text: String,
+}
+
+impl TextFile {
+    /// A file of this name.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into() }
+    }
+}
+
+/// A parameter of a model: its role, and the decoder layer that it belongs to, if it is in one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PlacedRole {
+    /// What it is for.
+    pub role: Role,
+    /// The layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<u32>,
+}
+
+impl PlacedRole {
+    /// A parameter of a layer, or of none.
+    #[must_use]
+    pub fn new(role: Role, layer: Option<u32>) -> Self {
+        Self { role, layer }
+    }
+}
+
+/// The request of `rows` of `decode/1`: rows of a tensor of the model; the files are the operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RowsRequest {
+    /// The tensor's id in the model of the job.
+    pub tensor: u32,
+    /// The first row.
+    pub first_row: u64,
+}
+
+impl RowsRequest {
+    /// Rows of a tensor from one on; how many is the output's to say.
+    #[must_use]
+    pub fn new(tensor: u32, first_row: u64) -> Self {
+        Self { tensor, first_row }
+    }
+}

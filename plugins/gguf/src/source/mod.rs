@@ -1,0 +1,72 @@
+//! What a GGUF file tells of the checkpoint that it was made from: config, tokenizer and which tensors there are.
+//!
+//! It knows the keys of GGUF and of transformers; weights are for [`crate::decode`].
+
+mod config;
+mod facts;
+mod rope;
+mod tokenizer;
+
+use qhost_plugin_api::{
+    documents::{Origin, Part, PlacedRole, Role, TextFile},
+    sdk::{FileView, Result},
+};
+use serde_json::{Value as Json, json};
+
+use crate::{
+    families,
+    reader::{Parts, within},
+};
+use facts::Facts;
+
+/// Reads what the files tell.
+///
+/// # Errors
+/// Fails with kind `CORRUPT` when they are damaged, and with `UNSUPPORTED` for an architecture that is not known here.
+pub(crate) fn origin(files: &[FileView<'_>]) -> Result<Origin> {
+    let parts = Parts::read(files)?;
+    for (file, header) in files.iter().zip(&parts.headers) {
+        header.check_places(file.bytes.len() as u64).map_err(|failure| within(file, failure))?;
+    }
+    let facts = Facts::new(&parts, files)?;
+    let mut origin = config::of(&facts).and_then(|(config, warnings)| {
+        let mut origin = Origin::new(config);
+        origin.warnings = warnings;
+        Ok(origin)
+    })?;
+    origin.name = facts.text("general.name").map(str::to_owned);
+    origin.present = present(&facts);
+    let special = match tokenizer::of(facts.metadata, &mut origin.warnings)? {
+        Some(tokenizer) => {
+            let mut file = |name: &str, value: &Json| origin.companions.push(TextFile::new(name, value.to_string()));
+            file("tokenizer.json", &tokenizer.json);
+            file("tokenizer_config.json", &tokenizer.config);
+            tokenizer.special
+        }
+        None => serde_json::Map::new(),
+    };
+    if let Json::Object(config) = &mut origin.config {
+        config.extend(special.clone());
+    }
+    if !special.is_empty() {
+        origin.companions.push(TextFile::new("generation_config.json", json!(special).to_string()));
+    }
+    origin.companions.push(TextFile::new("config.json", origin.config.to_string()));
+    Ok(origin)
+}
+
+/// The roles of the tensors that are there.
+fn present(facts: &Facts<'_>) -> Vec<PlacedRole> {
+    let mut present = Vec::new();
+    for name in facts.names() {
+        let (layer, module) = match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+            Some((layer, rest)) => (layer.parse().ok(), rest),
+            None => (None, name),
+        };
+        for part in [Part::Weight, Part::Bias] {
+            let kinds = families::roles(facts.family, module, part);
+            present.extend(kinds.map(|kind| PlacedRole::new(Role::new(kind, part), layer)));
+        }
+    }
+    present
+}
