@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gptq_needs_comes_out_of_one_batch() {
+    fn the_factor_of_an_inverse_comes_out_of_one_batch() {
         let service = arithmetic(None);
         let x = upload(&service, 3, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 7.0], false);
         let gram = upload(&service, 2, 2, &[0.0; 4], true);
