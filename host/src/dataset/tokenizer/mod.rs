@@ -5,6 +5,7 @@
 
 mod added;
 mod config;
+mod cut;
 mod sentencepiece;
 mod vocabulary_files;
 
@@ -22,6 +23,9 @@ const MERGES: &str = "merges.txt";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 
+/// Bytes of a text that become tokens at once, where it may be cut.
+const LONG: usize = 256 << 10;
+
 /// A tokenizer, and how the model wants its texts to begin and end.
 pub struct Tokenizer {
     inner: Inner,
@@ -32,6 +36,8 @@ pub struct Tokenizer {
     /// What it puts behind a text.
     suffix: Vec<u32>,
     bos: Option<u32>,
+    /// Whether a text may be cut at the ends of some lines.
+    may_cut: bool,
     vocabulary: u64,
     template: Option<ChatTemplate>,
 }
@@ -125,7 +131,8 @@ impl Tokenizer {
         let bos = config.bos().and_then(|token| inner.token_to_id(token));
         let largest = inner.get_vocab(true).into_values().max();
         let vocabulary = largest.map_or(0, |id| u64::from(id) + 1);
-        Ok(Self { inner, normalizer: None, prefix: Vec::new(), suffix: Vec::new(), bos, vocabulary, template })
+        let may_cut = cut::is_safe(&inner);
+        Ok(Self { may_cut, inner, normalizer: None, prefix: Vec::new(), suffix: Vec::new(), bos, vocabulary, template })
     }
 
     /// The tokens of a text; with `special`, between those that transformers puts around a text.
@@ -144,11 +151,23 @@ impl Tokenizer {
 
     fn bare(&self, text: &str) -> Result<Vec<u32>, Error> {
         let Some(normalizer) = &self.normalizer else {
-            return Ok(self.inner.encode_fast(text, false).map_err(fails)?.get_ids().to_vec());
+            return if self.may_cut { self.in_parts(text, LONG) } else { self.at_once(text) };
         };
         let mut normalized = NormalizedString::from(text);
         normalizer.normalize(&mut normalized).map_err(fails)?;
-        Ok(self.inner.encode_fast(normalized.get(), false).map_err(fails)?.get_ids().to_vec())
+        self.at_once(normalized.get())
+    }
+
+    fn in_parts(&self, text: &str, length: usize) -> Result<Vec<u32>, Error> {
+        let mut tokens = Vec::new();
+        for part in cut::parts(text, length) {
+            tokens.extend_from_slice(self.inner.encode_fast(part, false).map_err(fails)?.get_ids());
+        }
+        Ok(tokens)
+    }
+
+    fn at_once(&self, text: &str) -> Result<Vec<u32>, Error> {
+        Ok(self.inner.encode_fast(text, false).map_err(fails)?.get_ids().to_vec())
     }
 
     /// The token that begins a text, where the tokenizer names one.

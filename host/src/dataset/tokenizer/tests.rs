@@ -183,3 +183,56 @@ fn the_post_processor_says_what_goes_around_a_text() {
         assert_eq!(tokenizer.encode(text, false).unwrap(), bare);
     }
 }
+
+#[test]
+fn a_text_that_is_cut_has_the_tokens_of_the_whole() {
+    let hard = fs::read_to_string(fixture("text/hard.txt")).unwrap();
+    let words = [
+        "a",
+        "don't",
+        "we'LL",
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\t",
+        ".",
+        "?!",
+        "7",
+        "é",
+        "e\u{301}",
+        "<|begin_of_text|>",
+    ];
+    let mut state = 0usize;
+    let random: String = (0..20_000)
+        .map(|_| {
+            state = state.wrapping_mul(1_103_515_245).wrapping_add(12_345) % (1 << 31);
+            words[(state >> 16) % words.len()]
+        })
+        .collect();
+    for name in ["tinylm", "tokenizers/bpe-gpt2", "tokenizers/bpe-llama3", "tokenizers/bpe-qwen2"] {
+        let tokenizer = of(&folder(name)).unwrap().unwrap();
+        assert!(tokenizer.may_cut, "{name}");
+        for text in [&hard, &random] {
+            let whole = tokenizer.at_once(text).unwrap();
+            assert!(super::cut::parts(text, 1).len() > 20);
+            for length in [1, 100, 1000] {
+                assert!(tokenizer.in_parts(text, length).unwrap() == whole, "{name}, {length}");
+            }
+        }
+    }
+    for name in ["stories260K", "tokenizers/spm-llama", "tokenizers/spm-user"] {
+        assert!(!of(&folder(name)).unwrap().unwrap().may_cut, "{name}");
+    }
+}
+
+#[test]
+fn parts_are_the_whole_text() {
+    for text in ["", "a", "\n", "a\nb\n\nc.\nd", "\na\n"] {
+        for length in 0..4 {
+            assert_eq!(super::cut::parts(text, length).concat(), text, "{text:?}, {length}");
+        }
+    }
+    assert_eq!(super::cut::parts("a\nb.\nc\n", 1), ["a", "\nb.\nc", "\n"]);
+}
