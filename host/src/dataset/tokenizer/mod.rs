@@ -36,7 +36,7 @@ pub struct Tokenizer {
     /// What it puts behind a text.
     suffix: Vec<u32>,
     bos: Option<u32>,
-    /// Whether a text may be cut at the ends of some lines.
+    /// Whether a text may be cut at the ends of words.
     may_cut: bool,
     vocabulary: u64,
     template: Option<ChatTemplate>,

@@ -234,5 +234,5 @@ fn parts_are_the_whole_text() {
             assert_eq!(super::cut::parts(text, length).concat(), text, "{text:?}, {length}");
         }
     }
-    assert_eq!(super::cut::parts("a\nb.\nc\n", 1), ["a", "\nb.\nc", "\n"]);
+    assert_eq!(super::cut::parts("a\nb.\nc d é e\n", 1), ["a", "\nb.\nc", " d", " é e", "\n"]);
 }
