@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use crate::metadata::Metadata;
 use hugging_face::{AddedToken, Bpe, ModelKind, TokenizerConfig, TokenizerJson, read_json};
 use kind::{foreign, is_byte_level, is_tiktoken, missing};
+pub(crate) use pre::{adds_bos, splits_whole, splitting};
 use special::{Part, Sources, Special};
 use vocabulary::{Lists, Vocabulary};
 
@@ -74,21 +75,6 @@ pub struct TokenizerMetadata {
     pub metadata: Metadata,
     /// Where llama.cpp will treat text otherwise than the model's own tokenizer, one sentence each.
     pub warnings: Vec<String>,
-}
-
-/// The `pre_tokenizer` that splits text as llama.cpp does under a name, as `tokenizer.json` has it.
-pub(crate) fn splitting(name: &str) -> Option<Value> {
-    pre::splitting(name)
-}
-
-/// Whether llama.cpp takes a piece that is a token whole, under the name of a splitting.
-pub(crate) fn splits_whole(name: &str) -> bool {
-    pre::traits(name).ignore_merges
-}
-
-/// Whether llama.cpp adds a BOS token where the file does not say, under the name of a splitting.
-pub(crate) fn adds_bos(name: &str) -> bool {
-    pre::traits(name).adds_bos
 }
 
 /// Working memory that [`tokenizer_metadata`] takes, about, and the bytes of the keys with it.

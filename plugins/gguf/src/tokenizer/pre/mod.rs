@@ -75,8 +75,19 @@ fn fit(traits: Traits, wishes: Wishes) -> u32 {
     4 * same_merging + 2 * same_bos + same_spaces
 }
 
-/// The `pre_tokenizer` of a name; none if the table does not have it.
-pub(super) fn splitting(name: &str) -> Option<Value> {
+/// Whether llama.cpp takes a piece that is a token whole, under a name.
+pub(crate) fn splits_whole(name: &str) -> bool {
+    traits(name).ignore_merges
+}
+
+/// Whether llama.cpp adds a BOS token where the file does not say, under a name.
+pub(crate) fn adds_bos(name: &str) -> bool {
+    traits(name).adds_bos
+}
+
+/// The `pre_tokenizer` that splits text as llama.cpp does under a name, as `tokenizer.json` has it; none if the table
+/// does not have the name.
+pub(crate) fn splitting(name: &str) -> Option<Value> {
     let steps: Vec<Value> = table::steps(names::usual(name))?.iter().map(structure::document).collect();
     match <[Value; 1]>::try_from(steps) {
         Ok([only]) => Some(only),
