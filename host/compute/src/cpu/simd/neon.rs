@@ -40,6 +40,8 @@ impl Simd for Neon {
         portable::interleave(rows, lanes, 0..rows.depth, out, stride);
     }
 
+    fn fetch<T>(self, _: *const T, _: usize) {}
+
     #[inline]
     fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
         work()
