@@ -105,7 +105,7 @@ impl Product<'_> {
             let fresh = self.replace && block == 0;
             let compute = |(rows, columns): &(Range<usize>, Range<usize>)| {
                 let fetch = |i, columns: &Range<usize>| {
-                    simd.fetch(tiles.address(row + i, column + columns.start), columns.len())
+                    simd.fetch(tiles.address(row + i, column + columns.start), columns.len());
                 };
                 self.rectangle(simd, workspace, &depths, rows, columns, fetch, |i, columns, sums| {
                     // SAFETY: no two rectangles overlap, and the operands have been packed before.
@@ -125,6 +125,7 @@ impl Product<'_> {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "they are the operands of a product")]
     fn rectangle<S: Simd>(
         &self,
         simd: S,
