@@ -5,11 +5,30 @@ use super::simd::Simd;
 /// `eˣ`: 0 below the smallest subnormal number, infinity above the largest number, and NaN of NaN.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
-    // What is added to round to an integer, which then stands in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
     // Comparisons this way round keep NaN.
     let x = if x < -105.0 { -105.0 } else { x };
     let x = if x > 89.0 { 89.0 } else { x };
+    let (value, exponent) = parts::<S>(x);
+    // In two steps, since a power alone may be out of range.
+    let half = exponent >> 1;
+    value * power_of_two(half) * power_of_two(exponent.wrapping_sub(half))
+}
+
+/// `eˣ` for `x ≤ 0`, where less can go wrong: 0 below the smallest normal number, and NaN of NaN.
+#[inline(always)]
+pub(crate) fn exp_below<S: Simd>(x: f32) -> f32 {
+    const LEAST: f32 = -87.3;
+    let clamped = if x < LEAST { LEAST } else { x };
+    let (value, exponent) = parts::<S>(clamped);
+    let power = value * power_of_two(exponent);
+    if x < LEAST { 0.0 } else { power }
+}
+
+/// `v` and `n` with `eˣ = v · 2ⁿ`.
+#[inline(always)]
+fn parts<S: Simd>(x: f32) -> (f32, i32) {
+    // What is added to round to an integer, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
     let shifted = S::mul_add(x, std::f32::consts::LOG2_E, ROUND);
     let power = shifted - ROUND;
     // ln 2 in two parts, the first with few bits.
@@ -22,10 +41,7 @@ pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
     sum = S::mul_add(sum, rest, 1.666_666_5e-1);
     sum = S::mul_add(sum, rest, 5.000_000_3e-1);
     let value = S::mul_add(sum * rest, rest, rest) + 1.0;
-    // In two steps, since a power alone may be out of range.
-    let bits = shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
-    let half = bits >> 1;
-    value * power_of_two(half) * power_of_two(bits.wrapping_sub(half))
+    (value, shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed())
 }
 
 #[inline(always)]
