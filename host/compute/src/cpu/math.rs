@@ -103,3 +103,45 @@ pub(crate) fn normal<S: Simd>(x: f32) -> f32 {
     let tail = 0.5 * power * t * sum;
     if x < 0.0 { tail } else { 1.0 - tail }
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "numbers to try")]
+mod tests {
+    use super::*;
+    use crate::{Cpu, InstructionSet, cpu::simd::Job};
+
+    struct Exponentials;
+
+    impl Job for Exponentials {
+        type Output = Vec<(f32, f32, f32)>;
+
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let numbers = (-1_100_000..900_000).map(|i| i as f32 * 1e-4);
+            simd.vectorize(|| numbers.map(|x| (x, exp::<S>(x), exp_below::<S>(x.min(0.0)))).collect())
+        }
+    }
+
+    /// The distance in units in the last place of a number.
+    fn units(found: f32, expected: f64) -> f64 {
+        let unit = f64::from(f32::EPSILON) * 2.0_f64.powi(expected.log2().floor().max(-126.0) as i32);
+        (f64::from(found) - expected).abs() / unit
+    }
+
+    #[test]
+    fn exponentials_are_exact_to_two_units_in_the_last_place() {
+        for cpu in InstructionSet::available().into_iter().filter_map(Cpu::with) {
+            for (x, found, below) in cpu.simd.run(Exponentials) {
+                let expected = f64::from(x).exp();
+                if expected > f64::from(f32::MAX) {
+                    assert!(found.is_infinite() || x < 88.73, "{cpu:?} {x}: {found}");
+                } else {
+                    assert!(units(found, expected) <= 2.0, "{cpu:?} {x}: {found} {expected}");
+                }
+                if x <= 0.0 {
+                    let fits = units(below, expected) <= 2.0 || x < -87.2 && below == 0.0;
+                    assert!(fits, "{cpu:?} {x}: {below} {expected}");
+                }
+            }
+        }
+    }
+}

@@ -64,6 +64,7 @@ pub(crate) struct Rows<'a> {
     /// Numbers taken of each row.
     pub(crate) depth: usize,
     /// How many bytes ahead is what will be read next.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 is told to fetch"))]
     pub(crate) ahead: usize,
 }
 
