@@ -118,11 +118,11 @@ fn normalizer<S: Simd>(row: &[f32]) -> Normalizer {
         let mut lanes = [0.0_f32; LANES];
         for chunk in chunks {
             for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *lane += math::exp::<S>(*x - most);
+                *lane += math::exp_below::<S>(*x - most);
             }
         }
         sum += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
-        sum += rest.iter().map(|x| f64::from(math::exp::<S>(*x - most))).sum::<f64>();
+        sum += rest.iter().map(|x| f64::from(math::exp_below::<S>(*x - most))).sum::<f64>();
     }
     Normalizer { most, sum }
 }
@@ -132,7 +132,7 @@ fn normalizer<S: Simd>(row: &[f32]) -> Normalizer {
 fn difference<S: Simd>(p: &[f32], q: &[f32], most_p: f32, most_q: f32) -> f64 {
     let term = |p: &f32, q: &f32| {
         let (p, q) = (p - most_p, q - most_q);
-        let weight = math::exp::<S>(p);
+        let weight = math::exp_below::<S>(p);
         // What has no weight counts nothing, however unlikely it is: 0 · ∞ would not be a number.
         if weight == 0.0 { 0.0 } else { weight * (p - q) }
     };

@@ -156,6 +156,7 @@ fn strip<S: Simd>(
     let lengths = [key * lanes, KEYS * lanes, value * lanes, lanes, lanes];
     scratch::with(lengths, |[queries, scores, sums, most, total]| {
         Operand::head(q, rows, heads, key, head).panel(simd, query, lanes, queries);
+        simd.vectorize(|| queries.iter_mut().for_each(|number| *number *= shape.scale));
         sums.fill(0.0);
         most.fill(sink.unwrap_or(f32::NEG_INFINITY));
         total.fill(if sink.is_some() { 1.0 } else { 0.0 });
@@ -201,9 +202,6 @@ fn soften<S: Simd>(
     // What every query sees needs no mask.
     let clear = mask.first(S::COLUMNS - 1)..mask.query + 1;
     for (j, scores) in scores.chunks_exact_mut(S::COLUMNS).enumerate() {
-        for score in &mut *scores {
-            *score *= shape.scale;
-        }
         if let Some(cap) = shape.soft_cap {
             for score in &mut *scores {
                 *score = cap * math::tanh::<S>(*score / cap);
@@ -229,13 +227,13 @@ fn soften<S: Simd>(
         let mut sum = [0.0; 16];
         for scores in scores.iter_mut().skip(group).step_by(groups) {
             for ((score, base), sum) in scores.iter_mut().zip(&base).zip(&mut sum) {
-                *score = math::exp::<S>(*score - base);
+                *score = math::exp_below::<S>(*score - base);
                 *sum += *score;
             }
         }
         let mut factor = [0.0; 16];
         for ((factor, most), base) in factor.iter_mut().zip(&*most).zip(&base) {
-            *factor = math::exp::<S>(most - base);
+            *factor = math::exp_below::<S>(most - base);
         }
         for ((total, factor), sum) in total.iter_mut().zip(&factor).zip(&sum) {
             *total = *total * factor + sum;

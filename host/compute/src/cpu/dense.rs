@@ -104,7 +104,10 @@ impl Product<'_> {
             let tiles = Tiles::new(target, stride);
             let fresh = self.replace && block == 0;
             let compute = |(rows, columns): &(Range<usize>, Range<usize>)| {
-                self.rectangle(simd, workspace, &depths, rows, columns, |i, columns, sums| {
+                let fetch = |i, columns: &Range<usize>| {
+                    simd.fetch(tiles.address(row + i, column + columns.start), columns.len());
+                };
+                self.rectangle(simd, workspace, &depths, rows, columns, fetch, |i, columns, sums| {
                     // SAFETY: no two rectangles overlap, and the operands have been packed before.
                     let out = unsafe { tiles.piece(row + i, column + columns.start..column + columns.end) };
                     if fresh {
@@ -122,6 +125,7 @@ impl Product<'_> {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "they are the operands of a product")]
     fn rectangle<S: Simd>(
         &self,
         simd: S,
@@ -129,6 +133,7 @@ impl Product<'_> {
         depths: &Range<usize>,
         rows: &Range<usize>,
         columns: &Range<usize>,
+        fetch: impl Fn(usize, &Range<usize>),
         add: impl Fn(usize, Range<usize>, &[f64]),
     ) {
         let width = S::COLUMNS / 2;
@@ -142,6 +147,7 @@ impl Product<'_> {
                 if self.lower && columns.start >= rows.end {
                     continue;
                 }
+                rows.clone().for_each(|row| fetch(row, &columns));
                 let sums = &mut sums[..S::ROWS * width];
                 sums.fill(0.0);
                 if first < depths.end && end > depths.start {
@@ -150,10 +156,12 @@ impl Product<'_> {
                 } else if !(self.replace && depths.start == 0) {
                     continue;
                 }
-                for (i, sums) in rows.zip(sums.chunks(width)) {
-                    let wanted = if self.lower { columns.end.min(i + 1).max(columns.start) } else { columns.end };
-                    add(i, columns.start..wanted, &sums[..wanted - columns.start]);
-                }
+                simd.vectorize(|| {
+                    for (i, sums) in rows.zip(sums.chunks_exact(width)) {
+                        let wanted = if self.lower { columns.end.min(i + 1).max(columns.start) } else { columns.end };
+                        add(i, columns.start..wanted, &sums[..wanted - columns.start]);
+                    }
+                });
             }
         }
     }

@@ -5,11 +5,30 @@ use super::simd::Simd;
 /// `eˣ`: 0 below the smallest subnormal number, infinity above the largest number, and NaN of NaN.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
-    // What is added to round to an integer, which then stands in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
     // Comparisons this way round keep NaN.
     let x = if x < -105.0 { -105.0 } else { x };
     let x = if x > 89.0 { 89.0 } else { x };
+    let (value, exponent) = parts::<S>(x);
+    // In two steps, since a power alone may be out of range.
+    let half = exponent >> 1;
+    value * power_of_two(half) * power_of_two(exponent.wrapping_sub(half))
+}
+
+/// `eˣ` for `x ≤ 0`, where less can go wrong: 0 below the smallest normal number, and NaN of NaN.
+#[inline(always)]
+pub(crate) fn exp_below<S: Simd>(x: f32) -> f32 {
+    const LEAST: f32 = -87.3;
+    let clamped = if x < LEAST { LEAST } else { x };
+    let (value, exponent) = parts::<S>(clamped);
+    let power = value * power_of_two(exponent);
+    if x < LEAST { 0.0 } else { power }
+}
+
+/// `v` and `n` with `eˣ = v · 2ⁿ`.
+#[inline(always)]
+fn parts<S: Simd>(x: f32) -> (f32, i32) {
+    // What is added to round to an integer, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
     let shifted = S::mul_add(x, std::f32::consts::LOG2_E, ROUND);
     let power = shifted - ROUND;
     // ln 2 in two parts, the first with few bits.
@@ -22,10 +41,7 @@ pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
     sum = S::mul_add(sum, rest, 1.666_666_5e-1);
     sum = S::mul_add(sum, rest, 5.000_000_3e-1);
     let value = S::mul_add(sum * rest, rest, rest) + 1.0;
-    // In two steps, since a power alone may be out of range.
-    let bits = shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
-    let half = bits >> 1;
-    value * power_of_two(half) * power_of_two(bits.wrapping_sub(half))
+    (value, shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed())
 }
 
 #[inline(always)]
@@ -86,4 +102,46 @@ pub(crate) fn normal<S: Simd>(x: f32) -> f32 {
     let power = exp::<S>(-0.5 * short * short) * exp::<S>(-0.5 * (magnitude - short) * (magnitude + short));
     let tail = 0.5 * power * t * sum;
     if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "numbers to try")]
+mod tests {
+    use super::*;
+    use crate::{Cpu, InstructionSet, cpu::simd::Job};
+
+    struct Exponentials;
+
+    impl Job for Exponentials {
+        type Output = Vec<(f32, f32, f32)>;
+
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let numbers = (-1_100_000..900_000).map(|i| i as f32 * 1e-4);
+            simd.vectorize(|| numbers.map(|x| (x, exp::<S>(x), exp_below::<S>(x.min(0.0)))).collect())
+        }
+    }
+
+    /// The distance in units in the last place of a number.
+    fn units(found: f32, expected: f64) -> f64 {
+        let unit = f64::from(f32::EPSILON) * 2.0_f64.powi(expected.log2().floor().max(-126.0) as i32);
+        (f64::from(found) - expected).abs() / unit
+    }
+
+    #[test]
+    fn exponentials_are_exact_to_two_units_in_the_last_place() {
+        for cpu in InstructionSet::available().into_iter().filter_map(Cpu::with) {
+            for (x, found, below) in cpu.simd.run(Exponentials) {
+                let expected = f64::from(x).exp();
+                if expected > f64::from(f32::MAX) {
+                    assert!(found.is_infinite() || x < 88.73, "{cpu:?} {x}: {found}");
+                } else {
+                    assert!(units(found, expected) <= 2.0, "{cpu:?} {x}: {found} {expected}");
+                }
+                if x <= 0.0 {
+                    let fits = units(below, expected) <= 2.0 || x < -87.2 && below == 0.0;
+                    assert!(fits, "{cpu:?} {x}: {below} {expected}");
+                }
+            }
+        }
+    }
 }

@@ -3,8 +3,9 @@
 //! The sum of an output is the same whatever tile it is in: terms in order, `DEPTH` at a time.
 #![expect(unsafe_code, reason = "threads write rectangles of one matrix")]
 
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 
+use bytemuck::Pod;
 use rayon::prelude::*;
 
 use super::{
@@ -24,6 +25,9 @@ const PACKED: usize = 8 << 20;
 /// Rows and columns that a thread computes at a time, where there is enough for all threads: the packed rows
 /// and the sums stay in its cache.
 const BLOCK: (usize, usize) = (1024, 128);
+
+/// Rows that an output is fetched ahead: each is on a page of its own, which no cache foresees.
+const AHEAD: usize = 8;
 
 /// `x Wᵀ + bias`.
 pub(super) struct Linear<'a> {
@@ -45,6 +49,7 @@ impl Job for Linear<'_> {
             let packed = x.packed(simd);
             let tiles = Tiles::new(out, outputs);
             cut::<S>(x.lanes, outputs).into_par_iter().for_each(|(rows, columns)| {
+                let fetch = |row, columns: &Range<usize>| simd.fetch(tiles.address(row, columns.start), columns.len());
                 rectangle(
                     simd,
                     &packed,
@@ -52,6 +57,7 @@ impl Job for Linear<'_> {
                     &rows,
                     &columns,
                     |_, _| true,
+                    fetch,
                     |row, columns, sums| {
                         // SAFETY: no two rectangles overlap.
                         let out = unsafe { tiles.piece(row, columns.clone()) };
@@ -81,47 +87,36 @@ impl<T: Sum> Job for Gram<'_, T> {
 
     fn run<S: Simd>(self, simd: S) {
         let tiles = Tiles::new(self.sums, self.width);
-        for x in self.x.chunks(T::ROWS * self.width) {
+        for x in self.x.chunks(ROWS * self.width) {
             let x = Operand::rows(x, self.width).turned();
             let packed = x.packed(simd);
             let lower = cut::<S>(self.width, self.width).into_par_iter();
             lower.filter(|(rows, columns)| columns.start < rows.end).for_each(|(rows, columns)| {
                 let needed = |row_end: usize, column: usize| column < row_end;
-                rectangle(simd, &packed, x, &rows, &columns, needed, |row, columns, sums| {
+                let fetch = |row, columns: &Range<usize>| simd.fetch(tiles.address(row, columns.start), columns.len());
+                rectangle(simd, &packed, x, &rows, &columns, needed, fetch, |row, columns, sums| {
                     let columns = columns.start..columns.end.min(row + 1).max(columns.start);
                     // SAFETY: no two rectangles overlap.
                     let gram = unsafe { tiles.piece(row, columns) };
-                    gram.iter_mut().zip(sums).for_each(|(gram, sum)| gram.add(*sum));
+                    gram.iter_mut().zip(sums).for_each(|(gram, sum): (&mut T, &T)| *gram += *sum);
                 });
             });
         }
     }
 }
 
-/// What a Gram matrix is accumulated in.
-pub(super) trait Sum: Send {
-    /// Rows whose products are summed in `f32` before they are added.
-    const ROWS: usize;
-
-    fn add(&mut self, sum: f32);
+/// What sums are added up in.
+pub(super) trait Sum: Send + Pod + AddAssign {
+    /// Whether it is `f64`: the sums of `DEPTH` terms are then added in it.
+    const WIDE: bool;
 }
 
 impl Sum for f32 {
-    const ROWS: usize = ROWS;
-
-    #[inline(always)]
-    fn add(&mut self, sum: f32) {
-        *self += sum;
-    }
+    const WIDE: bool = false;
 }
 
 impl Sum for f64 {
-    const ROWS: usize = DEPTH;
-
-    #[inline(always)]
-    fn add(&mut self, sum: f32) {
-        *self += Self::from(sum);
-    }
+    const WIDE: bool = true;
 }
 
 /// Rectangles of an output, enough of them for all threads where it is large enough.
@@ -141,20 +136,24 @@ fn cut<S: Simd>(rows: usize, columns: usize) -> Vec<(Range<usize>, Range<usize>)
 /// One rectangle of `left · rightᵀ`; `rows` starts at a panel of `left`.
 ///
 /// `needed` tells, of the end of a tile's rows and the start of its columns, whether the tile is computed;
-/// `finish` gets the sums of a piece of a row.
-fn rectangle<S: Simd>(
+/// `fetch` is told of a row some time before; `finish` gets the sums of a piece of a row.
+#[expect(clippy::too_many_arguments, reason = "they are the operands of a product")]
+fn rectangle<S: Simd, T: Sum>(
     simd: S,
     left: &Packed,
     right: Operand<'_>,
     rows: &Range<usize>,
     columns: &Range<usize>,
     needed: impl Fn(usize, usize) -> bool,
-    finish: impl Fn(usize, Range<usize>, &[f32]),
+    fetch: impl Fn(usize, &Range<usize>),
+    finish: impl Fn(usize, Range<usize>, &[T]),
 ) {
     let height = rows.len().next_multiple_of(S::ROWS);
     let strips = columns.len().div_ceil(S::COLUMNS);
-    scratch::with([strips * height * S::COLUMNS, DEPTH * S::COLUMNS], |[sums, panel]| {
+    let count = strips * height * S::COLUMNS;
+    scratch::with([count, DEPTH * S::COLUMNS, if T::WIDE { 2 * count } else { 0 }], |[sums, panel, kept]| {
         sums.fill(0.0);
+        kept.fill(0.0);
         for block in 0..right.depth.div_ceil(DEPTH) {
             let depths = block * DEPTH..((block + 1) * DEPTH).min(right.depth);
             let right = right.part(0..columns.end).cut(depths.clone());
@@ -173,8 +172,21 @@ fn rectangle<S: Simd>(
                     }
                 }
             }
+            if T::WIDE {
+                let kept: &mut [f64] = bytemuck::cast_slice_mut(kept);
+                simd.vectorize(|| {
+                    for (kept, sum) in kept.iter_mut().zip(&mut *sums) {
+                        *kept += f64::from(*sum);
+                        *sum = 0.0;
+                    }
+                });
+            }
         }
+        let sums: &[T] = if T::WIDE { bytemuck::cast_slice(kept) } else { bytemuck::cast_slice(sums) };
         for row in rows.clone() {
+            if row + AHEAD < rows.end {
+                fetch(row + AHEAD, columns);
+            }
             for (strip, sums) in sums.chunks(height * S::COLUMNS).enumerate() {
                 let first = columns.start + strip * S::COLUMNS;
                 let columns = first..(first + S::COLUMNS).min(columns.end);

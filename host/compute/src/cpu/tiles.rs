@@ -21,6 +21,11 @@ impl<'a, T> Tiles<'a, T> {
         Self { first: matrix.as_mut_ptr(), rows: matrix.len() / columns.max(1), columns, matrix: PhantomData }
     }
 
+    /// Where a piece of a row starts, to be fetched; the rows end somewhere.
+    pub(super) fn address(&self, row: usize, column: usize) -> *const T {
+        self.first.wrapping_add(row * self.columns + column)
+    }
+
     /// A piece of a row.
     ///
     /// # Safety

@@ -3,9 +3,9 @@
 #![expect(clippy::cast_ptr_alignment, reason = "they are loaded without alignment")]
 
 use std::arch::x86_64::{
-    __m128i, __m256, _mm_loadu_si128, _mm256_add_pd, _mm256_add_ps, _mm256_broadcast_sd, _mm256_broadcast_ss,
-    _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd,
-    _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_shuffle_ps,
+    __m128i, __m256, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_pd, _mm256_add_ps, _mm256_broadcast_sd,
+    _mm256_broadcast_ss, _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_fmadd_pd, _mm256_fmadd_ps,
+    _mm256_loadu_pd, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_shuffle_ps,
     _mm256_slli_epi32, _mm256_storeu_pd, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
@@ -56,6 +56,14 @@ impl Simd for Avx2 {
         // SAFETY: `self` proves the instructions, `check_interleave` the lengths.
         unsafe { interleave(rows, lanes, whole, out, stride) }
         portable::interleave(rows, lanes, whole..rows.depth, out, stride);
+    }
+
+    #[inline]
+    fn fetch<T>(self, numbers: *const T, count: usize) {
+        for line in (0..count * size_of::<T>()).step_by(64) {
+            // SAFETY: a prefetch may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(numbers.cast::<i8>().wrapping_add(line)) };
+        }
     }
 
     #[inline]

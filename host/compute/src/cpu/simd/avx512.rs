@@ -83,6 +83,14 @@ impl Simd for Avx512 {
     }
 
     #[inline]
+    fn fetch<T>(self, numbers: *const T, count: usize) {
+        for line in (0..count * size_of::<T>()).step_by(64) {
+            // SAFETY: a prefetch may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(numbers.cast::<i8>().wrapping_add(line)) };
+        }
+    }
+
+    #[inline]
     fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
         // SAFETY: `self` proves the instructions.
         unsafe { vectorize(work) }

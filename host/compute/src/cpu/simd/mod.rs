@@ -41,6 +41,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `out[k · stride + i] = rows[i][k]` for the up to 16 rows of `rows`, and 0 for `i` up to `lanes`.
     fn interleave(self, rows: Rows<'_>, lanes: usize, out: &mut [f32], stride: usize);
 
+    /// Asks for the lines of the cache that hold `numbers`, which will be written soon.
+    fn fetch<T>(self, numbers: *const T, count: usize);
+
     /// Runs a loop compiled for the instruction set.
     fn vectorize<R>(self, work: impl FnOnce() -> R) -> R;
 
@@ -61,6 +64,7 @@ pub(crate) struct Rows<'a> {
     /// Numbers taken of each row.
     pub(crate) depth: usize,
     /// How many bytes ahead is what will be read next.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 is told to fetch"))]
     pub(crate) ahead: usize,
 }
 

@@ -40,6 +40,8 @@ impl Simd for Neon {
         portable::interleave(rows, lanes, 0..rows.depth, out, stride);
     }
 
+    fn fetch<T>(self, _: *const T, _: usize) {}
+
     #[inline]
     fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
         work()
@@ -57,10 +59,10 @@ unsafe fn kernel(depth: usize, mut a: *const f32, mut b: *const f32, c: *mut f32
         let mut sums: [[float32x4_t; 4]; ROWS] = [[vdupq_n_f32(0.0); 4]; ROWS];
         for _ in 0..depth {
             let columns = [vld1q_f32(b), vld1q_f32(b.add(4)), vld1q_f32(b.add(8)), vld1q_f32(b.add(12))];
-            for i in 0..ROWS {
+            for (i, sums) in sums.iter_mut().enumerate() {
                 let row = *a.add(i);
-                for j in 0..4 {
-                    sums[i][j] = vfmaq_n_f32(sums[i][j], columns[j], row);
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = vfmaq_n_f32(*sum, column, row);
                 }
             }
             a = a.add(ROWS);

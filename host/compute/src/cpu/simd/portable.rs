@@ -30,6 +30,8 @@ impl Simd for Portable {
         interleave(rows, lanes, 0..rows.depth, out, stride);
     }
 
+    fn fetch<T>(self, _: *const T, _: usize) {}
+
     fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
         work()
     }
