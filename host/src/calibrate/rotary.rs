@@ -146,7 +146,7 @@ fn yarn(parameters: &Parameters<'_>, model: &Hyperparameters) -> Result<(Vec<f32
     let (first, last) = (pair(fast), pair(slow));
     let (first, last) = if truncated { (first.floor(), last.ceil()) } else { (first, last) };
     let (first, last) = (first.max(0.0), last.min(dimensions - 1.0));
-    let last = if last > first || last < first { last } else { last + 0.001 };
+    let last = if (last - first).abs() > 0.0 { last } else { last + 0.001 };
     let (first, span) = (first as f32, (last - first) as f32);
     let mixed = powers(rope.theta, rope.dimensions).enumerate().map(|(index, power)| {
         let interpolated = ((index as f32 - first) / span).clamp(0.0, 1.0);

@@ -157,7 +157,7 @@ impl Arithmetic {
                         numbers.iter_mut().step_by(step).for_each(|diagonal| *diagonal += number as f32);
                     }
                     Numbers::Double(numbers) => {
-                        numbers.iter_mut().step_by(step).for_each(|diagonal| *diagonal += number)
+                        numbers.iter_mut().step_by(step).for_each(|diagonal| *diagonal += number);
                     }
                 }
                 Ok(())
@@ -239,7 +239,7 @@ fn convert(from: &Matrix, to: &mut Matrix) -> Result<(), Failure> {
         }
         #[expect(clippy::cast_possible_truncation, reason = "that is what is asked for")]
         (Numbers::Double(from), Numbers::Single(to)) => {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32)
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
         }
     }
     Ok(())

@@ -244,13 +244,10 @@ struct Asked {
 }
 
 impl Asked {
-    fn answer<T: Serialize>(
+    fn answer<T: Serialize + Send>(
         &self,
         ask: impl FnOnce(&Calibration<Cpu>) -> Answer<T> + Send,
-    ) -> Result<ServiceAnswer, Failure>
-    where
-        T: Send,
-    {
+    ) -> Result<ServiceAnswer, Failure> {
         let answer = self.running.pool.install(|| ask(&self.running.calibration));
         let answer = answer.map_err(|error| as_failure(&error))?.map_err(|refusal| refused(&refusal))?;
         ServiceAnswer::new(&answer)

@@ -444,17 +444,13 @@ impl<'a> Run<'a> {
         let services = Arc::new(UnitWork::new(Arc::clone(&self.shared), unit, loadable, calibration.cloned()));
         let outcome = self.prepared.job.run_unit(unit, Arc::<UnitWork>::clone(&services) as _);
         let remains = services.close();
-        match outcome {
-            Err(error) => Err(self.failed(error)),
-            Ok(()) => {
-                let plugin = || self.prepared.plugin.manifest.id.clone();
-                let remains = remains.map_err(|tensor| Error::Incomplete { plugin: plugin(), tensor })?;
-                if let Some(calibration) = calibration {
-                    calibration.leave(unit).map_err(|error| self.failed_running(error))?;
-                }
-                Ok(remains)
-            }
+        outcome.map_err(|error| self.failed(error))?;
+        let plugin = || self.prepared.plugin.manifest.id.clone();
+        let remains = remains.map_err(|tensor| Error::Incomplete { plugin: plugin(), tensor })?;
+        if let Some(calibration) = calibration {
+            calibration.leave(unit).map_err(|error| self.failed_running(error))?;
         }
+        Ok(remains)
     }
 
     /// A plugin's failure, which the user's interruption may have caused.

@@ -245,9 +245,15 @@ impl Origin {
         }
         match self.shift {
             None => {}
-            Some(Shift::Exact) => out.iter_mut().for_each(|weight| *weight -= 1.0),
+            Some(Shift::Exact) => {
+                for weight in &mut *out {
+                    *weight -= 1.0;
+                }
+            }
             Some(Shift::Half) => {
-                out.iter_mut().for_each(|weight| *weight = float::from_f16(float::to_f16(*weight - 1.0)))
+                for weight in &mut *out {
+                    *weight = float::from_f16(float::to_f16(*weight - 1.0));
+                }
             }
         }
         Ok(())

@@ -155,7 +155,7 @@ impl Job {
     }
 
     /// Halves a linear, and checks what that changes.
-    fn halve(&self, look: &Look, io: &UnitHandle) -> Result<()> {
+    fn halve(look: &Look, io: &UnitHandle) -> Result<()> {
         let mut weights = Vec::new();
         let mut first = 0;
         let mut part = Vec::new();
@@ -182,7 +182,7 @@ impl FormatJob for Job {
         for (segment, look) in (0..).zip(&self.looks).filter(|(_, look)| look.unit == unit) {
             io.write(segment, 0, &self.record(look, io)?)?;
             if self.settings.replays && look.group != InputGroup::OutputIn {
-                self.halve(look, io)?;
+                Self::halve(look, io)?;
             }
         }
         if self.settings.replays && self.looks.iter().any(|look| look.unit == unit && look.group == InputGroup::FfnMid)

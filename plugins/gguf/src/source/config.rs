@@ -11,7 +11,7 @@ use crate::metadata::{Array, Value};
 /// How transformers calls an architecture, and its epsilon.
 struct Class {
     model_type: &'static str,
-    class: &'static str,
+    name: &'static str,
     epsilon: &'static str,
 }
 
@@ -22,7 +22,7 @@ const LAYER: &str = "layer_norm_eps";
 fn class(facts: &Facts<'_>) -> Result<Class> {
     let sigmoid = facts.count("expert_gating_func")? == Some(2);
     let sparse = facts.count("expert_count")?.unwrap_or(0) > 0;
-    let (model_type, class, epsilon) = match facts.architecture {
+    let (model_type, name, epsilon) = match facts.architecture {
         "llama" if sparse => ("mixtral", "MixtralForCausalLM", RMS),
         "llama" => ("llama", "LlamaForCausalLM", RMS),
         "qwen2" => ("qwen2", "Qwen2ForCausalLM", RMS),
@@ -50,15 +50,15 @@ fn class(facts: &Facts<'_>) -> Result<Class> {
         "gpt2" => ("gpt2", "GPT2LMHeadModel", "layer_norm_epsilon"),
         other => return Err(Failure::unsupported(format!("the architecture {other} is not read as a source"))),
     };
-    Ok(Class { model_type, class, epsilon })
+    Ok(Class { model_type, name, epsilon })
 }
 
 /// The config, and what the user should know.
 pub(super) fn of(facts: &Facts<'_>) -> Result<(Json, Vec<String>)> {
-    let Class { model_type, class, epsilon } = class(facts)?;
+    let Class { model_type, name, epsilon } = class(facts)?;
     let mut config = Config { facts, keys: Map::new() };
     config.put("model_type", model_type);
-    config.put("architectures", json!([class]));
+    config.put("architectures", json!([name]));
     config.sizes()?;
     let norm = facts.number(facts.family.epsilon)?;
     let norm = norm.ok_or_else(|| Failure::corrupt(format!("the file has no `{}`", facts.family.epsilon)))?;

@@ -29,10 +29,10 @@ pub(crate) fn origin(files: &[FileView<'_>]) -> Result<Origin> {
         header.check_places(file.bytes.len() as u64).map_err(|failure| within(file, failure))?;
     }
     let facts = Facts::new(&parts, files)?;
-    let mut origin = config::of(&facts).and_then(|(config, warnings)| {
+    let mut origin = config::of(&facts).map(|(config, warnings)| {
         let mut origin = Origin::new(config);
         origin.warnings = warnings;
-        Ok(origin)
+        origin
     })?;
     origin.name = facts.text("general.name").map(str::to_owned);
     origin.present = present(&facts);

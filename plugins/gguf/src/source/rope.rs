@@ -20,7 +20,9 @@ pub(super) fn parameters(facts: &Facts<'_>, head: u64, rotated: u64, context: u6
         made.insert("partial_rotary_factor".into(), fraction(rotated, head).into());
     }
     let long = facts.floats("rope_factors_long.weight")?.zip(facts.floats("rope_factors_short.weight")?);
-    let llama3 = facts.floats("rope_freqs.weight")?.filter(|factors| factors.iter().any(|factor| *factor != 1.0));
+    let llama3 = facts
+        .floats("rope_freqs.weight")?
+        .filter(|factors| factors.iter().any(|factor| factor.to_bits() != 1.0_f32.to_bits()));
     let kind = facts.get("rope.scaling.type").and_then(crate::metadata::Value::as_str).unwrap_or("none");
     let mut kind = if kind == "none" { "default" } else { kind };
     if let Some((long, short)) = long {
@@ -32,7 +34,9 @@ pub(super) fn parameters(facts: &Facts<'_>, head: u64, rotated: u64, context: u6
         made.insert("original_max_position_embeddings".into(), original.into());
         #[expect(clippy::cast_possible_truncation, reason = "it was f32")]
         let stated = facts.number("rope.scaling.attn_factor")?.map(|factor| factor as f32);
-        if let Some(stated) = stated.filter(|stated| *stated != long_attention_factor(context, original)) {
+        if let Some(stated) =
+            stated.filter(|stated| stated.to_bits() != long_attention_factor(context, original).to_bits())
+        {
             made.insert("attention_factor".into(), decimal(stated).into());
         }
     } else if let Some(factors) = llama3 {
@@ -120,7 +124,7 @@ fn scaled(factors: &[f32], theta: f64, rotated: u64) -> Result<Map<String, Json>
         candidates.push((4.0, (kept * 3.0 + 1.0) / rate));
     }
     if let (Some((rate, kept)), Some((other_rate, other_kept))) = (blended.first(), blended.last())
-        && rate != other_rate
+        && (rate - other_rate).abs() > 0.0
     {
         let slope = (kept - other_kept) / (rate - other_rate);
         let high = 1.0 + 1.0 / (slope * rate - kept);
