@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod exit_code;
 pub mod hub;
 pub mod inspect;
+pub mod measure;
 pub mod memory;
 pub mod model;
 pub mod plan;

@@ -134,6 +134,12 @@ fn the_page_and_the_documents_have_the_same_keys() {
     Documented::of(&["Result and report", "qhost.result/1"]).holds_for(&[result, of_resumed]);
     Documented::of(&["Result and report", "qhost.report/1"]).holds_for(&[report(&out("a")), report_of_resumed]);
 
+    let text = fixture("text").join("prose.txt");
+    let eval = || Qhost::new(["eval", "--ctx=64", "--windows=2", "--dataset"]).arg(&text).arg(&model);
+    let compared =
+        eval().arg("--against").arg(out("a").join("stories260K-Q4_K_M.gguf")).arg("--html").arg(out("page.html"));
+    Documented::of(&["qhost.evaluation/1"]).holds_for(&[eval().json(), compared.json()]);
+
     let refused = gguf("plan", &model, "none", &out("c")).fail_with(4);
     let usage = Qhost::new(["quantise"]).fail_with(2);
     Documented::of(&["qhost.error/1"]).holds_for(&[refused, usage]);
@@ -151,6 +157,13 @@ fn the_page_and_the_lines_of_progress_have_the_same_keys() {
     let ended = qhost.env("QHOST_PLUGIN_PATH", "relative").succeed();
     let small = gguf("quantize", &fixture("stories260K"), "Q4_K_M", folder.path()).arg("--json").succeed();
     let all: Vec<_> = lines(&ended.stderr).into_iter().chain(lines(&small.stderr)).collect();
+    let text = fixture("text").join("prose.txt");
+    let eval =
+        Qhost::new(["eval", "--json", "--threads=1", "--windows=3", "--dataset"]).arg(&text).arg(&model).succeed();
+    let of_eval = lines(&eval.stderr);
+    assert!(!of_eval.is_empty() && of_eval.iter().all(|line| line["event"] == "progress"), "{of_eval:?}");
+    Documented::of(&["progress of eval"]).holds_for(&of_eval);
+
     let known = ["progress", "warning", "log"];
     for event in known {
         let lines: Vec<_> = all.iter().filter(|line| line["event"] == event).cloned().collect();

@@ -4,12 +4,13 @@ use std::fs;
 
 use qhost_tests::{command::Qhost, repository};
 
-const COMMANDS: [&[&str]; 9] = [
+const COMMANDS: [&[&str]; 10] = [
     &[],
     &["quantize"],
     &["plan"],
     &["inspect"],
     &["verify"],
+    &["eval"],
     &["plugins"],
     &["plugins", "list"],
     &["plugins", "info"],

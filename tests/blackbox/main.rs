@@ -8,6 +8,7 @@ mod converter;
 mod dataset;
 mod documents;
 mod estimates;
+mod eval;
 mod families;
 mod gguf;
 mod help;

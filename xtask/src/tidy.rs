@@ -26,7 +26,7 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("hub", &["cancel", "exit_code", "text"]),
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
@@ -60,8 +60,41 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("inspect", &["exit_code", "model", "plugin", "source", "stream", "text"]),
     ("quantised", &["exit_code", "inspect", "model", "plugin"]),
     ("verify", &["exit_code", "inspect", "model", "plugin", "run", "source", "text"]),
-    ("report", &["exit_code", "inspect", "memory", "plan", "plugin", "run", "text", "verify"]),
-    ("cli", &["bus_error", "cancel", "dataset", "exit_code", "hub", "inspect", "plugin", "report", "run", "verify"]),
+    (
+        "measure",
+        &[
+            "calibrate",
+            "cancel",
+            "dataset",
+            "evaluate",
+            "exit_code",
+            "hub",
+            "inspect",
+            "memory",
+            "plugin",
+            "quantised",
+            "run",
+            "source",
+        ],
+    ),
+    ("report", &["evaluate", "exit_code", "inspect", "measure", "memory", "plan", "plugin", "run", "text", "verify"]),
+    (
+        "cli",
+        &[
+            "bus_error",
+            "cancel",
+            "dataset",
+            "evaluate",
+            "exit_code",
+            "hub",
+            "inspect",
+            "measure",
+            "plugin",
+            "report",
+            "run",
+            "verify",
+        ],
+    ),
 ];
 
 /// Formats live in plugins; the host and the API have never heard of them.

@@ -22,7 +22,7 @@ pub use error::Error;
 pub use hidden::HiddenStates;
 pub use layer::Tables;
 pub use observer::{Input, Interruption, Nobody, Observer};
-pub use pass::{Engine, LayerRun};
+pub use pass::{Engine, LayerRun, Step};
 pub use rotary::Frequencies;
 pub use routing::{Assignment, Router};
 pub use session::{Answer, Calibration, Needs, Refusal, Virtual};

@@ -22,6 +22,20 @@ use super::{
 };
 use crate::{cancel::CancelFlag, stream::Ledger};
 
+/// How far an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It begins with a layer, from 0.
+    Layer(usize),
+    /// It begins with the head.
+    Head,
+    /// So many more tokens have gone through what it is at.
+    Tokens(usize),
+}
+
+/// Who is told.
+type Teller = Box<dyn Fn(Step) + Send + Sync>;
+
 /// A model that runs.
 pub struct Engine<D: Device> {
     device: D,
@@ -31,6 +45,7 @@ pub struct Engine<D: Device> {
     tables: Vec<Tables<D>>,
     longest: usize,
     cancel: CancelFlag,
+    tell: Option<Teller>,
 }
 
 /// How a layer is run.
@@ -63,7 +78,19 @@ impl<D: Device> Engine<D> {
             Ok(Tables { cosines: device.upload(&cosines)?, sines: device.upload(&sines)? })
         });
         let tables = tables.collect::<Result<_, Error>>()?;
-        Ok(Self { device, decoder, model, weights, tables, longest, cancel })
+        Ok(Self { device, decoder, model, weights, tables, longest, cancel, tell: None })
+    }
+
+    /// The same engine, which tells how it gets on.
+    #[must_use]
+    pub fn telling(self, tell: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        Self { tell: Some(Box::new(tell)), ..self }
+    }
+
+    fn tell(&self, step: Step) {
+        if let Some(tell) = &self.tell {
+            tell(step);
+        }
     }
 
     /// What it computes.
@@ -163,6 +190,7 @@ impl<D: Device> Engine<D> {
     ) -> Result<(), Error> {
         let missing = || Error::MissingModule { layer: index.to_string(), role: "weights".into() };
         let shape = self.decoder.layers.get(index).ok_or_else(missing)?;
+        self.tell(Step::Layer(index));
         let tensors = UnitTensors::borrow(&self.model, &*self.weights, how.substitutes, shape.unit, |_| true)?;
         let modules = Modules::load(&self.device, &tensors)?;
         for batch in Batch::cut(states.lengths()) {
@@ -187,6 +215,7 @@ impl<D: Device> Engine<D> {
                 self.device.download(&after, &mut numbers)?;
                 states.write(&batch, &numbers)?;
             }
+            self.tell(Step::Tokens(batch.tokens()));
         }
         Ok(())
     }
@@ -291,6 +320,7 @@ impl<D: Device> Engine<D> {
     /// # Errors
     /// Fails when the device refuses, or there is none.
     pub fn head<'t>(&self, tensors: &'t UnitTensors<'_>) -> Result<Modules<'t, D>, Error> {
+        self.tell(Step::Head);
         Modules::load(&self.device, tensors)
     }
 
@@ -315,6 +345,7 @@ impl<D: Device> Engine<D> {
         }
         let mut numbers = vec![0.0; device.length(&logits)];
         device.download(&logits, &mut numbers)?;
+        self.tell(Step::Tokens(rows));
         Ok(numbers)
     }
 }

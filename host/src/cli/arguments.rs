@@ -116,6 +116,11 @@ pub(super) enum Command {
     /// of qhost left beside it. With --against, tells for every tensor how far its weights are from those of
     /// the original. Ends with exit code 8 if something is wrong.
     Verify(VerifyArguments),
+    /// Measure how well a model predicts a text.
+    ///
+    /// Runs the model layer by layer, on all cores, and tells its perplexity. With --against, also how far its
+    /// predictions and its hidden states are from those of another model, such as the one that it was made from.
+    Eval(EvalArguments),
     /// Show the installed plugins.
     Plugins(PluginsArguments),
     /// Print a completion script for a shell.
@@ -130,7 +135,8 @@ impl Command {
                 command: PluginsCommand::List { format } | PluginsCommand::Info { format, .. },
             })
             | Self::Inspect(InspectArguments { format, .. })
-            | Self::Verify(VerifyArguments { format, .. }) => *format,
+            | Self::Verify(VerifyArguments { format, .. })
+            | Self::Eval(EvalArguments { format, .. }) => *format,
             _ => None,
         }
     }
@@ -275,6 +281,56 @@ pub(super) struct VerifyArguments {
     /// How it is printed.
     #[arg(long, value_name = "FORMAT")]
     pub(super) format: Option<OutputFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EvalArguments {
+    /// The model: a folder with config.json and *.safetensors, a file of an installed plugin's format, or the name
+    /// of a model on the Hugging Face Hub.
+    pub(super) path: PathBuf,
+    /// Compare with this model, which is named in the same way: divergence of the predictions, agreement on the most
+    /// probable token, difference of the perplexities, and the error of hidden states after every layer.
+    #[arg(long, value_name = "ORIGINAL")]
+    pub(super) against: Option<PathBuf>,
+    /// The branch, tag or commit of the model on the Hub; where PATH is here, that of ORIGINAL.
+    #[arg(long, value_name = "REV")]
+    pub(super) revision: Option<String>,
+    /// The text: a file (text, JSONL or parquet), or a data set on the Hub; WikiText-2 if not given, or where that
+    /// cannot be had, a short text that is built in.
+    ///
+    /// Rows of `input_ids` are taken as they are, and every predicted token is scored, whatever --ctx and --score say.
+    #[arg(long, value_name = "FILE|ID", help_heading = "Text")]
+    pub(super) dataset: Option<String>,
+    /// Tokens of each window that a text is cut into.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..), help_heading = "Text")]
+    pub(super) ctx: u32,
+    /// Which predictions of a window are scored.
+    #[arg(long, value_name = "RULE", default_value = "second-half", help_heading = "Text")]
+    pub(super) score: ScoreName,
+    /// Use the first N windows or rows only.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Text")]
+    pub(super) windows: Option<u32>,
+    /// Write a page with the figures and plots of them; one that is there is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+    /// Threads to work with; all cores if not given. The figures do not depend on it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Resources")]
+    pub(super) threads: Option<u16>,
+    /// Ceiling of working memory, such as 8GiB.
+    #[arg(long, value_name = "SIZE", help_heading = "Resources")]
+    pub(super) max_memory: Option<bytesize::ByteSize>,
+    /// How it is printed.
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<OutputFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ScoreName {
+    /// Those of its second half, with the first token replaced by the one that begins a text, where the model wants
+    /// one: the rule of llama-perplexity.
+    SecondHalf,
+    /// All.
+    All,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod completions;
+mod eval;
 mod inspect;
 mod model;
 mod plugins;
@@ -75,6 +76,7 @@ fn run_command(session: &Session, line: CommandLine) -> CommandResult {
         Command::Plan(arguments) => quantize::plan(session, arguments),
         Command::Inspect(arguments) => inspect::run(session, &arguments),
         Command::Verify(arguments) => verify::run(session, arguments),
+        Command::Eval(arguments) => eval::run(session, arguments),
         Command::Plugins(arguments) => plugins::run(session, &arguments),
         Command::Completions(arguments) => completions::print(arguments.shell),
     }

@@ -96,7 +96,7 @@ pub(super) fn all_cores() -> usize {
 
 /// The first signal asks the run to stop after what it is at; a second one ends the process at once,
 /// which is safe too, and costs no more than the unit at work.
-fn stop_on_signal(cancel: CancelFlag) {
+pub(super) fn stop_on_signal(cancel: CancelFlag) {
     let handler = move || {
         if cancel.is_cancelled() {
             #[expect(clippy::exit, reason = "the user insists")]

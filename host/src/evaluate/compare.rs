@@ -14,6 +14,8 @@ use crate::calibrate::{Batch, Error, HiddenStates};
 pub struct Against {
     /// The original's own figures.
     pub original: Figures,
+    /// Its losses, of the same predictions.
+    pub losses: Vec<f64>,
     /// The perplexity minus that of the original.
     pub perplexity_difference: f64,
     /// Its standard error, of the pairs of losses.
@@ -124,6 +126,7 @@ impl Comparison {
         });
         Against {
             original,
+            losses: self.losses,
             perplexity_difference: own.perplexity - original.perplexity,
             perplexity_difference_error: error,
             divergence,

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Rows of logits that are computed together.
-const LOGIT_ROWS: usize = 256;
+pub const LOGIT_ROWS: usize = 256;
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,8 +30,19 @@ pub struct Evaluation {
     pub windows: usize,
     /// How the model predicts.
     pub figures: Figures,
+    /// Every prediction that was scored, in order.
+    pub predictions: Vec<Prediction>,
     /// How that compares with the original.
     pub against: Option<Against>,
+}
+
+/// A prediction that was scored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prediction {
+    /// The tokens before the one that came.
+    pub context: u32,
+    /// The negative logarithm of its probability, in nats.
+    pub loss: f64,
 }
 
 /// Where working data may be.
@@ -107,7 +118,7 @@ fn predictions<D: Device>(
         (Some((original, _)), Some(tensors)) => Some(original.head(tensors)?),
         _ => None,
     };
-    let mut losses = Vec::new();
+    let (mut losses, mut predictions) = (Vec::new(), Vec::new());
     let mut comparison = compare::Comparison::default();
     for batch in Batch::cut(states.lengths()) {
         // Rows that no score asks for need no logits.
@@ -115,31 +126,64 @@ fn predictions<D: Device>(
         let rows = states.read(&batch)?;
         let others = other.map(|(_, others)| others.read(&batch)).transpose()?;
         for tile in scored.chunks(LOGIT_ROWS) {
-            let targets: Vec<u32> = tile.iter().map(|&(_, target)| target).collect();
+            let targets: Vec<u32> = tile.iter().map(|scored| scored.target).collect();
             let taken = |states: &[f32], width: usize| -> Vec<f32> {
-                tile.iter().flat_map(|&(row, _)| &states[row * width..][..width]).copied().collect()
+                tile.iter().flat_map(|scored| &states[scored.row * width..][..width]).copied().collect()
             };
             let logits = engine.logits(&head, &taken(&rows, states.width()))?;
             let vocabulary = engine.decoder().vocabulary;
             let own = score::losses(&logits, vocabulary, &targets);
+            finite(&own, tile, "")?;
             if let (Some((original, others_of)), Some(others), Some(head)) = (other, &others, &original_head) {
                 let reference = original.logits(head, &taken(others, others_of.width()))?;
                 let theirs = score::losses(&reference, original.decoder().vocabulary, &targets);
+                finite(&theirs, tile, " of the original")?;
                 comparison.take(&own, &theirs, &logits, vocabulary, &reference, original.decoder().vocabulary);
             }
+            predictions
+                .extend(tile.iter().zip(&own).map(|(scored, &loss)| Prediction { context: scored.context, loss }));
             losses.extend(own);
         }
     }
     let against = other.map(|_| comparison.figures(&losses, layers));
-    Ok(Evaluation { windows: windows.len(), figures: Figures::of(&losses), against })
+    Ok(Evaluation { windows: windows.len(), figures: Figures::of(&losses), predictions, against })
 }
 
-/// The rows of a batch whose prediction is scored, with the token that comes next.
-fn scored_rows(batch: &Batch, windows: &[Vec<u32>], score: Score) -> Vec<(usize, u32)> {
+/// What is scored.
+struct Scored {
+    /// The row of the batch that predicts.
+    row: usize,
+    /// The token that came.
+    target: u32,
+    /// The tokens before it.
+    context: u32,
+    /// The sample, from 0.
+    sample: usize,
+}
+
+/// A head with a damaged weight gives losses that are no numbers.
+fn finite(losses: &[f64], tile: &[Scored], of: &str) -> Result<(), Error> {
+    match losses.iter().zip(tile).find(|(loss, _)| !loss.is_finite()) {
+        Some((_, scored)) => Err(Error::NotFinite {
+            place: format!("logits{of}"),
+            sample: scored.sample,
+            token: scored.context as usize - 1,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The rows of a batch whose prediction is scored.
+fn scored_rows(batch: &Batch, windows: &[Vec<u32>], score: Score) -> Vec<Scored> {
     let mut rows = Vec::new();
     let mut start = 0;
-    for window in windows[batch.first..].iter().take(batch.lengths.len()) {
-        rows.extend(score.positions(window.len()).map(|position| (start + position, window[position + 1])));
+    for (sample, window) in windows.iter().enumerate().skip(batch.first).take(batch.lengths.len()) {
+        rows.extend(score.positions(window.len()).map(|position| Scored {
+            row: start + position,
+            target: window[position + 1],
+            context: u32::try_from(position + 1).unwrap_or(u32::MAX),
+            sample,
+        }));
         start += window.len();
     }
     rows

@@ -57,7 +57,7 @@ pub fn show_result(outcome: &Outcome, usage: Usage) -> String {
 }
 
 /// A duration in words, tenths of a second for a short one.
-fn took(duration: Duration) -> String {
+pub(super) fn took(duration: Duration) -> String {
     if duration < Duration::from_secs(10) {
         format!("{:.1} seconds", duration.as_secs_f64())
     } else {

@@ -5,18 +5,23 @@
 
 mod document;
 mod download;
+mod evaluation;
+mod evaluation_page;
 mod failure;
 mod human;
 mod inspection;
 mod layout;
 mod logging;
 mod plan_text;
+mod plots;
 mod progress;
 mod screen;
 mod summary;
 mod verification;
 
 pub use document::{Files, PluginRow, plan_document, plugins_document, report_document, result_document};
+pub use evaluation::{evaluation_document, show_evaluation};
+pub use evaluation_page::evaluation_page;
 pub use failure::{Problem, show_problem};
 pub use human::{show_plugin, show_plugins, show_result};
 pub use inspection::{inspection_document, show_inspection};

@@ -73,6 +73,8 @@ struct State {
     units: AtomicU64,
     committed: AtomicU64,
     peak_anonymous: AtomicU64,
+    /// Where tokens go through layers, and not weights into files: how often each has to.
+    passes: AtomicU64,
     step: Mutex<String>,
     bar: Option<ProgressBar>,
 }
@@ -94,6 +96,7 @@ impl Progress {
             units: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             peak_anonymous: AtomicU64::new(0),
+            passes: AtomicU64::new(0),
             step: Mutex::new("starting".into()),
             bar,
         });
@@ -179,6 +182,14 @@ impl Events for State {
                 self.weights.store(weights, Ordering::Relaxed);
                 self.units.store(units as u64, Ordering::Relaxed);
             }
+            Event::Evaluating { tokens, layers, scored } => {
+                *self.work_began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                self.weights.store(tokens.saturating_mul(layers).saturating_add(scored), Ordering::Relaxed);
+                self.passes.store(layers.max(1), Ordering::Relaxed);
+            }
+            Event::Computed { tokens } => {
+                self.done.fetch_add(tokens, Ordering::Relaxed);
+            }
             Event::Resuming { done, of, weights, next } => {
                 self.done.store(weights, Ordering::Relaxed);
                 self.inherited.store(weights, Ordering::Relaxed);
@@ -256,7 +267,7 @@ impl State {
         }
     }
 
-    /// What is done, of how much: bytes of a download, or weights.
+    /// What is done, of how much: bytes of a download, weights, or tokens through layers.
     fn position(&self) -> (u64, u64) {
         if self.download.is_active() {
             return self.download.position();
@@ -286,16 +297,26 @@ impl State {
         (speed, eta)
     }
 
+    /// Tokens that went through everything, if that is what is done.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    fn tokens_per_second(&self, speed: f64) -> Option<f64> {
+        let passes = self.passes.load(Ordering::Relaxed);
+        (passes > 0).then(|| speed / passes as f64)
+    }
+
     fn human(&self, memory: Memory) -> String {
         if self.download.is_active() {
             return self.download.human();
         }
         let (speed, eta) = self.speed();
         let eta = eta.map_or_else(String::new, |eta| format!(", {} left", HumanDuration(eta)));
+        let speed = match self.tokens_per_second(speed) {
+            Some(speed) => format!("{speed:.0} tokens/s"),
+            None => format!("{:.1} M weights/s", speed / 1e6),
+        };
         format!(
-            "{}, {:.1} M weights/s{eta}, memory {} (peak {})",
+            "{}, {speed}{eta}, memory {} (peak {})",
             self.step(),
-            speed / 1e6,
             ByteSize(memory.anonymous),
             ByteSize(self.peak_anonymous.load(Ordering::Relaxed)),
         )
@@ -306,6 +327,17 @@ impl State {
             return self.download.json();
         }
         let (speed, eta) = self.speed();
+        if let Some(tokens_per_second) = self.tokens_per_second(speed) {
+            return json!({
+                "event": "progress",
+                "step": *self.step(),
+                "percent": self.percent(),
+                "tokens_per_second": tokens_per_second,
+                "eta_seconds": eta.map(|eta| eta.as_secs_f64()),
+                "elapsed_seconds": self.began.elapsed().as_secs_f64(),
+                "memory": self.memory(memory),
+            });
+        }
         json!({
             "event": "progress",
             "step": *self.step(),
@@ -317,12 +349,16 @@ impl State {
             "weights_per_second": speed,
             "eta_seconds": eta.map(|eta| eta.as_secs_f64()),
             "elapsed_seconds": self.began.elapsed().as_secs_f64(),
-            "memory": {
-                "resident": memory.resident,
-                "anonymous": memory.anonymous,
-                "peak_resident": memory.peak_resident,
-                "peak_anonymous": self.peak_anonymous.load(Ordering::Relaxed),
-            },
+            "memory": self.memory(memory),
+        })
+    }
+
+    fn memory(&self, now: Memory) -> Value {
+        json!({
+            "resident": now.resident,
+            "anonymous": now.anonymous,
+            "peak_resident": now.peak_resident,
+            "peak_anonymous": self.peak_anonymous.load(Ordering::Relaxed),
         })
     }
 }

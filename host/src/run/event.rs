@@ -45,6 +45,20 @@ pub enum Event<'a> {
         /// Units in all.
         units: usize,
     },
+    /// Models begin to be run: so many tokens through so many layers, those of all of them.
+    Evaluating {
+        /// Tokens of the text.
+        tokens: u64,
+        /// Layers, each of which all tokens go through.
+        layers: u64,
+        /// Tokens that go through a head.
+        scored: u64,
+    },
+    /// So many more tokens have gone through a layer or a head.
+    Computed {
+        /// The number.
+        tokens: u64,
+    },
     /// Work of an earlier run is continued.
     Resuming {
         /// Units finished.
