@@ -124,15 +124,27 @@ fn the_page_and_the_documents_have_the_same_keys() {
     let out = |name: &str| folder.path().join(name);
     let model = fixture("stories260K");
 
+    let observed = |command: &str| {
+        let qhost = Qhost::new([command, "--format=observe", "--samples=2", "--seq-len=16", "-o"]).arg(out("d"));
+        let qhost = qhost.arg("--plugin-dir").arg(test_plugin("observe").parent().unwrap()).arg(&model);
+        qhost.arg("--calibration").arg(fixture("text").join("prose.txt"))
+    };
+    let calibrated = observed("plan").json();
+    assert!(observed("quantize").json()["output_path"].is_string());
+    let report_of_calibrated = report(&out("d"));
     let plan = gguf("plan", &model, "Q4_K_M", &out("a")).json();
     let left_out = rows("plan", &out("b")).env("QHOST_BEHAVE", "unused").json();
-    Documented::of(&["qhost.run-plan/1"]).holds_for(&[plan, left_out]);
+    Documented::of(&["qhost.run-plan/1"]).holds_for(&[plan, left_out, calibrated]);
 
     let result = gguf("quantize", &model, "Q4_K_M", &out("a")).json();
     let (of_resumed, report_of_resumed, events) = resumed(&out("b"));
     assert!(of_resumed["resumed"].is_object(), "{of_resumed}");
     Documented::of(&["Result and report", "qhost.result/1"]).holds_for(&[result, of_resumed]);
-    Documented::of(&["Result and report", "qhost.report/1"]).holds_for(&[report(&out("a")), report_of_resumed]);
+    Documented::of(&["Result and report", "qhost.report/1"]).holds_for(&[
+        report(&out("a")),
+        report_of_resumed,
+        report_of_calibrated,
+    ]);
 
     let text = fixture("text").join("prose.txt");
     let eval = || Qhost::new(["eval", "--ctx=64", "--windows=2", "--dataset"]).arg(&text).arg(&model);

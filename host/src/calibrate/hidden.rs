@@ -90,10 +90,11 @@ impl HiddenStates {
         match &self.store {
             Store::Memory { numbers, .. } => Ok(numbers[range].to_vec()),
             Store::File { file, path } => {
-                let mut bytes = vec![0; range.len() * 4];
+                let mut numbers = vec![0.0; range.len()];
                 let failed = |source| Error::States { path: path.clone(), source };
-                positioned::read_exact_at(file, range.start as u64 * 4, &mut bytes).map_err(failed)?;
-                Ok(floats(&bytes))
+                let bytes = bytemuck::cast_slice_mut(&mut numbers);
+                positioned::read_exact_at(file, range.start as u64 * 4, bytes).map_err(failed)?;
+                Ok(numbers)
             }
         }
     }
@@ -111,7 +112,7 @@ impl HiddenStates {
             }
             Store::File { file, path } => {
                 let failed = |source| Error::States { path: path.clone(), source };
-                positioned::write_all_at(file, range.start as u64 * 4, &bytes(states)).map_err(failed)
+                positioned::write_all_at(file, range.start as u64 * 4, bytes(states)).map_err(failed)
             }
         }
     }
@@ -147,7 +148,7 @@ impl HiddenStates {
             put(&(size as u64).to_le_bytes()).map_err(failed)?;
         }
         for batch in Batch::cut(&self.lengths) {
-            put(&bytes(&self.read(&batch)?)).map_err(failed)?;
+            put(bytes(&self.read(&batch)?)).map_err(failed)?;
         }
         let digest = digest.digest();
         out.write_all(&digest.to_le_bytes()).map_err(failed)
@@ -169,11 +170,11 @@ impl HiddenStates {
             return Ok(false);
         }
         for batch in Batch::cut(&self.lengths.clone()) {
-            let mut bytes = vec![0; self.range(&batch).len() * 4];
-            if input.take(&mut bytes).is_err() {
+            let mut numbers = vec![0.0; self.range(&batch).len()];
+            if input.take(bytemuck::cast_slice_mut(&mut numbers)).is_err() {
                 return Ok(false);
             }
-            self.write(&batch, &floats(&bytes))?;
+            self.write(&batch, &numbers)?;
         }
         let digest = input.digest.digest();
         Ok(input.number() == Some(digest))
@@ -199,12 +200,9 @@ impl<R: Read> Snapshot<R> {
     }
 }
 
-fn bytes(numbers: &[f32]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect()
+/// The numbers as they lie in memory: files of hidden states stay on the machine that made them.
+fn bytes(numbers: &[f32]) -> &[u8] {
+    bytemuck::cast_slice(numbers)
 }
 
 #[cfg(test)]

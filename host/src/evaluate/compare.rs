@@ -1,12 +1,8 @@
 //! How far a model is from the one that it was made from.
 
-use rayon::iter::{IndexedParallelIterator, ParallelIterator};
-use rayon::slice::ParallelSlice;
+use qhost_compute::Cpu;
 
-use super::{
-    figures::{Figures, Moments},
-    score::log_sum_of_exponentials,
-};
+use super::figures::{Figures, Moments};
 use crate::calibrate::{Batch, Error, HiddenStates};
 
 /// How a model compares with its original.
@@ -80,26 +76,28 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// Takes the predictions of a tile.
+    /// Takes the predictions of a tile, with the losses of the original.
     pub(super) fn take(
         &mut self,
-        own: &[f64],
-        theirs: &[f64],
+        cpu: Cpu,
+        theirs: Vec<f64>,
         logits: &[f32],
         vocabulary: usize,
         reference: &[f32],
         original_vocabulary: usize,
-    ) {
+    ) -> Result<(), Error> {
         self.losses.extend(theirs);
-        debug_assert_eq!(own.len(), theirs.len());
         if vocabulary != original_vocabulary {
             self.incomparable = true;
-            return;
+            return Ok(());
         }
-        let pairs = logits.par_chunks_exact(vocabulary).zip(reference.par_chunks_exact(vocabulary));
-        let found: Vec<(f32, bool)> = pairs.map(|(own, original)| divergence(own, original)).collect();
-        self.agreed += found.iter().filter(|(_, agreed)| *agreed).count();
-        self.divergences.extend(found.iter().map(|(divergence, _)| *divergence));
+        for found in cpu.divergence(reference, logits, vocabulary)? {
+            self.agreed += usize::from(found.same_top);
+            #[expect(clippy::cast_possible_truncation, reason = "kept for plots and percentiles")]
+            // Rounding may leave less than nothing.
+            self.divergences.push(found.kl.max(0.0) as f32);
+        }
+        Ok(())
     }
 
     /// The figures, with the losses of the model itself.
@@ -149,26 +147,6 @@ fn percentile(sorted: &[f32], share: f64) -> f64 {
     f64::from(below) + (f64::from(above) - f64::from(below)) * place.fract()
 }
 
-/// `KL(original ‖ own)` of two rows of logits, and whether their greatest is the same.
-fn divergence(own: &[f32], original: &[f32]) -> (f32, bool) {
-    let (own_sum, original_sum) = (log_sum_of_exponentials(own), log_sum_of_exponentials(original));
-    let terms = own.iter().zip(original).map(|(own, original)| {
-        let log = f64::from(*original) - original_sum;
-        log.exp() * (log - (f64::from(*own) - own_sum))
-    });
-    #[expect(clippy::cast_possible_truncation, reason = "kept for plots and percentiles")]
-    let divergence = terms.sum::<f64>().max(0.0) as f32;
-    (divergence, greatest(own) == greatest(original))
-}
-
-fn greatest(numbers: &[f32]) -> Option<usize> {
-    let better = |best: Option<usize>, (index, number): (usize, &f32)| match best {
-        Some(best) if numbers[best] >= *number => Some(best),
-        _ => Some(index),
-    };
-    numbers.iter().enumerate().fold(None, better)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,10 +156,11 @@ mod tests {
         // (1/2, 1/4, 1/4) against (1/4, 1/2, 1/4), with any offset.
         let original = [2.0_f32.ln() + 5.0, 5.0, 5.0];
         let own = [0.0, 2.0_f32.ln(), 0.0];
-        let (kl, agreed) = divergence(&own, &original);
-        assert!((f64::from(kl) - 0.25 * 2.0_f64.ln()).abs() < 1e-6, "{kl}");
-        assert!(!agreed);
-        assert_eq!(divergence(&own, &own), (0.0, true));
+        let mut comparison = Comparison::default();
+        comparison.take(Cpu::new(), vec![1.0], &own, 3, &original, 3).unwrap();
+        let divergence = comparison.figures(&[1.0], Vec::new()).divergence.unwrap();
+        assert!((divergence.mean - 0.25 * 2.0_f64.ln()).abs() < 1e-6, "{}", divergence.mean);
+        assert!(divergence.top1_agreement.abs() < 1e-12);
     }
 
     #[test]
@@ -195,7 +174,7 @@ mod tests {
         let mut comparison = Comparison::default();
         let logits = [0.0, 1.0, 2.0, 3.0];
         let losses = [1.0, 2.0];
-        comparison.take(&losses, &losses, &logits, 2, &logits, 2);
+        comparison.take(Cpu::new(), losses.to_vec(), &logits, 2, &logits, 2).unwrap();
         let against = comparison.figures(&losses, Vec::new());
         assert_eq!((against.perplexity_difference, against.perplexity_difference_error), (0.0, 0.0));
         assert_eq!(against.divergence.map(|divergence| (divergence.mean, divergence.top1_agreement)), Some((0.0, 1.0)));

@@ -9,7 +9,7 @@ mod score;
 
 use std::{path::Path, sync::Arc};
 
-use qhost_compute::Device;
+use qhost_compute::{Cpu, Device};
 
 pub use compare::{Against, Divergence, LayerError};
 pub use figures::{Figures, Moments};
@@ -120,6 +120,8 @@ fn predictions<D: Device>(
     };
     let (mut losses, mut predictions) = (Vec::new(), Vec::new());
     let mut comparison = compare::Comparison::default();
+    // Logits are in memory anyway.
+    let cpu = Cpu::new();
     for batch in Batch::cut(states.lengths()) {
         // Rows that no score asks for need no logits.
         let scored = scored_rows(&batch, windows, score);
@@ -132,13 +134,14 @@ fn predictions<D: Device>(
             };
             let logits = engine.logits(&head, &taken(&rows, states.width()))?;
             let vocabulary = engine.decoder().vocabulary;
-            let own = score::losses(&logits, vocabulary, &targets);
+            let own = cpu.negative_log_likelihood(&logits, vocabulary, &targets)?;
             finite(&own, tile, "")?;
             if let (Some((original, others_of)), Some(others), Some(head)) = (other, &others, &original_head) {
                 let reference = original.logits(head, &taken(others, others_of.width()))?;
-                let theirs = score::losses(&reference, original.decoder().vocabulary, &targets);
+                let others_vocabulary = original.decoder().vocabulary;
+                let theirs = cpu.negative_log_likelihood(&reference, others_vocabulary, &targets)?;
                 finite(&theirs, tile, " of the original")?;
-                comparison.take(&own, &theirs, &logits, vocabulary, &reference, original.decoder().vocabulary);
+                comparison.take(cpu, theirs, &logits, vocabulary, &reference, others_vocabulary)?;
             }
             predictions
                 .extend(tile.iter().zip(&own).map(|(scored, &loss)| Prediction { context: scored.context, loss }));

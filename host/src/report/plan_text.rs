@@ -55,6 +55,10 @@ fn head(prepared: &Prepared, width: usize) -> String {
     let bits = plan.bits_per_weight();
     let (size, source) = (ByteSize(plan.file_bytes), ByteSize(prepared.source_bytes()));
     row("size", &format!("{size} of {source} ({STRONG}{bits:.2} bits per weight{STRONG:#})"));
+    if let Some(data) = prepared.calibration() {
+        let amount = format!("{} rows, {} tokens", HumanCount(data.rows as u64), HumanCount(data.tokens as u64));
+        row("calibrated", &format!("on {}: {amount}", shown(&data.source)));
+    }
     if let Some(promise) = broken_promise(&plan.plan.level, plan.level_bits_per_weight()) {
         row("", &promise);
     }

@@ -199,6 +199,7 @@ impl Prepared {
             findings,
             warnings: self.warnings.clone(),
             lasting_warnings: self.lasting_warnings.clone(),
+            calibration: self.samples.as_ref().map(|samples| samples.description.clone()),
             options: self.options.clone(),
             threads: self.settings.threads(),
             max_memory: self.settings.ledger.limit(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use qhost_plugin_api::documents::{Findings, Options};
 
-use crate::{plan::Estimate, source::Origin};
+use crate::{dataset::Description, plan::Estimate, source::Origin};
 
 /// A finished output.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub struct Outcome {
     pub warnings: Vec<String>,
     /// Of these, what is about the output, and not about this run.
     pub lasting_warnings: Vec<String>,
+    /// What activations were taken from, if the format uses some.
+    pub calibration: Option<Description>,
     /// What was asked for.
     pub options: Options,
     /// Threads that it ran on.

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     calibrate::Decoder,
     cancel::CancelFlag,
-    dataset::{self, Samples, Sampling, Tokenizer},
+    dataset::{self, Description, Samples, Sampling, Tokenizer},
     memory::Memory,
     model::{self, StoredAs, Understood, Widening},
     plan::{self, Estimate, Facts, Held, Machine, Place, RunPlan},
@@ -189,6 +189,12 @@ impl Prepared {
             OutputKind::File => output.with_file_name(name),
             _ => output.join(name),
         })
+    }
+
+    /// What activations are taken from, if the plan needs some.
+    #[must_use]
+    pub fn calibration(&self) -> Option<&Description> {
+        self.samples.as_ref().map(|samples| &samples.description)
     }
 
     /// The most working memory that a unit asks for, in bytes.
