@@ -15,7 +15,10 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::inspect::quantize;
+use crate::{
+    hub::{Case, ID},
+    inspect::quantize,
+};
 
 fn eval(model: &Path, data: &Path) -> Qhost {
     Qhost::new(["eval"]).arg(model).arg("--dataset").arg(data)
@@ -198,6 +201,21 @@ fn a_tokenizer_may_be_the_originals() {
     fails(eval(&model, &prose()).args(short), 4, &["tokenizer"]);
     let told = eval(&model, &prose()).args(short).arg("--against").arg(fixture("tinylm")).json();
     assert_eq!(told["perplexity"], eval(&fixture("tinylm"), &prose()).args(short).json()["perplexity"]);
+}
+
+#[test]
+fn a_model_of_a_hub_is_fetched_to_be_measured() {
+    let case = Case::new();
+    let of = |model: &Path, revision: &[&str]| {
+        let qhost = eval(model, &prose()).args(["--ctx", "64", "--windows", "2"]).args(revision);
+        case.with_settings(qhost).json()
+    };
+    let (fetched, local) = (of(Path::new(ID), &["--revision", "main"]), of(&case.path("tiny"), &[]));
+    assert_eq!(fetched["path"], format!("{ID}@{}", Case::commit()));
+    assert_eq!(fetched["perplexity"], local["perplexity"]);
+    // A revision is that of whichever is on a hub.
+    let compared = of(&case.path("tiny"), &["--against", ID, "--revision", "main"]);
+    assert_eq!((&compared["against"]["path"], &compared["kl_max"]), (&fetched["path"], &json!(0.0)));
 }
 
 #[test]

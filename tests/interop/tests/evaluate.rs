@@ -1,5 +1,4 @@
 //! Perplexity by `qhost eval` against that of real llama.cpp, of the same files and the same text.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 
@@ -9,10 +8,10 @@ use qhost_tests::{command::Qhost, fixture};
 
 const CTX: usize = 128;
 
-/// llama.cpp rounds activations to 8 bits before it multiplies them with quantised weights, block by block; here they
-/// stay floats. With such small models that moves the mean loss by some thousandths. Floats are multiplied as floats in
-/// both, and only the order of sums differs.
-const NOISE: [(&str, f64); 4] = [("F32", 1e-4), ("F16", 2e-3), ("Q8_0", 5e-3), ("Q4_K_M", 1e-2)];
+/// By how much mean losses may differ: llama.cpp rounds activations before it multiplies them, to 16-bit floats for F16, and
+/// to 8 bits block by block for quantised weights; here they stay floats. With F32 only the order of sums differs. Seen
+/// were 7.5e-8, 3.3e-5, 6.0e-5 and 1.3e-3.
+const NOISE: [(&str, f64); 4] = [("F32", 1e-5), ("F16", 2e-4), ("Q8_0", 5e-4), ("Q4_K_M", 4e-3)];
 
 #[test]
 fn perplexity_is_that_of_llama_cpp_within_its_arithmetic_noise() {
