@@ -260,7 +260,10 @@ fn a_sentencepiece_tokenizer_comes_back() {
     let golden: Vec<(String, Vec<u32>)> = serde_json::from_slice(&golden).unwrap();
     // The model has fewer rows than the vocabulary has pieces: the last are characters that it does not know.
     let rows = u32::try_from(rebuilt.get_vocab_size(true)).unwrap();
-    let golden: Vec<_> = golden.into_iter().filter(|(_, ids)| ids.iter().all(|id| *id < rows)).collect();
+    // This vocabulary takes out spaces that are too many, which files of Llama do not tell.
+    let spaced = |text: &str| text.contains("  ") || text.starts_with(' ') || text.ends_with(' ');
+    let golden: Vec<_> =
+        golden.into_iter().filter(|(text, ids)| !spaced(text) && ids.iter().all(|id| *id < rows)).collect();
     assert!(golden.len() > 20, "{}", golden.len());
     for (text, ids) in golden {
         let found = rebuilt.encode(&*text, true).unwrap();
