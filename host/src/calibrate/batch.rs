@@ -1,6 +1,6 @@
 //! The tokens that go through a layer together: whole samples, one after the other.
 
-use super::{Decoder, rotary::Frequencies};
+use super::{Decoder, RotaryTable};
 
 /// Samples that go through a layer together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,12 +49,9 @@ impl Batch {
 
     /// For every row its row in the tables of rotation.
     #[must_use]
-    pub fn table_rows(&self, frequencies: &Frequencies, longest: usize) -> Vec<u32> {
-        let rows = self.lengths.iter().flat_map(|&length| {
-            (0..length)
-                .map(move |position| u32::try_from(frequencies.row(position, length, longest)).unwrap_or(u32::MAX))
-        });
-        rows.collect()
+    pub fn table_rows(&self, table: &RotaryTable) -> Vec<u32> {
+        let rows = self.lengths.iter().flat_map(|&length| (0..length).map(move |row| table.first_row(length) + row));
+        rows.map(|row| u32::try_from(row).unwrap_or(u32::MAX)).collect()
     }
 
     /// For every row its row in the embedding of positions, if there is one.

@@ -116,14 +116,20 @@ impl Decoder {
         let family = model::FAMILIES.iter().find(|family| family.id == model.family);
         let forward = family.and_then(|family| family.forward.as_ref());
         let forward = forward.ok_or_else(|| config.refuse("its arithmetic is not known".into()))?;
-        if let Some(key) = forward.refused.filter(|key| config.flag(key) == Some(true)) {
-            return Err(config.refuse(format!("`{key}` is true")));
+        if let Some((key, value)) = forward.refused.and_then(|key| Some((key, config.get(key)?)))
+            && value.as_bool() != Some(false)
+        {
+            return Err(config.refuse(format!("`{key}` is {value}")));
         }
         let sizes = &model.hyperparameters;
         let rotates = sizes.rope.kind != "none";
         let local = sizes.rope.local_theta.filter(|_| sizes.sliding_window.is_some());
         let mut frequencies = Vec::new();
         if rotates {
+            if sizes.rope.dimensions == 0 || !sizes.rope.dimensions.is_multiple_of(2) {
+                let numbers = sizes.rope.dimensions;
+                return Err(config.refuse(format!("heads of {numbers} rotated elements have no rotary halves")));
+            }
             frequencies.push(Frequencies::of(sizes)?);
             frequencies.extend(local.map(|theta| Frequencies::local(theta, sizes.rope.dimensions)));
         }
@@ -132,12 +138,18 @@ impl Decoder {
         let method_of_groups = config.model.config.get("topk_method").and_then(Value::as_str);
         let experts = sizes.experts.as_ref();
         let sigmoid = experts.is_some_and(|experts| experts.scoring == "sigmoid");
-        let groups = match (forward.routing, sigmoid) {
-            (Routing::Usual, true) => Some(Groups::BestTwo),
-            (Routing::ByMethod, _) if method_of_groups == Some("group_limited_greedy") => Some(Groups::Best),
-            _ => None,
+        let groups = match (forward.routing, sigmoid, method_of_groups) {
+            (Routing::Usual, true, _) => Some(Groups::BestTwo),
+            (Routing::ByMethod, _, Some("group_limited_greedy")) => Some(Groups::Best),
+            (Routing::Usual, false, _) | (Routing::ByMethod, _, None | Some("greedy")) => None,
+            (Routing::ByMethod, _, Some(method)) => {
+                return Err(config.refuse(format!("the choice of experts by `{method}` is not known")));
+            }
         };
         let several = experts.is_some_and(|experts| experts.groups.is_some_and(|groups| groups > 1));
+        if let (Some(by), Some(experts), true) = (groups, experts, several) {
+            config.check_groups(by, experts)?;
+        }
         if let Some(scoring) = experts.map(|experts| &*experts.scoring).filter(|s| !["softmax", "sigmoid"].contains(s))
         {
             return Err(config.refuse(format!("scores of experts by `{scoring}` are not known")));
@@ -177,9 +189,7 @@ impl Decoder {
             groups: groups.filter(|_| several),
             normalized: experts.is_some_and(|experts| experts.normalized) && forward.routing == Routing::Usual,
             layers: layers(&config, forward, &frequencies)?,
-            most_positions: learned_rows
-                .map(|_| sizes.context_length)
-                .or(frequencies.first().and_then(|one| one.most).map(|most| most as u64)),
+            most_positions: learned_rows.map(|_| sizes.context_length),
             frequencies,
         })
     }
@@ -326,6 +336,26 @@ impl Config<'_> {
         })?;
         let scale = if factor <= 1.0 { 1.0 } else { 0.1 * all * factor.ln() + 1.0 };
         Ok(scale * scale)
+    }
+
+    /// Groups have the same size, and those that are chosen have enough experts.
+    fn check_groups(&self, by: Groups, experts: &Experts) -> Result<(), Error> {
+        let (count, groups) = (experts.count, experts.groups.unwrap_or(1).max(1));
+        let Some(used) = experts.groups_used.filter(|used| *used <= groups) else {
+            return Err(
+                self.refuse(format!("`topk_group` does not tell how many of {groups} groups of experts are used"))
+            );
+        };
+        let size = count / groups;
+        if !count.is_multiple_of(groups) || (by == Groups::BestTwo && size < 2) {
+            return Err(self.refuse(format!("{count} experts cannot be ranked in {groups} groups")));
+        }
+        // Which of the others are taken is not determined.
+        if by == Groups::BestTwo && experts.used > used * size {
+            let wanted = experts.used;
+            return Err(self.refuse(format!("{wanted} experts are used, and {used} groups have {}", used * size)));
+        }
+        Ok(())
     }
 
     fn rotates(&self, rotated: Rotated, layer: usize, windowed: bool) -> bool {

@@ -23,7 +23,7 @@ pub use hidden::HiddenStates;
 pub use layer::Tables;
 pub use observer::{Input, Interruption, Nobody, Observer};
 pub use pass::{Engine, LayerRun, Step};
-pub use rotary::Frequencies;
+pub use rotary::{Frequencies, Longer, RotaryTable};
 pub use routing::{Assignment, Router};
 pub use session::{Answer, Calibration, Needs, Refusal, Virtual};
 pub use statistics::{Gathered, Numbers, memory as statistics_memory};

@@ -15,8 +15,8 @@ use qhost_plugin_api::{
 };
 
 use super::{
-    Batch, Decoder, Error, HiddenStates, Input, Interruption, Nobody, Observer, Substitutes, Tables, UnitTensors,
-    Weights,
+    Batch, Decoder, Error, HiddenStates, Input, Interruption, Nobody, Observer, RotaryTable, Substitutes, Tables,
+    UnitTensors, Weights,
     layer::{Run, normed},
     weights::Modules,
 };
@@ -42,8 +42,8 @@ pub struct Engine<D: Device> {
     decoder: Decoder,
     model: Arc<Model>,
     weights: Arc<dyn Weights>,
-    tables: Vec<Tables<D>>,
-    longest: usize,
+    /// The tables of each of the frequencies, on the device and as they were made.
+    tables: Vec<(Tables<D>, RotaryTable)>,
     cancel: CancelFlag,
     tell: Option<Teller>,
 }
@@ -72,13 +72,15 @@ impl<D: Device> Engine<D> {
         cancel: CancelFlag,
     ) -> Result<Self, Error> {
         let decoder = Decoder::of(&model)?;
-        let longest = decoder.longest(lengths.iter().copied())?;
+        decoder.longest(lengths.iter().copied())?;
         let tables = decoder.frequencies.iter().map(|frequencies| {
-            let (cosines, sines) = frequencies.tables(longest);
-            Ok(Tables { cosines: device.upload(&cosines)?, sines: device.upload(&sines)? })
+            let mut table = frequencies.tables(lengths);
+            // What stays here is where rows stand.
+            let (cosines, sines) = (std::mem::take(&mut table.cosines), std::mem::take(&mut table.sines));
+            Ok((Tables { cosines: device.upload(&cosines)?, sines: device.upload(&sines)? }, table))
         });
         let tables = tables.collect::<Result<_, Error>>()?;
-        Ok(Self { device, decoder, model, weights, tables, longest, cancel, tell: None })
+        Ok(Self { device, decoder, model, weights, tables, cancel, tell: None })
     }
 
     /// The same engine, which tells how it gets on.
@@ -231,8 +233,8 @@ impl<D: Device> Engine<D> {
         observer: &mut dyn Observer<D>,
     ) -> Result<D::Buffer, Interruption> {
         let shape = &self.decoder.layers[index];
-        let rows = shape.frequencies.map(|at| batch.table_rows(&self.decoder.frequencies[at], self.longest));
-        let rotation = shape.frequencies.zip(rows.as_deref()).map(|(at, rows)| (&self.tables[at], rows));
+        let rows = shape.frequencies.map(|at| batch.table_rows(&self.tables[at].1));
+        let rotation = shape.frequencies.zip(rows.as_deref()).map(|(at, rows)| (&self.tables[at].0, rows));
         let stream = self.device.upload(before)?;
         let (device, decoder) = (&self.device, &self.decoder);
         Run { device, decoder, index, shape, modules, rotation, batch, forced, observer }.forward(stream)
@@ -312,7 +314,10 @@ impl<D: Device> Engine<D> {
         }
         let unit = self.model.units.iter().find(|unit| unit.kind == UnitKind::Prologue).map_or(0, |unit| unit.id);
         let wanted = |role: &Role| role.kind == RoleKind::TokenEmbedding;
-        UnitTensors::borrow(&self.model, &*self.weights, &Substitutes::new(), unit, wanted)
+        let mut tensors = UnitTensors::borrow(&self.model, &*self.weights, &Substitutes::new(), unit, wanted)?;
+        // A head that reuses the embedding may still have a bias of its own.
+        tensors.extend(self.epilogue(|role| role.kind == RoleKind::Output)?);
+        Ok(tensors)
     }
 
     /// The head, made of its tensors.
@@ -331,12 +336,15 @@ impl<D: Device> Engine<D> {
     pub fn logits(&self, head: &Modules<'_, D>, states: &[f32]) -> Result<Vec<f32>, Error> {
         self.go_on()?;
         let own = head.linear_of(&RoleKind::Output, None);
+        let bias = head.vector_of(&RoleKind::Output);
         let missing = || Error::MissingModule { layer: "(outside)".into(), role: RoleKind::Output.name().to_owned() };
         let head = own.or_else(|| head.linear_of(&RoleKind::TokenEmbedding, None)).ok_or_else(missing)?;
         let device = &self.device;
+        // Where the matrix is the embedding, it stands alone.
+        let own_bias = bias.map(|bias| device.upload(bias)).transpose()?;
         let x = device.upload(states)?;
         let rows = states.len() / self.decoder.width.max(1);
-        let mut logits = device.linear(&x, rows, &head.matrix, head.bias.as_ref())?;
+        let mut logits = device.linear(&x, rows, &head.matrix, head.bias.as_ref().or(own_bias.as_ref()))?;
         if (self.decoder.logit_scale - 1.0).abs() > 0.0 {
             device.scale(&mut logits, self.decoder.logit_scale)?;
         }

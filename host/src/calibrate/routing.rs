@@ -61,6 +61,8 @@ impl Router<'_> {
             }
         }
         let chosen = best(&ranks, self.experts.used as usize);
+        // What the groups leave out has no score either, where it is chosen because there is nothing else.
+        let scores = if self.groups == Some(Groups::Best) { ranks } else { scores };
         let sum: f32 = chosen.iter().map(|&expert| scores[expert]).sum();
         #[expect(clippy::cast_possible_truncation, reason = "arithmetic is in f32")]
         let scale = self.experts.scale as f32;

@@ -100,6 +100,11 @@ impl<'a> UnitTensors<'a> {
         });
         Ok(Self { tensors: tensors.collect::<Result<_, Error>>()? })
     }
+
+    /// Adds those of another unit.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.tensors.extend(other.tensors);
+    }
 }
 
 /// A linear on a device.

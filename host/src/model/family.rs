@@ -61,15 +61,21 @@ pub enum Heads {
     Latent,
 }
 
-/// Which layers use the attention window, where `layer_types` does not tell.
+/// Which layers use the attention window; where it is not all or none, `layer_types` has the first word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Windows {
+    /// None, whatever the config has: transformers does not look.
+    None,
     /// All of them.
     All,
     /// All but the last of every so many: `sliding_window_pattern`, or this number where it is absent.
     AllButEvery(u64),
     /// Those from `max_window_layers` on.
     FromLayer,
+    /// Every other one, beginning with the first, before `max_window_layers`.
+    EveryOtherBefore,
+    /// Those that rotate nothing: by `no_rope_layers`, or the last of every `no_rope_layer_interval`.
+    Unrotated,
 }
 
 /// One tensor of a family.

@@ -49,7 +49,7 @@ pub(super) fn read(config: &Value, family: &Family) -> Result<Hyperparameters, E
     // GPT-2 leaves it out, or states null, for four times the width.
     let default_ffn = (keys.present(HIDDEN) == "n_embd").then_some(4 * hidden_size);
     let ffn_size = keys.optional_size(FFN, WIDEST)?.or(default_ffn).ok_or(Error::MissingKey { key: FFN[0] })?;
-    let window = read_window(&keys)?;
+    let window = if family.windows == Windows::None { None } else { read_window(&keys)? };
     let windowed_layers = if window.is_some() { read_windowed_layers(&keys, family, layers)? } else { Vec::new() };
     let windowed = windowed_layers.is_empty() || windowed_layers.contains(&true);
     Ok(Hyperparameters {
@@ -157,7 +157,8 @@ fn read_rope(keys: &Keys<'_>, family: &Family, head_dim: u64, latent: Option<&La
     };
     parameters.remove("type");
     if let Some(original) = keys.get("original_max_position_embeddings") {
-        parameters.entry("original_max_position_embeddings").or_insert_with(|| original.clone());
+        // Beside the parameters it has the last word, as in Phi-3's configs.
+        parameters.insert("original_max_position_embeddings".into(), original.clone());
     }
     let part = parameters.get("partial_rotary_factor").or_else(|| ROTATED_PART.iter().find_map(|key| keys.get(key)));
     let dimensions = match (latent, part) {
@@ -200,18 +201,33 @@ fn read_window(keys: &Keys<'_>) -> Result<Option<u64>, Error> {
 
 /// For each layer whether it uses the window.
 fn read_windowed_layers(keys: &Keys<'_>, family: &Family, layers: u64) -> Result<Vec<bool>, Error> {
+    if matches!(family.windows, Windows::All | Windows::None) {
+        return Ok(Vec::new());
+    }
     if let Some(types) = keys.get("layer_types") {
         let names = types.as_array().map(|list| list.iter().map(Value::as_str).collect::<Vec<_>>());
-        let names = names.filter(|names| names.len() as u64 == layers && names.iter().all(Option::is_some));
-        let names = names.ok_or_else(|| keys.bad("layer_types", "not a name for each layer"))?;
+        let known = [Some("full_attention"), Some("sliding_attention")];
+        let names = names.filter(|names| names.len() as u64 == layers && names.iter().all(|name| known.contains(name)));
+        let reason = "not `full_attention` or `sliding_attention` for each layer";
+        let names = names.ok_or_else(|| keys.bad("layer_types", reason))?;
         return Ok(names.into_iter().map(|name| name == Some("sliding_attention")).collect());
     }
     let all_but_every = |every: u64| (1..=layers).map(|layer| layer % every != 0).collect();
     Ok(match family.windows {
-        Windows::All => Vec::new(),
+        Windows::All | Windows::None => Vec::new(),
         Windows::FromLayer => {
             let first = keys.count("max_window_layers", MOST_LAYERS)?.unwrap_or(layers);
             (0..layers).map(|layer| layer >= first).collect()
+        }
+        Windows::EveryOtherBefore => {
+            let end = keys.count("max_window_layers", MOST_LAYERS)?.unwrap_or(layers);
+            (0..layers).map(|layer| layer.is_multiple_of(2) && layer < end).collect()
+        }
+        Windows::Unrotated => {
+            let every = keys.optional_size(&["no_rope_layer_interval"], MOST_LAYERS)?.unwrap_or(4);
+            let by_interval = (1..=layers).map(|layer| layer.is_multiple_of(every)).collect();
+            let listed = keys.get("no_rope_layers").and_then(Value::as_array);
+            listed.map_or(by_interval, |list| list.iter().map(|rotates| rotates.as_u64() == Some(0)).collect())
         }
         Windows::AllButEvery(default) => match keys.get("sliding_window_pattern") {
             // `LLLG`: local, local, local, global.
@@ -333,10 +349,31 @@ mod tests {
 
     #[test]
     fn a_window_that_is_switched_off_is_absent() {
+        let read = |config: &Value, family| super::read(config, find(Some(family), None).unwrap()).unwrap();
         let mut config = with("sliding_window", json!(16));
-        assert_eq!(read(&config).unwrap().sliding_window, Some(16));
+        assert_eq!(read(&config, "mistral").sliding_window, Some(16));
+        assert_eq!(read(&config, "llama").sliding_window, None, "transformers does not look at it");
         config["use_sliding_window"] = json!(false);
-        assert_eq!(read(&config).unwrap().sliding_window, None);
+        assert_eq!(read(&config, "mistral").sliding_window, None);
+    }
+
+    #[test]
+    fn layers_with_a_window_are_those_of_each_family() {
+        let windowed = |family: &str, more: Value| {
+            let mut config = with("sliding_window", json!(16));
+            config["use_sliding_window"] = json!(true);
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            super::read(&config, find(Some(family), None).unwrap()).map(|model| model.windowed_layers)
+        };
+        let few = || json!({"max_window_layers": 3});
+        assert_eq!(windowed("qwen2", few()).unwrap(), [false, false, false, true, true]);
+        assert_eq!(windowed("qwen2_moe", few()).unwrap(), [true, false, true, false, false]);
+        assert_eq!(windowed("qwen3_moe", few()).unwrap(), [false; 0], "all of them");
+        assert_eq!(windowed("smollm3", few()).unwrap(), [false, false, false, true, false]);
+        let listed = json!({"no_rope_layers": [0, 1, 1, 1, 0]});
+        assert_eq!(windowed("smollm3", listed).unwrap(), [true, false, false, false, true]);
+        let types = json!({"layer_types": ["full_attention", "full_attention", "chunked_attention", "x", "y"]});
+        assert!(matches!(windowed("qwen2", types), Err(Error::BadKey { key: "layer_types", .. })));
     }
 
     #[test]

@@ -4,13 +4,13 @@ use qhost_plugin_api::documents::{
     Hyperparameters,
     RoleKind::{
         AttentionKvA, AttentionKvANorm, AttentionKvB, AttentionOutput, AttentionQ, AttentionQA, AttentionQANorm,
-        AttentionQB, RouterCorrection,
+        AttentionQB, RouterCorrection, SharedDown, SharedGate, SharedUp,
     },
 };
 
 use super::{Family, names::*};
 use crate::model::family::{
-    Dim::{Experts, Hidden, LatentKv, LatentKvHeads, LatentKvRotated, LatentQ, LatentQHeads, LatentValues},
+    Dim::{Experts, Hidden, LatentKv, LatentKvHeads, LatentKvRotated, LatentQ, LatentQHeads, LatentValues, SharedFfn},
     Entry, Heads,
 };
 use crate::model::{Forward, Pairs, Routing};
@@ -33,16 +33,22 @@ const LAYER_OF_BOTH: &[Entry] = &[
     INPUT_NORM,
     Entry::weight("self_attn.q_proj.weight", AttentionQ, &[LatentQHeads, Hidden]).when(has_plain_queries),
     Entry::weight("self_attn.q_a_proj.weight", AttentionQA, &[LatentQ, Hidden]).when(has_latent_queries),
+    Entry::bias("self_attn.q_a_proj.bias", AttentionQA, &[LatentQ]).or_absent(),
     Entry::weight("self_attn.q_a_layernorm.weight", AttentionQANorm, &[LatentQ]).when(has_latent_queries),
     Entry::weight("self_attn.q_b_proj.weight", AttentionQB, &[LatentQHeads, LatentQ]).when(has_latent_queries),
     Entry::weight("self_attn.kv_a_proj_with_mqa.weight", AttentionKvA, &[LatentKvRotated, Hidden]),
+    Entry::bias("self_attn.kv_a_proj_with_mqa.bias", AttentionKvA, &[LatentKvRotated]).or_absent(),
     Entry::weight("self_attn.kv_a_layernorm.weight", AttentionKvANorm, &[LatentKv]),
     Entry::weight("self_attn.kv_b_proj.weight", AttentionKvB, &[LatentKvHeads, LatentKv]),
     Entry::weight("self_attn.o_proj.weight", AttentionOutput, &[Hidden, LatentValues]),
+    O_BIAS.or_absent(),
     POST_ATTENTION_NORM,
     GATE_PROJ.where_dense(),
     UP_PROJ.where_dense(),
     DOWN_PROJ.where_dense(),
+    GATE_BIAS.or_absent().where_dense(),
+    UP_BIAS.or_absent().where_dense(),
+    DOWN_BIAS.or_absent().where_dense(),
     ROUTER,
     Entry::bias("mlp.gate.e_score_correction_bias", RouterCorrection, &[Experts]).where_sparse().when(has_correction),
     EXPERT_GATE,
@@ -51,6 +57,9 @@ const LAYER_OF_BOTH: &[Entry] = &[
     SHARED_EXPERTS_GATE,
     SHARED_EXPERTS_UP,
     SHARED_EXPERTS_DOWN,
+    Entry::bias("mlp.shared_experts.gate_proj.bias", SharedGate, &[SharedFfn]).where_sparse().or_absent(),
+    Entry::bias("mlp.shared_experts.up_proj.bias", SharedUp, &[SharedFfn]).where_sparse().or_absent(),
+    Entry::bias("mlp.shared_experts.down_proj.bias", SharedDown, &[Hidden]).where_sparse().or_absent(),
 ];
 
 pub(super) const V2: Family = Family {

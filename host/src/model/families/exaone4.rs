@@ -8,6 +8,7 @@ pub(super) const FAMILY: Family = Family {
     id: "exaone4",
     model_types: &["exaone4"],
     architectures: &["Exaone4ForCausalLM"],
+    defaults: r#"{"sliding_window": 4096}"#,
     windows: Windows::AllButEvery(4),
     forward: Some(Forward { rotated: Rotated::Windowed, ..Forward::LLAMA }),
     layer: &[

@@ -10,7 +10,8 @@ pub(super) const FAMILY: Family = Family {
     architectures: &["Gemma2ForCausalLM"],
     defaults: r#"{
         "tie_word_embeddings": true, "head_dim": 256, "sliding_window": 4096, "query_pre_attn_scalar": 256,
-        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window_pattern": 2
+        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window_pattern": 2,
+        "hidden_activation": "gelu_pytorch_tanh"
     }"#,
     windows: Windows::AllButEvery(2),
     forward: Some(Forward {
@@ -28,6 +29,10 @@ pub(super) const FAMILY: Family = Family {
         K_PROJ,
         V_PROJ,
         O_PROJ,
+        Q_BIAS.or_absent(),
+        K_BIAS.or_absent(),
+        V_BIAS.or_absent(),
+        O_BIAS.or_absent(),
         AFTER_ATTENTION_NORM,
         BEFORE_FFN_NORM,
         GATE_PROJ,

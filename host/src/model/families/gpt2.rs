@@ -16,7 +16,7 @@ pub(super) const FAMILY: Family = Family {
     id: "gpt2",
     model_types: &["gpt2"],
     architectures: &["GPT2LMHeadModel"],
-    defaults: r#"{"tie_word_embeddings": true, "layer_norm_epsilon": 1e-5}"#,
+    defaults: r#"{"tie_word_embeddings": true, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}"#,
     positions: Positions::Learned,
     heads: Heads::Equal,
     root: Some("transformer."),

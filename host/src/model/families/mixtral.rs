@@ -5,14 +5,15 @@ use qhost_plugin_api::documents::RoleKind::{FfnDown, FfnGate, FfnUp, Router};
 use super::{Family, names::*};
 use crate::model::family::{
     Dim::{ExpertFfn, Experts, Hidden},
-    Entry,
+    Entry, Windows,
 };
 
 pub(super) const FAMILY: Family = Family {
     id: "mixtral",
     model_types: &["mixtral"],
     architectures: &["MixtralForCausalLM"],
-    defaults: r#"{"norm_topk_prob": true}"#,
+    defaults: r#"{"norm_topk_prob": true, "rope_theta": 1000000.0}"#,
+    windows: Windows::All,
     scoring: Some("softmax"),
     layer: &[
         INPUT_NORM,

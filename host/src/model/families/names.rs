@@ -24,7 +24,7 @@ pub(super) const DECODER: Family = Family {
     defaults: "{}",
     positions: Positions::Rotary,
     heads: Heads::Grouped,
-    windows: Windows::All,
+    windows: Windows::None,
     scoring: None,
     forward: Some(Forward::LLAMA),
     prologue: &[EMBED_TOKENS],

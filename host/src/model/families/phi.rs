@@ -1,10 +1,12 @@
 //! Phi-1, Phi-1.5 and Phi-2: attention and feed-forward block side by side, layer norms, biases everywhere.
 
-use qhost_plugin_api::documents::RoleKind::{AttentionOutput, FfnDown, FfnUp, Output, OutputNorm};
+use qhost_plugin_api::documents::RoleKind::{
+    AttentionKNorm, AttentionOutput, AttentionQNorm, FfnDown, FfnUp, Output, OutputNorm,
+};
 
 use super::{Family, names::*};
 use crate::model::family::{
-    Dim::{Ffn, Hidden, Q, Vocab},
+    Dim::{Ffn, Head, Hidden, Q, Vocab},
     Entry,
 };
 use crate::model::{Blocks, Forward, Norm};
@@ -13,7 +15,7 @@ pub(super) const FAMILY: Family = Family {
     id: "phi",
     model_types: &["phi"],
     architectures: &["PhiForCausalLM"],
-    defaults: r#"{"partial_rotary_factor": 0.5}"#,
+    defaults: r#"{"partial_rotary_factor": 0.5, "hidden_act": "gelu_new"}"#,
     forward: Some(Forward { norm: Norm::Layer, blocks: Blocks::SideBySide, ..Forward::LLAMA }),
     layer: &[
         INPUT_NORM,
@@ -24,6 +26,10 @@ pub(super) const FAMILY: Family = Family {
         K_BIAS,
         V_PROJ,
         V_BIAS,
+        Entry::weight("self_attn.q_layernorm.weight", AttentionQNorm, &[Head]).or_absent(),
+        Entry::bias("self_attn.q_layernorm.bias", AttentionQNorm, &[Head]).or_absent(),
+        Entry::weight("self_attn.k_layernorm.weight", AttentionKNorm, &[Head]).or_absent(),
+        Entry::bias("self_attn.k_layernorm.bias", AttentionKNorm, &[Head]).or_absent(),
         Entry::weight("self_attn.dense.weight", AttentionOutput, &[Hidden, Q]),
         Entry::bias("self_attn.dense.bias", AttentionOutput, &[Hidden]),
         Entry::weight("mlp.fc1.weight", FfnUp, &[Ffn, Hidden]),

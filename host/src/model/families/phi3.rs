@@ -5,7 +5,7 @@ use qhost_plugin_api::documents::RoleKind::AttentionQkv;
 use super::{Family, names::*};
 use crate::model::family::{
     Dim::{Hidden, Qkv},
-    Entry,
+    Entry, Windows,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -13,6 +13,7 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["phi3"],
     architectures: &["Phi3ForCausalLM"],
     defaults: r#"{"original_max_position_embeddings": 4096}"#,
+    windows: Windows::All,
     layer: &[
         INPUT_NORM,
         Entry::weight("self_attn.qkv_proj.weight", AttentionQkv, &[Qkv, Hidden]),

@@ -7,7 +7,7 @@ pub(super) const FAMILY: Family = Family {
     id: "qwen2",
     model_types: &["qwen2"],
     architectures: &["Qwen2ForCausalLM"],
-    defaults: r#"{"use_sliding_window": false}"#,
+    defaults: r#"{"use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28}"#,
     windows: Windows::FromLayer,
     layer: &[
         INPUT_NORM,

@@ -7,7 +7,7 @@ pub(super) const FAMILY: Family = Family {
     id: "qwen3",
     model_types: &["qwen3"],
     architectures: &["Qwen3ForCausalLM"],
-    defaults: r#"{"head_dim": 128, "use_sliding_window": false}"#,
+    defaults: r#"{"head_dim": 128, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28}"#,
     windows: Windows::FromLayer,
     layer: &[
         INPUT_NORM,

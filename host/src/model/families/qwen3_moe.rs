@@ -7,8 +7,8 @@ pub(super) const FAMILY: Family = Family {
     id: "qwen3_moe",
     model_types: &["qwen3_moe"],
     architectures: &["Qwen3MoeForCausalLM"],
-    defaults: r#"{"use_sliding_window": false}"#,
-    windows: Windows::FromLayer,
+    defaults: r#"{"use_sliding_window": false, "sliding_window": 4096}"#,
+    windows: Windows::All,
     scoring: Some("softmax"),
     layer: &[
         INPUT_NORM,

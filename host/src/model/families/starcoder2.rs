@@ -5,7 +5,7 @@ use qhost_plugin_api::documents::RoleKind::{FfnDown, FfnUp};
 use super::{Family, names::*};
 use crate::model::family::{
     Dim::{Ffn, Hidden},
-    Entry,
+    Entry, Windows,
 };
 use crate::model::{Forward, Norm};
 
@@ -13,7 +13,8 @@ pub(super) const FAMILY: Family = Family {
     id: "starcoder2",
     model_types: &["starcoder2"],
     architectures: &["Starcoder2ForCausalLM"],
-    defaults: r#"{"tie_word_embeddings": true, "norm_epsilon": 1e-5}"#,
+    defaults: r#"{"tie_word_embeddings": true, "norm_epsilon": 1e-5, "hidden_act": "gelu_pytorch_tanh"}"#,
+    windows: Windows::All,
     forward: Some(Forward { norm: Norm::Layer, ..Forward::LLAMA }),
     layer: &[
         INPUT_NORM,

@@ -143,6 +143,7 @@ pub(super) const FAMILIES: &[Family] = &[
         architecture: "gpt-oss",
         ffn_norm: POST_ATTENTION,
         biases: &[AttentionQ, AttentionK, AttentionV, AttentionOutput, Router, ExpertsGateUp, ExpertsDown],
+        needed_biases: &[AttentionOutput],
         head: Head::Needed,
         window: Window::AllButEvery(2),
         keys: keys::expert_width,
@@ -247,6 +248,7 @@ pub(super) const FAMILIES: &[Family] = &[
         activations: GELU,
         head: Head::Needed,
         biases: &[AttentionNorm, AttentionQkv, AttentionOutput, FfnNorm, FfnUp, FfnDown, OutputNorm],
+        needed_biases: &[AttentionQkv, AttentionOutput],
         keys: keys::parallel_residual,
         ..PLAIN
     },

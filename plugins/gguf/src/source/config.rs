@@ -164,7 +164,12 @@ impl Config<'_> {
             return Ok(());
         };
         // Without one, EXAONE has none, and the others have what their classes assume.
-        let Some(window) = window else { return Ok(()) };
+        let Some(window) = window else {
+            if facts.architecture == "exaone4" {
+                self.put("sliding_window", Json::Null);
+            }
+            return Ok(());
+        };
         self.put("sliding_window", window);
         let layers = facts.needed("block_count")?;
         let period = |every: u64| (1..=layers).map(|layer| every > 0 && !layer.is_multiple_of(every)).collect();
