@@ -36,32 +36,43 @@ fn output_of(qhost: Qhost) -> PathBuf {
     qhost.json()["output_path"].as_str().unwrap().into()
 }
 
-/// The modules of a layer in the order in which `observe` tells of them, and their names in GGUF.
+/// The modules of a layer in the order in which `observe` tells of them, by their names in GGUF.
 const MODULES: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
-/// The importance matrix of a plain Llama.
+/// Those of a layer with experts.
+const MODULES_WITH_EXPERTS: [&str; 8] =
+    ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
+
+/// The importance matrix of a plain Llama, with experts or without.
 fn importances(model: &Path, data: &Path, output: &Path) -> BTreeMap<String, Vec<f32>> {
     let config: serde_json::Value = serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
     let size = |key: &str| usize::try_from(config[key].as_u64().unwrap()).unwrap();
+    let experts = config["num_local_experts"].as_u64();
+    let modules = experts.map_or(MODULES.as_slice(), |_| MODULES_WITH_EXPERTS.as_slice());
     let plugin = test_plugin("observe");
     let observed = run("observe", model, data, output).arg("--plugin-dir").arg(plugin.parent().unwrap());
     let file = fs::read(output_of(observed)).unwrap();
     let mut rest = file.as_slice();
     let mut all = BTreeMap::new();
     for layer in 0..size("num_hidden_layers") {
-        for module in MODULES {
-            let width = size(if module == "ffn_down" { "intermediate_size" } else { "hidden_size" });
-            let mut take = |bytes: usize| {
-                let (taken, after) = rest.split_at(bytes);
-                rest = after;
-                taken
-            };
-            let tokens = u64::from_le_bytes(*take(8).first_chunk().unwrap());
-            assert_eq!(tokens, 240);
-            take(8);
-            let means = take(4 * width).as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw));
-            let columns = means.map(|mean| mean * 240.0 / 240.0).collect();
-            take(4 * width + 4 * width * width);
+        for module in modules {
+            let width = size(if module.contains("down") { "intermediate_size" } else { "hidden_size" });
+            let mut columns = Vec::new();
+            let matrices = experts.filter(|_| module.ends_with("exps")).unwrap_or(1);
+            for _ in 0..matrices {
+                let mut take = |bytes: usize| {
+                    let (taken, after) = rest.split_at(bytes);
+                    rest = after;
+                    taken
+                };
+                let tokens = u64::from_le_bytes(*take(8).first_chunk().unwrap());
+                assert!(tokens == 240 || matrices > 1);
+                take(8);
+                let count = f32::from(u16::try_from(tokens).unwrap());
+                let means = take(4 * width).as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw));
+                columns.extend(means.map(|mean| if tokens > 0 { mean * count / count } else { 1.0 }));
+                take(4 * width + 4 * width * width);
+            }
             all.insert(format!("blk.{layer}.{module}.weight"), columns);
         }
     }
@@ -92,7 +103,8 @@ fn assert_same_tensors(model: &Path, vocabulary: u32, levels: &[&str]) {
             changed += usize::from(bytes != plain.read(plainly).unwrap());
         }
         // Both really used it.
-        assert!(changed >= importances.len() / 2, "{}: {changed} tensors changed", level.name);
+        let small = importances.keys().filter(|name| !name.contains("ffn_gate_inp")).count();
+        assert!(changed >= small / 2, "{}: {changed} tensors changed", level.name);
         let others: Vec<_> = ours.metadata.iter().filter(|(key, _)| !key.starts_with("quantize.imatrix.")).collect();
         assert!(others.into_iter().eq(reference.metadata.iter()), "{}: the metadata differ", level.name);
     }
@@ -111,4 +123,13 @@ fn levels_whose_mixture_depends_on_there_being_importances() {
     let model = folder.path().join("deep");
     RandomLlama { ffn: 256, layers: 17, heads: 8, kv_heads: 2, ..RandomLlama::default() }.write(&model);
     assert_same_tensors(&model, 512, &["Q4_0", "Q5_0", "Q4_K_S"]);
+}
+
+/// Every expert has importances of its own.
+#[test]
+fn experts() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("experts");
+    RandomLlama { layers: 2, experts: 6, ffn: 256, heads: 8, kv_heads: 2, ..RandomLlama::default() }.write(&model);
+    assert_same_tensors(&model, 512, &["Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q5_1"]);
 }
