@@ -224,17 +224,9 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
     let mut open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
     let companions = Arc::new(Companions::new(checkpoint.companions.clone()));
-    let plan_of = |open: &OpenRequest| -> Result<_, Error> {
-        let job = plugin.open(open, Arc::<Companions>::clone(&companions) as _)?;
-        let plan = plan::accept(job.plan.clone(), &open.model)?;
-        Ok((job, plan))
-    };
-    let (mut job, mut plan) = plan_of(&open)?;
-    let samples = samples(request, &plan.plan, &open.model, &checkpoint, &resources.cancel)?;
-    if let Some(samples) = &samples {
-        open.calibration = Some(data_of(samples));
-        (job, plan) = plan_of(&open)?;
-    }
+    let (job, plan, samples) = planned(&plugin, &mut open, &companions, |plan, model| {
+        samples(request, plan, model, &checkpoint, &resources.cancel)
+    })?;
     let target = Target {
         folder: request.output.clone(),
         name: format!("{}{}", open.model.name, plan.plan.output.suffix),
@@ -351,6 +343,27 @@ fn samples(
     let samples = dataset::calibration(&wanted, request.calibration.sampling, tokenizer.as_ref())?;
     decoder.longest(samples.rows.iter().map(Vec::len))?;
     Ok(Some(samples))
+}
+
+/// A job with its plan, and the samples that the plan needs. It is opened once more when they are known, so that it can
+/// tell of them.
+fn planned(
+    plugin: &LoadedPlugin,
+    open: &mut OpenRequest,
+    companions: &Arc<Companions>,
+    samples: impl FnOnce(&Plan, &Model) -> Result<Option<Samples>, Error>,
+) -> Result<(LoadedJob, RunPlan, Option<Samples>), Error> {
+    let plan_of = |open: &OpenRequest| -> Result<_, Error> {
+        let job = plugin.open(open, Arc::<Companions>::clone(companions) as _)?;
+        let plan = plan::accept(job.plan.clone(), &open.model)?;
+        Ok((job, plan))
+    };
+    let (job, plan) = plan_of(open)?;
+    let Some(samples) = samples(&plan.plan, &open.model)? else { return Ok((job, plan, None)) };
+    drop((job, plan));
+    open.calibration = Some(data_of(&samples));
+    let (job, plan) = plan_of(open)?;
+    Ok((job, plan, Some(samples)))
 }
 
 /// What a plugin is told of the samples.

@@ -94,7 +94,8 @@ pub(crate) fn push_keys(metadata: &mut Metadata, entries: usize, data: Option<&C
 
 /// The reference has room for this many bytes of a text.
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(127)]
+    let end = (0..=127.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// What was gathered for one input.
@@ -193,6 +194,13 @@ mod tests {
         let down = Input { group: InputGroup::FfnMid, experts: Some(3) };
         assert_eq!(needs([&gate, &gate, &down].into_iter()).len(), 2);
         assert_eq!(memory([(&gate, 8), (&gate, 8), (&down, 16)].into_iter()), 8 * 3 * (8 + 16));
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        assert_eq!(cut(&"x".repeat(200)).len(), 127);
+        assert_eq!(cut(&format!("{}ü", "x".repeat(126))), "x".repeat(126));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(super) fn rms_plus_absolute(x: &[f32; 32]) -> [f32; 32] {
 pub(super) fn column_times_magnitude<const N: usize>(x: &[f32; N], columns: &[f32; N], spread: f32) -> [f32; N] {
     let mut importance = each(x, |x| (spread + x * x).sqrt());
     for (importance, column) in importance.iter_mut().zip(columns) {
-        *importance = column * *importance;
+        *importance *= column;
     }
     importance
 }

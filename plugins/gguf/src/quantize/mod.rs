@@ -62,11 +62,7 @@ impl BlockType {
     /// [`quantize_weighted`](Self::quantize_weighted) is another function.
     #[must_use]
     pub const fn uses_importance(self) -> bool {
-        match self {
-            Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 => false,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => true,
-            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => true,
-        }
+        !matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0)
     }
 
     /// Quantises whole rows into blocks, with less error where the importance of a column is large.
