@@ -15,6 +15,7 @@ mod help;
 mod hub;
 mod hub_faults;
 mod hub_resume;
+mod imatrix;
 mod inspect;
 mod loading;
 mod memory;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use qhost_plugin_api::{
-    documents::{CompanionContent, Model, OpenRequest, Options, OutputKind, Plan},
+    documents::{CalibrationData, CompanionContent, Model, OpenRequest, Options, OutputKind, Plan},
     sdk::CHUNK_WEIGHTS,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -222,11 +222,11 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let settings = connect(resources)?;
     let plugin = LoadedPlugin::load(found, manifest, &settings)?;
     tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
-    let open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
+    let mut open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
     let companions = Arc::new(Companions::new(checkpoint.companions.clone()));
-    let job = plugin.open(&open, Arc::<Companions>::clone(&companions) as _)?;
-    let plan = plan::accept(job.plan.clone(), &open.model)?;
-    let samples = samples(request, &plan.plan, &open.model, &checkpoint, &resources.cancel)?;
+    let (job, plan, samples) = planned(&plugin, &mut open, &companions, |plan, model| {
+        samples(request, plan, model, &checkpoint, &resources.cancel)
+    })?;
     let target = Target {
         folder: request.output.clone(),
         name: format!("{}{}", open.model.name, plan.plan.output.suffix),
@@ -343,6 +343,34 @@ fn samples(
     let samples = dataset::calibration(&wanted, request.calibration.sampling, tokenizer.as_ref())?;
     decoder.longest(samples.rows.iter().map(Vec::len))?;
     Ok(Some(samples))
+}
+
+/// A job with its plan, and the samples that the plan needs. It is opened once more when they are known, so that it can
+/// tell of them.
+fn planned(
+    plugin: &LoadedPlugin,
+    open: &mut OpenRequest,
+    companions: &Arc<Companions>,
+    samples: impl FnOnce(&Plan, &Model) -> Result<Option<Samples>, Error>,
+) -> Result<(LoadedJob, RunPlan, Option<Samples>), Error> {
+    let plan_of = |open: &OpenRequest| -> Result<_, Error> {
+        let job = plugin.open(open, Arc::<Companions>::clone(companions) as _)?;
+        let plan = plan::accept(job.plan.clone(), &open.model)?;
+        Ok((job, plan))
+    };
+    let (job, plan) = plan_of(open)?;
+    let Some(samples) = samples(&plan.plan, &open.model)? else { return Ok((job, plan, None)) };
+    drop((job, plan));
+    open.calibration = Some(data_of(&samples));
+    let (job, plan) = plan_of(open)?;
+    Ok((job, plan, Some(samples)))
+}
+
+/// What a plugin is told of the samples.
+fn data_of(samples: &Samples) -> CalibrationData {
+    let counted = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let longest = samples.rows.iter().map(Vec::len).max().unwrap_or(0);
+    CalibrationData::new(samples.description.source.clone(), counted(samples.rows.len()), counted(longest))
 }
 
 /// One sentence for every reason for which tensors of the model are not in the output.

@@ -77,12 +77,43 @@ pub struct OpenRequest {
     /// `decode/1`. Absent means no.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub decode: bool,
+    /// The data that activations are taken from. The job is opened without it, and once more with it if its
+    /// plan asks for statistics; apart from what it tells of the data, it then plans the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationData>,
+}
+
+/// The data that activations are taken from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CalibrationData {
+    /// The file, data set or text, as the user knows it.
+    pub source: String,
+    /// Rows of tokens, each of which is run on its own.
+    pub rows: u32,
+    /// Tokens of the longest row.
+    pub longest_row: u32,
+}
+
+impl CalibrationData {
+    /// So many rows from somewhere.
+    pub fn new(source: impl Into<String>, rows: u32, longest_row: u32) -> Self {
+        Self { source: source.into(), rows, longest_row }
+    }
 }
 
 impl OpenRequest {
     /// A request for one of the plugin's formats.
     pub fn new(format: impl Into<String>, options: Options, model: Model) -> Self {
-        Self { schema: Self::SCHEMA.into(), format: format.into(), options, model, existing: None, decode: false }
+        Self {
+            schema: Self::SCHEMA.into(),
+            format: format.into(),
+            options,
+            model,
+            existing: None,
+            decode: false,
+            calibration: None,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! It knows which tensor goes where; the families' names and keys, the mixture, the layout and the
 //! kernels are in the other files.
 
-use std::{borrow::Cow, collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
 
 use qhost_plugin_api::{
     documents::{
@@ -11,7 +11,8 @@ use qhost_plugin_api::{
         UnitOrder,
     },
     sdk::{
-        CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, HostHandle, Result, RowJob, UnitHandle, chunks, with_scratch,
+        CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, HostHandle, Result, RowJob, STATISTICS, UnitHandle, chunks,
+        with_scratch,
     },
 };
 
@@ -21,6 +22,7 @@ use crate::{
     families::{self, Family},
     format::{BlockType, Level},
     general::{Parameters, general},
+    importance::{self, Gathered, Input, Statistics},
     items::{self, Content, Item},
     name_trap, read,
     recipe::{self, Choice, ModelFacts, Shape},
@@ -60,12 +62,15 @@ struct Source {
     rows: u64,
     row_elements: u64,
     block_type: BlockType,
+    /// What its columns are weighed by.
+    weighed: Option<Input>,
 }
 
 impl GgufJob {
     pub(crate) fn open(request: &OpenRequest, companions: &FilesHandle, host: HostHandle) -> Result<Self> {
         let model = &request.model;
         let level = level(&request.options)?;
+        let weighed = imatrix_option(&request.options)?;
         let pre = pre_option(&request.options)?;
         let family = families::family_of(model)?;
         let (items, of_items) = items::items(model, family)?;
@@ -81,11 +86,27 @@ impl GgufJob {
         metadata.append(tokenizer.metadata)?;
         warnings.extend(tokenizer.warnings);
         warnings.extend(name_trap::avoid(&mut metadata));
+        let choices = choose(level, model, family, &items, weighed);
+        let inputs: Vec<_> = items
+            .iter()
+            .zip(&choices)
+            .map(|(item, choice)| Input::of(item, model).filter(|_| weighed && choice.block_type.uses_importance()))
+            .collect();
+        let entries = inputs.iter().flatten().count();
+        if weighed && entries == 0 {
+            warnings.push(format!("no tensor at {} depends on importances: --imatrix changes nothing", level.name));
+        }
+        if entries > 0 && !host.facts().services.iter().any(|service| service == STATISTICS) {
+            return Err(Failure::unsupported("this qhost does not run models, which importances need")
+                .about("--imatrix auto")
+                .hint("use a newer qhost, or leave --imatrix out"));
+        }
         // Last, and in this order, as llama.cpp's quantiser leaves them.
         metadata.push("general.quantization_version", QUANTIZATION_VERSION)?;
         metadata.push("general.file_type", level.file_type)?;
-
-        let choices = choose(level, model, family, &items);
+        if entries > 0 {
+            importance::push_keys(&mut metadata, entries, request.calibration.as_ref())?;
+        }
         let unplaced = items.iter().zip(&choices).map(|(item, choice)| Unplaced {
             name: item.name.clone(),
             shape: item.shape.clone(),
@@ -93,10 +114,10 @@ impl GgufJob {
         });
         let layout = write::lay_out(&metadata, unplaced.collect())?;
         let shapes: Vec<_> = items.iter().map(|item| row_shape(&item.shape)).collect();
-        let other = |level: &Level| choose(level, model, family, &items);
+        let other = |level: &Level| choose(level, model, family, &items, weighed);
         let judged = fallbacks::judge(level, &shapes, &choices, layout.file_bytes, model.parameters(), other);
         warnings.extend(judged.warning);
-        let mut job = Self::plan(request, level, host, items, &choices, layout, warnings);
+        let mut job = Self::plan(request, level, host, items.into_iter().zip(inputs), &choices, layout, warnings);
         job.plan.level_bytes = judged.level_bytes;
         (job.plan.usage, job.plan.library) = (Some(usage::TEXT.into()), Some(usage::LIBRARY.into()));
         Ok(job)
@@ -106,7 +127,7 @@ impl GgufJob {
         request: &OpenRequest,
         level: &Level,
         host: HostHandle,
-        items: Vec<Item>,
+        items: impl Iterator<Item = (Item, Option<Input>)>,
         choices: &[Choice],
         layout: Layout,
         warnings: Vec<String>,
@@ -114,8 +135,8 @@ impl GgufJob {
         let data_start = layout.header.len() as u64;
         let mut segments = vec![Segment::constant(0, 0, data_start, "header")];
         let (mut sources, mut constants) = (BTreeMap::new(), BTreeMap::new());
-        for (((item, choice), placed), id) in
-            items.into_iter().zip(choices).zip(&layout.tensors).zip(HEADER_SEGMENT + 1..)
+        for ((((item, weighed), choice), placed), id) in
+            items.zip(choices).zip(&layout.tensors).zip(HEADER_SEGMENT + 1..)
         {
             let (row_elements, rows) = row_shape(&item.shape);
             let (offset, bytes) = (data_start + placed.offset, placed.bytes);
@@ -124,11 +145,12 @@ impl GgufJob {
                     let block_type = choice.block_type;
                     let elements = rows * row_elements;
                     let tensors = origin.tensors.clone();
-                    sources.insert(id, Source { origin, unit, rows, row_elements, block_type });
+                    let is_weighed = weighed.is_some();
+                    sources.insert(id, Source { origin, unit, rows, row_elements, block_type, weighed });
                     let mut made = TensorSegment::new(item.name, unit, tensors, block_type.name(), elements);
                     made.fallback = choice.instead_of.map(|wanted| fallback(wanted, row_elements));
                     made.instead_of = choice.instead_of.map(|wanted| wanted.name().into());
-                    made.cost = Some(block_type.cost());
+                    made.cost = Some(if is_weighed { block_type.weighted_cost() } else { block_type.cost() });
                     Segment::tensor(0, offset, bytes, made)
                 }
                 Content::Computed(numbers) => {
@@ -138,16 +160,20 @@ impl GgufJob {
             });
         }
         let units = request.model.units.iter().filter_map(|unit| {
-            let memory = sources.values().filter(|source| source.unit == unit.id).map(Source::chunk_memory).max()?;
+            let of_unit = || sources.values().filter(|source: &&Source| source.unit == unit.id);
             let mut planned = PlannedUnit::new(unit.id);
-            planned.memory_per_thread = memory;
+            planned.memory_per_thread = of_unit().map(Source::chunk_memory).max()?;
+            let inputs = || of_unit().filter_map(|source| Some((source.weighed.as_ref()?, source.row_elements)));
+            planned.memory = importance::memory(inputs());
+            planned.statistics = importance::needs(inputs().map(|(input, _)| input));
             Some(planned)
         });
         let mut plan = Plan::new(&*request.format, level.name, Output::file(format!("-{}.gguf", level.name)));
         plan.files = vec![PlannedFile::single(layout.file_bytes)];
         plan.segments = segments;
         plan.units = units.collect();
-        plan.order = UnitOrder::Independent;
+        let asks = plan.units.iter().any(|unit| !unit.statistics.is_empty());
+        plan.order = if asks { UnitOrder::Sequential } else { UnitOrder::Independent };
         plan.warnings = warnings;
         Self { host, plan, layout, sources, constants }
     }
@@ -172,10 +198,20 @@ impl FormatJob for GgufJob {
         let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
         let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
         let _grant = io.host().grant(memory, "quantising")?;
-        let sources = self.sources.iter().filter(|(_, source)| source.unit == unit);
+        let sources: Vec<_> = self.sources.iter().filter(|(_, source)| source.unit == unit).collect();
+        let mut statistics = Statistics::default();
+        let columns: Vec<Vec<_>> = sources
+            .iter()
+            .map(|(_, source)| match &source.weighed {
+                Some(input) => statistics.of(io, input, source.row_elements),
+                None => Ok(Vec::new()),
+            })
+            .collect::<Result<_>>()?;
         let jobs: Vec<_> = sources
-            .map(|(segment, source)| RowJob {
-                item: (*segment, source),
+            .iter()
+            .zip(&columns)
+            .map(|((segment, source), columns)| RowJob {
+                item: (**segment, *source, columns.as_slice()),
                 rows: source.rows,
                 row_elements: source.row_elements,
                 granule: source.origin.granule(source.rows, source.row_elements),
@@ -183,8 +219,8 @@ impl FormatJob for GgufJob {
             .collect();
         let chunks = chunks(&jobs);
         let sums = io.host().parallel_map(chunks.len(), |index| {
-            let (segment, source) = *chunks[index].item;
-            make_rows(io, segment, source, &chunks[index].rows)
+            let (segment, source, columns) = *chunks[index].item;
+            make_rows(io, segment, source, columns, &chunks[index].rows)
         })?;
         // Added up in the order of the chunks, so that the figure does not depend on the threads.
         let mut totals: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
@@ -205,13 +241,21 @@ impl FormatJob for GgufJob {
 }
 
 /// Makes some rows of a tensor, and gives the sums of squared errors and of squares.
-fn make_rows(io: &UnitHandle, segment: u32, source: &Source, rows: &Range<u64>) -> Result<(f64, f64)> {
+///
+/// `columns` has what was gathered for each of its matrices, if its columns are weighed.
+fn make_rows(
+    io: &UnitHandle,
+    segment: u32,
+    source: &Source,
+    columns: &[Arc<Gathered>],
+    rows: &Range<u64>,
+) -> Result<(f64, f64)> {
     let count = rows.end - rows.start;
     let row_bytes = source.block_type.row_bytes(source.row_elements).unwrap_or(0);
     let sums = with_scratch(|scratch| {
         source.origin.fetch(io, rows, (source.rows, source.row_elements), scratch)?;
         scratch.bytes.resize(in_memory(count * row_bytes)?, 0);
-        source.block_type.quantize(&scratch.floats, &mut scratch.bytes);
+        source.quantize(columns, rows, &scratch.floats, &mut scratch.bytes)?;
         if source.block_type.first_invalid_block(&scratch.bytes).is_some() {
             return Err(too_large(source.block_type).about(source.name_of(io, rows.start)));
         }
@@ -225,6 +269,28 @@ fn make_rows(io: &UnitHandle, segment: u32, source: &Source, rows: &Range<u64>) 
 }
 
 impl Source {
+    /// Quantises some rows, those of each matrix with its own importances.
+    fn quantize(&self, columns: &[Arc<Gathered>], rows: &Range<u64>, x: &[f32], out: &mut [u8]) -> Result<()> {
+        if columns.is_empty() {
+            self.block_type.quantize(x, out);
+            return Ok(());
+        }
+        let each = (self.rows / columns.len() as u64).max(1);
+        let row_bytes = self.block_type.row_bytes(self.row_elements).unwrap_or(0);
+        let (mut x, mut out, mut row) = (x, out, rows.start);
+        while row < rows.end {
+            let matrix = row / each;
+            let end = rows.end.min((matrix + 1) * each);
+            let (this_x, rest_x) = x.split_at(in_memory((end - row) * self.row_elements)?);
+            let (this_out, rest_out) = out.split_at_mut(in_memory((end - row) * row_bytes)?);
+            let importances = columns.get(in_memory(matrix)?);
+            let importances = importances.ok_or_else(|| Failure::internal("a matrix without importances"))?;
+            self.block_type.quantize_weighted(this_x, &importances.columns, this_out);
+            (x, out, row) = (rest_x, rest_out, end);
+        }
+        Ok(())
+    }
+
     /// Buffers for one chunk: the weights twice as `f32`, and the bytes; the last holds a piece of the file
     /// when it is checked.
     fn chunk_memory(&self) -> u64 {
@@ -245,7 +311,7 @@ impl Source {
 }
 
 fn level(options: &Options) -> Result<&'static Level> {
-    if let [flag, ..] = options.flags_besides_level().as_slice() {
+    if let Some(flag) = options.flags_besides_level().into_iter().find(|flag| *flag != "--imatrix") {
         return Err(Failure::usage(format!("{flag} has no meaning for gguf")).hint("choose the precision with --level"));
     }
     let name = options.level.as_deref().unwrap_or(DEFAULT_LEVEL);
@@ -253,6 +319,17 @@ fn level(options: &Options) -> Result<&'static Level> {
         let known: Vec<_> = crate::format::LEVELS.iter().map(|level| level.name).collect();
         Failure::unsupported(format!("gguf has no level `{name}`")).hint(format!("the levels are {}", known.join(", ")))
     })
+}
+
+/// Whether columns are weighed by importances, which are computed.
+fn imatrix_option(options: &Options) -> Result<bool> {
+    match options.imatrix.as_deref() {
+        None => Ok(false),
+        Some("auto") => Ok(true),
+        Some(file) => Err(Failure::unsupported(format!("importance matrices are not read from files (`{file}`)"))
+            .about("--imatrix")
+            .hint("--imatrix auto computes one in the same run, from --calibration")),
+    }
 }
 
 fn pre_option(options: &Options) -> Result<Option<&str>> {
@@ -264,7 +341,7 @@ fn pre_option(options: &Options) -> Result<Option<&str>> {
     }
 }
 
-fn choose(level: &Level, model: &Model, family: &Family, items: &[Item]) -> Vec<Choice> {
+fn choose(level: &Level, model: &Model, family: &Family, items: &[Item], weighed: bool) -> Vec<Choice> {
     let sizes = &model.hyperparameters;
     let facts = ModelFacts {
         layers: sizes.layers,
@@ -276,6 +353,7 @@ fn choose(level: &Level, model: &Model, family: &Family, items: &[Item]) -> Vec<
         },
         is_70b: (family.is_70b)(sizes),
         experts: sizes.experts.as_ref().map_or(0, |experts| experts.count),
+        has_importances: weighed,
     };
     let shapes: Vec<_> = items
         .iter()

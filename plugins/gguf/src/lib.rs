@@ -15,6 +15,7 @@ pub mod format;
 mod general;
 pub mod ggml_type;
 mod header;
+mod importance;
 mod items;
 mod job;
 mod layout;

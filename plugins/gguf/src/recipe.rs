@@ -28,6 +28,8 @@ pub(crate) struct ModelFacts {
     pub(crate) is_70b: bool,
     /// Experts of a layer; 0 without any.
     pub(crate) experts: u32,
+    /// Whether there is an importance matrix.
+    pub(crate) has_importances: bool,
 }
 
 /// What the rules chose for a tensor.
@@ -164,7 +166,7 @@ impl Mixture<'_> {
     }
 
     fn down(&self, index: usize) -> BlockType {
-        use BlockType::{Q3K, Q4K, Q5K, Q6K};
+        use BlockType::{Q3K, Q4_1, Q4K, Q5_1, Q5K, Q6K};
         let layers = self.model.layers as usize;
         match self.level.name {
             "Q2_K" => Q3K,
@@ -173,6 +175,9 @@ impl Mixture<'_> {
             "Q3_K_L" => Q5K,
             "Q4_K_M" | "Q5_K_M" if gets_more_bits(index, layers) => Q6K,
             "Q4_K_S" if index < layers / 8 => Q5K,
+            // With importances the first layers can go wrong, and without them a minimum would.
+            "Q4_0" if self.model.has_importances && index < layers / 8 => Q4_1,
+            "Q5_0" if self.model.has_importances && index < layers / 8 => Q5_1,
             _ => self.level.base,
         }
     }
@@ -243,7 +248,7 @@ mod tests {
     /// The reference asks whether rows are whole blocks of the base; here that is a fallback like others.
     #[test]
     fn the_output_is_stored_as_the_reference_stores_it() {
-        let facts = ModelFacts { layers: 1, grouped_heads: 1, is_70b: false, experts: 0 };
+        let facts = ModelFacts { layers: 1, grouped_heads: 1, is_70b: false, experts: 0, has_importances: false };
         for level in crate::format::LEVELS.iter().filter(|level| level.base.block_elements() > 1) {
             for row_elements in [256, 64, 172] {
                 let eight = level.base == BlockType::Q8_0 || level.base.row_bytes(row_elements).is_none();
@@ -256,6 +261,25 @@ mod tests {
     }
 
     #[test]
+    fn importances_raise_the_first_layers_of_two_levels() {
+        let names: Vec<_> = (0..17).map(|layer| format!("blk.{layer}.ffn_down.weight")).collect();
+        let tensors: Vec<_> = names.iter().map(|name| Shape { name, row_elements: 256, dimensions: 2 }).collect();
+        for level in crate::format::LEVELS.iter().filter(|level| level.base.block_elements() > 1) {
+            let chosen = |has_importances| {
+                let facts = ModelFacts { layers: 17, grouped_heads: 1, is_70b: false, experts: 0, has_importances };
+                choose(level, facts, &tensors).into_iter().map(|choice| choice.block_type).collect::<Vec<_>>()
+            };
+            let mut expected = chosen(false);
+            match level.name {
+                "Q4_0" => expected[..2].fill(BlockType::Q4_1),
+                "Q5_0" => expected[..2].fill(BlockType::Q5_1),
+                _ => {}
+            }
+            assert_eq!(chosen(true), expected, "{}", level.name);
+        }
+    }
+
+    #[test]
     fn vectors_and_norms_stay_in_f32_at_every_level() {
         for level in &crate::format::LEVELS {
             let tensors = [
@@ -263,7 +287,7 @@ mod tests {
                 Shape { name: "blk.0.attn_q.bias", row_elements: 256, dimensions: 1 },
                 Shape { name: "blk.0.attn_q_norm.weight", row_elements: 256, dimensions: 2 },
             ];
-            let facts = ModelFacts { layers: 1, grouped_heads: 1, is_70b: false, experts: 0 };
+            let facts = ModelFacts { layers: 1, grouped_heads: 1, is_70b: false, experts: 0, has_importances: false };
             assert!(choose(level, facts, &tensors).iter().all(|choice| choice.block_type == BlockType::F32));
         }
     }

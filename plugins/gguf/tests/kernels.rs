@@ -6,7 +6,7 @@ mod inputs;
 #[path = "golden/vectors.rs"]
 mod vectors;
 
-use inputs::{DISTRIBUTIONS, Random};
+use inputs::{DISTRIBUTIONS, IMPORTANCES, Random};
 use qhost_gguf::format::BlockType;
 
 const HOSTILE: [f32; 8] =
@@ -34,6 +34,66 @@ fn bytes_are_those_of_the_golden_file() {
             let line = vectors::line(block_type.name(), name, &bytes, block_type.block_bytes());
             assert!(golden.contains(&&*line), "no longer the reference's bytes: {line}");
         }
+    }
+}
+
+fn quantize_weighted(block_type: BlockType, x: &[f32], columns: &[f32], fill: u8) -> Vec<u8> {
+    let mut out = vec![fill; x.len() / block_type.block_elements() * block_type.block_bytes()];
+    block_type.quantize_weighted(x, columns, &mut out);
+    out
+}
+
+/// The types whose bytes depend on importances.
+fn weighted() -> impl Iterator<Item = BlockType> {
+    BlockType::ALL.into_iter().filter(|block_type| block_type.uses_importance())
+}
+
+#[test]
+fn bytes_with_importances_are_those_of_the_golden_file() {
+    let golden = vectors::parse(include_str!("golden/weighted.txt"));
+    assert_eq!(golden.len(), weighted().count() * DISTRIBUTIONS.len());
+    let columns = vectors::columns();
+    for block_type in weighted() {
+        for (name, make) in DISTRIBUTIONS {
+            let bytes = quantize_weighted(block_type, &vectors::weights(make), &columns, 0);
+            let line = vectors::line(block_type.name(), name, &bytes, block_type.block_bytes());
+            assert!(golden.contains(&&*line), "no longer the reference's bytes: {line}");
+        }
+    }
+}
+
+#[test]
+fn with_importances_neither_old_bytes_nor_other_rows_matter() {
+    let x = Random::new(3).each(4096, Random::gauss);
+    for (importance, make) in IMPORTANCES {
+        let columns = make(&mut Random::new(4), 1024);
+        for block_type in BlockType::ALL {
+            let bytes = quantize_weighted(block_type, &x, &columns, 0);
+            assert_eq!(bytes, quantize_weighted(block_type, &x, &columns, 0xff), "{} {importance}", block_type.name());
+            let alone = x.chunks(1024).flat_map(|x| quantize_weighted(block_type, x, &columns, 0));
+            assert!(alone.eq(bytes), "{} {importance}", block_type.name());
+        }
+    }
+}
+
+/// What importances are for: where all of them but one column's are small, that column's error is.
+#[test]
+fn important_columns_have_less_error() {
+    let x = Random::new(12).each(64 * 512, |random| 0.02 * random.gauss());
+    let (important, mut columns) = (37, vec![0.01; 512]);
+    columns[important] = 10.0;
+    let error = |block_type, bytes: &[u8]| {
+        let back = dequantize(block_type, bytes);
+        let errors = x.chunks(512).zip(back.chunks(512)).map(|(x, back)| f64::from(x[important] - back[important]));
+        errors.map(|error| error * error).sum::<f64>()
+    };
+    for block_type in weighted() {
+        let plain = error(block_type, &quantize(block_type, &x, 0));
+        let weighted = error(block_type, &quantize_weighted(block_type, &x, &columns, 0));
+        assert!(weighted < 0.8 * plain, "{}: {weighted:e} of {plain:e}", block_type.name());
+    }
+    for block_type in BlockType::ALL.into_iter().filter(|block_type| !block_type.uses_importance()) {
+        assert_eq!(quantize(block_type, &x, 0), quantize_weighted(block_type, &x, &columns, 0));
     }
 }
 
@@ -111,6 +171,8 @@ fn hostile_weights_give_some_bytes_and_no_panic() {
             }
             let bytes = quantize(block_type, &x, 0);
             dequantize(block_type, &bytes);
+            let columns = Random::new(seed).each(256, |random| f32::from_bits(random.bits(32)));
+            dequantize(block_type, &quantize_weighted(block_type, &x, &columns, 0));
         }
         for value in HOSTILE {
             dequantize(block_type, &quantize(block_type, &[value; 512], 0));
@@ -166,6 +228,12 @@ fn the_first_invalid_block_is_found_wherever_it_is() {
 #[should_panic(expected = "no whole")]
 fn weights_that_are_no_whole_block_are_refused() {
     BlockType::Q4K.quantize(&[0.0; 32], &mut [0; 18]);
+}
+
+#[test]
+#[should_panic(expected = "no whole rows")]
+fn weights_that_are_no_whole_row_are_refused() {
+    BlockType::Q4_0.quantize_weighted(&[0.0; 96], &[1.0; 64], &mut [0; 54]);
 }
 
 #[test]

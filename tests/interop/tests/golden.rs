@@ -16,6 +16,28 @@ const HEAD: &str = "\
 #     cargo test -p qhost-interop --test golden -- --ignored
 ";
 
+/// What the file of the weighted kernels starts with.
+const WEIGHTED_HEAD: &str = "\
+# Bytes of ggml's reference quantiser with an importance matrix: type, distribution, FNV-1a of the bytes of
+# 65536 weights, first block. Made as kernels.txt was, in rows of 4096 weights with the importances of
+# vectors.rs.
+";
+
+#[expect(clippy::unwrap_used, reason = "part of the tests below")]
+fn weighted_from_the_reference() -> String {
+    let mut file = WEIGHTED_HEAD.to_owned();
+    let columns = vectors::columns();
+    for block_type in BlockType::ALL.into_iter().filter(|block_type| block_type.uses_importance()) {
+        for (name, make) in DISTRIBUTIONS {
+            let number = block_type.ggml_type();
+            let bytes = qhost_oracle::quantize_chunk_weighted(number, &vectors::weights(make), &columns).unwrap();
+            file += &vectors::line(block_type.name(), name, &bytes, block_type.block_bytes());
+            file.push('\n');
+        }
+    }
+    file
+}
+
 #[expect(clippy::unwrap_used, reason = "part of the tests below")]
 fn from_the_reference() -> String {
     let mut file = HEAD.to_owned();
@@ -40,8 +62,19 @@ fn the_golden_file_is_the_references() {
 }
 
 #[test]
-#[ignore = "writes the golden file"]
-fn make_the_golden_file() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/gguf/tests/golden/kernels.txt");
-    std::fs::write(path, from_the_reference()).unwrap();
+fn the_golden_file_with_importances_is_the_references() {
+    let file = include_str!("../../../plugins/gguf/tests/golden/weighted.txt");
+    let reference = weighted_from_the_reference();
+    for (line, expected) in vectors::parse(file).iter().zip(vectors::parse(&reference)) {
+        assert_eq!(*line, expected);
+    }
+    assert_eq!(file, reference);
+}
+
+#[test]
+#[ignore = "writes the golden files"]
+fn make_the_golden_files() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/gguf/tests/golden");
+    std::fs::write(folder.join("kernels.txt"), from_the_reference()).unwrap();
+    std::fs::write(folder.join("weighted.txt"), weighted_from_the_reference()).unwrap();
 }

@@ -12,7 +12,7 @@
 #[path = "../../../plugins/gguf/tests/golden/inputs.rs"]
 mod inputs;
 
-use inputs::{DISTRIBUTIONS, Random};
+use inputs::{DISTRIBUTIONS, IMPORTANCES, Random};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use qhost_gguf::format::{BlockType, LEVELS};
@@ -26,16 +26,29 @@ fn compare(block_type: BlockType, x: &[f32], row_elements: usize) -> Result<(), 
     let mut ours = vec![0xa5; x.len() / block_type.block_elements() * block_type.block_bytes()];
     block_type.quantize(x, &mut ours);
     let theirs = qhost_oracle::quantize_chunk(number, x, row_elements).map_err(|error| error.to_string())?;
+    same_blocks(block_type, x, &ours, &theirs)?;
+    let mut back = vec![0.0; x.len()];
+    block_type.dequantize(&ours, &mut back);
+    let theirs = qhost_oracle::dequantize(number, &theirs).map_err(|error| error.to_string())?;
+    same_floats(&back, &theirs)
+}
+
+/// Compares the bytes of rows that are quantised with importances of the columns.
+fn compare_weighted(block_type: BlockType, x: &[f32], columns: &[f32]) -> Result<(), String> {
+    let mut ours = vec![0xa5; x.len() / block_type.block_elements() * block_type.block_bytes()];
+    block_type.quantize_weighted(x, columns, &mut ours);
+    let theirs = qhost_oracle::quantize_chunk_weighted(block_type.ggml_type(), x, columns);
+    same_blocks(block_type, x, &ours, &theirs.map_err(|error| error.to_string())?)
+}
+
+fn same_blocks(block_type: BlockType, x: &[f32], ours: &[u8], theirs: &[u8]) -> Result<(), String> {
     let size = block_type.block_bytes();
     if let Some(block) = ours.chunks(size).zip(theirs.chunks(size)).position(|(ours, theirs)| ours != theirs) {
         let weights = &x[block * block_type.block_elements()..][..block_type.block_elements()];
         let (ours, theirs) = (&ours[block * size..][..size], &theirs[block * size..][..size]);
         return Err(format!("block {block}: {ours:02x?}\ninstead of {theirs:02x?}\nfor {weights:?}"));
     }
-    let mut back = vec![0.0; x.len()];
-    block_type.dequantize(&ours, &mut back);
-    let theirs = qhost_oracle::dequantize(number, &theirs).map_err(|error| error.to_string())?;
-    same_floats(&back, &theirs)
+    if ours.len() == theirs.len() { Ok(()) } else { Err(format!("{} bytes instead of {}", ours.len(), theirs.len())) }
 }
 
 /// Compares bits; a NaN is a NaN, since its payload depends on the order of operands.
@@ -64,13 +77,36 @@ fn bytes_are_equal(block_type: BlockType) {
     }
 }
 
+fn weighted_bytes_are_equal(block_type: BlockType) {
+    for (importance, make_columns) in IMPORTANCES {
+        for (name, make) in DISTRIBUTIONS {
+            for (seed, row_elements) in (0_u64..).zip([256, 1792, 256, 512, 4096]) {
+                let columns = make_columns(&mut Random::new(77 * seed + 5), row_elements);
+                let x = make(&mut Random::new(1000 * seed + row_elements as u64), 3 * row_elements);
+                let equal = compare_weighted(block_type, &x, &columns);
+                let what = format!("{} of {name}, {importance}, rows of {row_elements}", block_type.name());
+                assert_eq!(equal, Ok(()), "{what}");
+            }
+            // The types with small blocks have rows that are no whole super-blocks, too.
+            let columns = make_columns(&mut Random::new(3), 5 * block_type.block_elements());
+            let x = make(&mut Random::new(7), 3 * columns.len());
+            assert_eq!(compare_weighted(block_type, &x, &columns), Ok(()), "{} of {name}", block_type.name());
+        }
+    }
+}
+
 /// One test for each type, so that they run side by side and a failure names its type.
 macro_rules! per_type {
-    ($($test:ident: $block_type:ident,)*) => {
+    ($($test:ident, $weighted:ident: $block_type:ident,)*) => {
         $(
             #[test]
             fn $test() {
                 bytes_are_equal(BlockType::$block_type);
+            }
+
+            #[test]
+            fn $weighted() {
+                weighted_bytes_are_equal(BlockType::$block_type);
             }
         )*
 
@@ -82,19 +118,19 @@ macro_rules! per_type {
 }
 
 per_type! {
-    f32_bytes_are_equal: F32,
-    f16_bytes_are_equal: F16,
-    bf16_bytes_are_equal: BF16,
-    q4_0_bytes_are_equal: Q4_0,
-    q4_1_bytes_are_equal: Q4_1,
-    q5_0_bytes_are_equal: Q5_0,
-    q5_1_bytes_are_equal: Q5_1,
-    q8_0_bytes_are_equal: Q8_0,
-    q2_k_bytes_are_equal: Q2K,
-    q3_k_bytes_are_equal: Q3K,
-    q4_k_bytes_are_equal: Q4K,
-    q5_k_bytes_are_equal: Q5K,
-    q6_k_bytes_are_equal: Q6K,
+    f32_bytes_are_equal, f32_bytes_are_equal_with_importances: F32,
+    f16_bytes_are_equal, f16_bytes_are_equal_with_importances: F16,
+    bf16_bytes_are_equal, bf16_bytes_are_equal_with_importances: BF16,
+    q4_0_bytes_are_equal, q4_0_bytes_are_equal_with_importances: Q4_0,
+    q4_1_bytes_are_equal, q4_1_bytes_are_equal_with_importances: Q4_1,
+    q5_0_bytes_are_equal, q5_0_bytes_are_equal_with_importances: Q5_0,
+    q5_1_bytes_are_equal, q5_1_bytes_are_equal_with_importances: Q5_1,
+    q8_0_bytes_are_equal, q8_0_bytes_are_equal_with_importances: Q8_0,
+    q2_k_bytes_are_equal, q2_k_bytes_are_equal_with_importances: Q2K,
+    q3_k_bytes_are_equal, q3_k_bytes_are_equal_with_importances: Q3K,
+    q4_k_bytes_are_equal, q4_k_bytes_are_equal_with_importances: Q4K,
+    q5_k_bytes_are_equal, q5_k_bytes_are_equal_with_importances: Q5K,
+    q6_k_bytes_are_equal, q6_k_bytes_are_equal_with_importances: Q6K,
 }
 
 /// Any finite number, or one of a few magnitudes, so that blocks hold numbers that matter together.
@@ -110,6 +146,17 @@ proptest! {
     fn bytes_are_equal_for_any_finite_weights(x in vec(finite(), 512)) {
         for block_type in BlockType::ALL {
             let equal = compare(block_type, &x, 512);
+            prop_assert!(equal.is_ok(), "{}: {}", block_type.name(), equal.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn bytes_are_equal_for_any_finite_weights_and_importances(
+        x in vec(finite(), 512),
+        columns in vec(finite().prop_map(f32::abs), 256),
+    ) {
+        for block_type in BlockType::ALL {
+            let equal = compare_weighted(block_type, &x, &columns);
             prop_assert!(equal.is_ok(), "{}: {}", block_type.name(), equal.unwrap_err());
         }
     }

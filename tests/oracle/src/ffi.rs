@@ -20,3 +20,8 @@ pub(crate) fn threads(asked: Option<usize>) -> i32 {
     let count = asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     i32::try_from(count).unwrap_or(i32::MAX).max(1)
 }
+
+/// A text for C.
+pub(crate) fn c_text(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::Length(format!("`{}` has a NUL in it", text.escape_debug())))
+}

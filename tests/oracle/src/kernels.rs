@@ -80,6 +80,27 @@ pub fn quantize_chunk(ggml_type: u32, x: &[f32], row_elements: usize) -> Result<
 /// # Errors
 /// As [`quantize_chunk`], and if there is not enough room.
 pub fn quantize_chunk_into(ggml_type: u32, x: &[f32], row_elements: usize, out: &mut [u64]) -> Result<()> {
+    quantize_rows(ggml_type, x, row_elements, None, out)
+}
+
+/// Quantises rows with `ggml_quantize_chunk` and an importance matrix: the importance of each column.
+///
+/// # Errors
+/// As [`quantize_chunk`].
+pub fn quantize_chunk_weighted(ggml_type: u32, x: &[f32], columns: &[f32]) -> Result<Vec<u8>> {
+    let rows = x.len().checked_div(columns.len()).unwrap_or(0);
+    let mut out = Aligned::zeroed(rows * row_size(ggml_type, columns.len())?);
+    quantize_rows(ggml_type, x, columns.len(), Some(columns), &mut out.words)?;
+    Ok(out.bytes())
+}
+
+fn quantize_rows(
+    ggml_type: u32,
+    x: &[f32],
+    row_elements: usize,
+    columns: Option<&[f32]>,
+    out: &mut [u64],
+) -> Result<()> {
     let info = type_info(ggml_type)?;
     let row_bytes = row_size(ggml_type, row_elements)?;
     if row_elements == 0 || !x.len().is_multiple_of(row_elements) {
@@ -94,12 +115,13 @@ pub fn quantize_chunk_into(ggml_type: u32, x: &[f32], row_elements: usize, out: 
     let intermediate = [sys::GGML_TYPE_Q8_1, sys::GGML_TYPE_Q8_K].contains(&ggml_type);
     // SAFETY: the type exists.
     let wants_importance = unsafe { sys::ggml_quantize_requires_imatrix(ggml_type) };
-    if !(float || info.quantized) || intermediate || wants_importance {
+    if !(float || info.quantized) || intermediate || (wants_importance && columns.is_none()) {
         return Err(Error::NotConvertible { what: "quantise without an importance matrix to", name: info.name });
     }
     let (rows_c, row_elements_c) = (c_int(rows)?, c_int(row_elements)?);
-    // SAFETY: the type has a quantiser that needs no importance matrix; `x` holds `rows` rows, `out`
-    // has room for as many rows of the type's size, in the alignment of every type.
+    // SAFETY: the type has a quantiser that needs no importance matrix, or there is one, which is as long
+    // as a row; `x` holds `rows` rows, `out` has room for as many rows of the type's size, in the alignment
+    // of every type.
     let written = unsafe {
         sys::ggml_quantize_chunk(
             ggml_type,
@@ -108,7 +130,7 @@ pub fn quantize_chunk_into(ggml_type: u32, x: &[f32], row_elements: usize, out: 
             0,
             rows_c,
             row_elements_c,
-            std::ptr::null(),
+            columns.map_or(std::ptr::null(), <[f32]>::as_ptr),
         )
     };
     debug_assert_eq!(written, rows * row_bytes);

@@ -22,7 +22,8 @@ pub use error::{Error, Result};
 pub use file::{Recipe, quantize_file};
 pub use gguf::{Gguf, TensorInfo, Value};
 pub use kernels::{
-    TypeInfo, dequantize, file_type_name, quantize_chunk, quantize_chunk_into, row_size, type_info, validate_row_data,
+    TypeInfo, dequantize, file_type_name, quantize_chunk, quantize_chunk_into, quantize_chunk_weighted, row_size,
+    type_info, validate_row_data,
 };
 pub use model::{Logits, Model};
 pub use perplexity::{Perplexity, Scored};

@@ -23,4 +23,16 @@ impl BlockType {
             Self::Q6K => 37.0,
         }
     }
+
+    /// As [`cost`](Self::cost), for a tensor whose columns are weighed; without what the importances cost.
+    #[must_use]
+    pub const fn weighted_cost(self) -> f64 {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 => self.cost(),
+            Self::Q4_0 | Self::Q5_0 => 35.0,
+            Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => 80.0,
+            Self::Q2K => 100.0,
+            Self::Q3K | Self::Q6K => 37.0,
+        }
+    }
 }

@@ -1,8 +1,11 @@
-//! Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0: a block of 32 weights has one scale, found without a search.
+//! Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0: a block of 32 weights has one scale, found without a search unless
+//! importances are given.
 //!
-//! The arithmetic is that of ggml's `quantize_row_*_ref`, operation by operation.
+//! The arithmetic is that of ggml's `quantize_row_*_ref` and `quantize_row_*_impl`, operation by operation.
 
+use super::blocks::{column_times_magnitude, each_block, sum_of_squares};
 use super::round::{each, rounded_byte, truncated_byte};
+use super::search::{Error, Offsets, scale_among_19, scale_and_min};
 use crate::layout::{BLOCK, put_f16, q4_0, q4_1, q5_0, q5_1, q8_0};
 
 /// 4 bits: the weight of largest magnitude becomes level 0, that is −8, and zero level 8.
@@ -59,6 +62,65 @@ pub fn q8_0(x: &[f32], out: &mut [u8]) {
         let inverse = inverse(scale);
         put_f16(out, q8_0::D, scale);
         out[q8_0::QS..].copy_from_slice(&each(x, |x| rounded_byte(x * inverse)));
+    }
+}
+
+/// As [`q4_0()`], with a search for the scale that serves the important columns best; ggml's
+/// `quantize_row_q4_0_impl` for each row. `columns` is the importance of each column of a row.
+pub fn q4_0_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
+    each_weighted(x, columns, out, |x, importance, out: &mut [u8; q4_0::BYTES]| {
+        let mut levels = [0; BLOCK];
+        put_f16(out, q4_0::D, scale_among_19(8.0, x, importance, &mut levels));
+        put_4_bits(&mut out[q4_0::QS..], &levels);
+    });
+}
+
+/// As [`q4_1()`], with the search of [`q4_0_weighted`]; ggml's `quantize_row_q4_1_impl` for each row.
+pub fn q4_1_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
+    each_weighted(x, columns, out, |x, importance, out: &mut [u8; q4_1::BYTES]| {
+        let mut levels = [0; BLOCK];
+        let (scale, min) = scale_and_min(15.0, x, importance, &mut levels, Offsets::WEIGHTED, Error::Squared);
+        put_f16(out, q4_1::D, scale);
+        put_f16(out, q4_1::M, -min);
+        put_4_bits(&mut out[q4_1::QS..], &levels);
+    });
+}
+
+/// As [`q5_0()`], with the search of [`q4_0_weighted`]; ggml's `quantize_row_q5_0_impl` for each row.
+pub fn q5_0_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
+    each_weighted(x, columns, out, |x, importance, out: &mut [u8; q5_0::BYTES]| {
+        let mut levels = [0; BLOCK];
+        put_f16(out, q5_0::D, scale_among_19(16.0, x, importance, &mut levels));
+        put_5_bits(out, q5_0::QH, q5_0::QS, &levels);
+    });
+}
+
+/// As [`q5_1()`], with the search of [`q4_0_weighted`]; ggml's `quantize_row_q5_1_impl` for each row.
+pub fn q5_1_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
+    each_weighted(x, columns, out, |x, importance, out: &mut [u8; q5_1::BYTES]| {
+        let mut levels = [0; BLOCK];
+        let (scale, min) = scale_and_min(31.0, x, importance, &mut levels, Offsets::WEIGHTED, Error::Squared);
+        put_f16(out, q5_1::D, scale);
+        put_f16(out, q5_1::M, -min);
+        put_5_bits(out, q5_1::QH, q5_1::QS, &levels);
+    });
+}
+
+/// Calls for each block with its weights, their importance, and its bytes. How large a weight is counts
+/// beside the weights of its whole row.
+#[inline]
+fn each_weighted<const BYTES: usize>(
+    x: &[f32],
+    columns: &[f32],
+    out: &mut [u8],
+    quantize: impl Fn(&[f32; BLOCK], &[f32; BLOCK], &mut [u8; BYTES]),
+) {
+    #[expect(clippy::cast_precision_loss, reason = "the reference rounds the length of a row, too")]
+    let length = columns.len() as f32;
+    let row_bytes = columns.len() / BLOCK * BYTES;
+    for (x, out) in x.chunks_exact(columns.len().max(1)).zip(out.chunks_exact_mut(row_bytes.max(1))) {
+        let spread = sum_of_squares(x) / length;
+        each_block(x, columns, out, |x, columns, out| quantize(x, &column_times_magnitude(x, columns, spread), out));
     }
 }
 

@@ -1,8 +1,8 @@
 //! From weights to blocks, byte for byte as ggml's reference quantiser.
 //!
 //! One function per block type, over whole blocks, that depends on nothing but its input. The
-//! reference is `ggml_quantize_chunk` without an importance matrix, compiled for plain x86-64: no
-//! fused multiply-add, so nothing here may use `mul_add`, and all sums are in `f32` and in order.
+//! reference is `ggml_quantize_chunk`, without an importance matrix and with one, compiled for plain
+//! x86-64: no fused multiply-add, so nothing here may use `mul_add`, and all sums are in `f32` and in order.
 //! The words of the format are kept: a *level* is the stored integer of a weight, a *scale* and a
 //! *minimum* turn levels into weights. It knows no tensors and no threads.
 
@@ -19,12 +19,12 @@ mod round;
 mod search;
 
 pub use self::float::{bf16, f16, f32};
-pub use legacy::{q4_0, q4_1, q5_0, q5_1, q8_0};
-pub use q2_k::q2_k;
-pub use q3_k::q3_k;
-pub use q4_k::q4_k;
-pub use q5_k::q5_k;
-pub use q6_k::q6_k;
+pub use legacy::{q4_0, q4_0_weighted, q4_1, q4_1_weighted, q5_0, q5_0_weighted, q5_1, q5_1_weighted, q8_0};
+pub use q2_k::{q2_k, q2_k_weighted};
+pub use q3_k::{q3_k, q3_k_weighted};
+pub use q4_k::{q4_k, q4_k_weighted};
+pub use q5_k::{q5_k, q5_k_weighted};
+pub use q6_k::{q6_k, q6_k_weighted};
 
 use crate::format::BlockType;
 
@@ -40,14 +40,7 @@ impl BlockType {
     /// # Panics
     /// If `x` is no whole number of blocks or `out` is not exactly their bytes: a defect in the caller.
     pub fn quantize(self, x: &[f32], out: &mut [u8]) {
-        assert_eq!(x.len() % self.block_elements(), 0, "{} weights are no whole {} blocks", x.len(), self.name());
-        assert_eq!(
-            out.len(),
-            x.len() / self.block_elements() * self.block_bytes(),
-            "a wrong number of bytes for {} weights as {}",
-            x.len(),
-            self.name()
-        );
+        self.check_lengths(x, out);
         match self {
             Self::F32 => f32(x, out),
             Self::F16 => f16(x, out),
@@ -63,5 +56,51 @@ impl BlockType {
             Self::Q5K => q5_k(x, out),
             Self::Q6K => q6_k(x, out),
         }
+    }
+
+    /// Whether the bytes depend on how important columns are: whether
+    /// [`quantize_weighted`](Self::quantize_weighted) is another function.
+    #[must_use]
+    pub const fn uses_importance(self) -> bool {
+        !matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0)
+    }
+
+    /// Quantises whole rows into blocks, with less error where the importance of a column is large.
+    ///
+    /// `columns` holds the importance of each column, finite and not negative, and so tells the length of
+    /// a row. Otherwise it is with weights as in [`quantize`](Self::quantize).
+    ///
+    /// # Panics
+    /// As [`quantize`](Self::quantize), and if `x` is no whole number of rows of whole blocks.
+    pub fn quantize_weighted(self, x: &[f32], columns: &[f32], out: &mut [u8]) {
+        if !self.uses_importance() {
+            return self.quantize(x, out);
+        }
+        self.check_lengths(x, out);
+        let whole = columns.len().is_multiple_of(self.block_elements()) && x.len().is_multiple_of(columns.len());
+        assert!(whole, "{} weights are no whole rows of {} as {}", x.len(), columns.len(), self.name());
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 => self.quantize(x, out),
+            Self::Q4_0 => q4_0_weighted(x, columns, out),
+            Self::Q4_1 => q4_1_weighted(x, columns, out),
+            Self::Q5_0 => q5_0_weighted(x, columns, out),
+            Self::Q5_1 => q5_1_weighted(x, columns, out),
+            Self::Q2K => q2_k_weighted(x, columns, out),
+            Self::Q3K => q3_k_weighted(x, columns, out),
+            Self::Q4K => q4_k_weighted(x, columns, out),
+            Self::Q5K => q5_k_weighted(x, columns, out),
+            Self::Q6K => q6_k_weighted(x, columns, out),
+        }
+    }
+
+    fn check_lengths(self, x: &[f32], out: &[u8]) {
+        assert_eq!(x.len() % self.block_elements(), 0, "{} weights are no whole {} blocks", x.len(), self.name());
+        assert_eq!(
+            out.len(),
+            x.len() / self.block_elements() * self.block_bytes(),
+            "a wrong number of bytes for {} weights as {}",
+            x.len(),
+            self.name()
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Q3_K: 3 bits for 16 weights, signed 6-bit scales.
 
-use super::blocks::{first_largest, signed_levels};
+use super::blocks::{column_times_magnitude, each_block, first_largest, signed_levels, sum, sum_of_squares};
 use super::round::{each, low_byte, nearest_int};
-use super::search::scale_by_descent;
+use super::search::{scale_among_19, scale_by_descent};
 use crate::layout::{SUPER_BLOCK, f16, put_2_bits, put_f16, put_q3_scales, q3_k, q3_scale};
 
 /// Quantises whole super-blocks as ggml's `quantize_row_q3_K_ref`.
@@ -10,6 +10,28 @@ pub fn q3_k(x: &[f32], out: &mut [u8]) {
     for (x, out) in x.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<{ q3_k::BYTES }>().0) {
         super_block(x, out);
     }
+}
+
+/// Quantises whole rows as ggml's `quantize_row_q3_K_impl`; `columns` is the importance of each column.
+pub fn q3_k_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
+    each_block(x, columns, out, weighted_super_block);
+}
+
+fn weighted_super_block(x: &[f32; SUPER_BLOCK], columns: &[f32; SUPER_BLOCK], out: &mut [u8; q3_k::BYTES]) {
+    let spread = 2.0 * sum_of_squares(x) / 256.0;
+    let x = x.as_chunks::<16>().0;
+    let mut levels = [0; SUPER_BLOCK];
+    let (mut scales, mut importance) = ([0.0; 16], [0.0; 16]);
+    for (j, ((x, columns), levels)) in x.iter().zip(columns.as_chunks().0).zip(levels.as_chunks_mut().0).enumerate() {
+        let of_weights = column_times_magnitude(x, columns, spread);
+        importance[j] = sum(&of_weights);
+        scales[j] = scale_among_19(4.0, x, &of_weights, levels);
+    }
+    let mut scale_levels = [0; 16];
+    let d = scale_among_19(32.0, &scales, &importance, &mut scale_levels);
+    put_q3_scales(&mut out[q3_k::SCALES..q3_k::D], &scale_levels);
+    put_f16(out, q3_k::D, d);
+    finish(x, &mut levels, out);
 }
 
 fn super_block(x: &[f32; SUPER_BLOCK], out: &mut [u8; q3_k::BYTES]) {
@@ -33,6 +55,12 @@ fn super_block(x: &[f32; SUPER_BLOCK], out: &mut [u8; q3_k::BYTES]) {
         put_f16(out, q3_k::D, 1.0 / inverse);
     }
 
+    finish(x, &mut levels, out);
+}
+
+/// Stores the best levels for the scales as stored.
+#[inline]
+fn finish(x: &[[f32; 16]], levels: &mut [u8; SUPER_BLOCK], out: &mut [u8; q3_k::BYTES]) {
     let d = f16(out, q3_k::D);
     for (j, (x, levels)) in x.iter().zip(levels.as_chunks_mut().0).enumerate() {
         let scale = q3_scale(&out[q3_k::SCALES..q3_k::D], j);
@@ -46,5 +74,5 @@ fn super_block(x: &[f32; SUPER_BLOCK], out: &mut [u8; q3_k::BYTES]) {
             *level &= 3;
         }
     }
-    put_2_bits(&mut out[q3_k::QS..q3_k::SCALES], &levels);
+    put_2_bits(&mut out[q3_k::QS..q3_k::SCALES], levels);
 }

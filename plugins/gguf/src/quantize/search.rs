@@ -5,7 +5,7 @@
 //! found the same scale with one sum in another order would give other bytes. The searches know
 //! nothing of super-blocks; what they call with is what they get.
 
-use super::round::{each, exact, nearest_level, truncated_byte};
+use super::round::{each, exact, low_byte, nearest_int, nearest_level, truncated_byte};
 
 /// Below this largest magnitude a sub-block counts as all zero.
 pub(super) const ALL_ZERO: f32 = 1e-15;
@@ -18,17 +18,30 @@ pub(super) enum Error {
 }
 
 /// The scales to try in [`scale_and_min`]: the range is cut into `max_level + offset` steps, for
-/// offsets from `first` in steps of 0.1.
+/// `count` offsets from `first` in steps of `step`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offsets {
     pub(super) first: f32,
+    pub(super) step: f32,
     pub(super) count: i32,
+    /// Whether what a level is rounded from is clamped before, too.
+    pub(super) clamped_before: bool,
+}
+
+impl Offsets {
+    /// Those of ggml's `make_qkx2_quants`.
+    pub(super) const fn plain(first: f32, count: i32) -> Self {
+        Self { first, step: 0.1, count, clamped_before: false }
+    }
+
+    /// Those of ggml's `make_qkx3_quants`, wherever importances are given.
+    pub(super) const WEIGHTED: Self = Self { first: -0.9, step: 0.05, count: 37, clamped_before: true };
 }
 
 /// Fits `x ≈ scale · level − min` with levels from 0 to `max_level` and `min ≥ 0`; returns scale
 /// and min, and leaves the levels in `levels`.
 ///
-/// ggml's `make_qkx2_quants`: for every offset a least-squares fit of scale and minimum to the
+/// ggml's `make_qkx2_quants` and `make_qkx3_quants`: for every offset a least-squares fit of scale and minimum to the
 /// levels that this offset gives, and the fit of least weighted error is taken. Note that the
 /// levels of the next offset are counted from the best minimum so far, while the range stays what
 /// it was with the first. When that minimum has come near the maximum, the levels before clamping
@@ -75,9 +88,17 @@ pub(super) fn scale_and_min<const N: usize>(
     let mut best = levels_of(inverse, min);
     let mut best_error = weighted_error(&best, scale, min);
 
+    // A number that is not positive, NaN among them, becomes zero; one beyond the levels the last.
+    let clamped_levels_of = |inverse: f32, min: f32| {
+        each(x, |x| {
+            let exact = inverse * (x - min);
+            let level = nearest_level(if exact < max_level { exact } else { max_level }, 0.0, max_level);
+            if exact > 0.0 { level } else { 0.0 }
+        })
+    };
     for step in 0..offsets.count {
-        let inverse = (offsets.first + 0.1 * exact(step) + max_level) / (max - min);
-        let tried = levels_of(inverse, min);
+        let inverse = (offsets.first + offsets.step * exact(step) + max_level) / (max - min);
+        let tried = if offsets.clamped_before { clamped_levels_of(inverse, min) } else { levels_of(inverse, min) };
         let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0, 0.0, 0.0);
         for ((&l, &x), &w) in tried.iter().zip(x).zip(importance) {
             sum_l += w * l;
@@ -102,23 +123,27 @@ pub(super) fn scale_and_min<const N: usize>(
     (scale, -min)
 }
 
-/// Fits `x ≈ scale · (level − half)` with levels from 0 to `2 · half − 1`, the square of a weight being
-/// its importance; returns the scale, of either sign, and leaves the levels in `levels`.
+/// Fits `x ≈ scale · (level − half)` with levels from 0 to `2 · half − 1`; returns the scale, of either
+/// sign, and leaves the levels in `levels`.
 ///
 /// ggml's `make_qx_quants` with `rmse_type` 1: nineteen scales around the one that maps the weight
 /// of largest magnitude to `−half`, each with the least-squares scale for its levels.
 #[inline]
-pub(super) fn scale_among_19<const N: usize>(half: f32, x: &[f32; N], levels: &mut [u8; N]) -> f32 {
+pub(super) fn scale_among_19<const N: usize>(
+    half: f32,
+    x: &[f32; N],
+    importance: &[f32; N],
+    levels: &mut [u8; N],
+) -> f32 {
     let Some(extreme) = extreme(x) else {
         levels.fill(0);
         return 0.0;
     };
-    let importance = each(x, |x| x * x);
-    let products = each(x, |x| x * x * x);
+    let products: [f32; N] = std::array::from_fn(|i| importance[i] * x[i]);
     let levels_of = |inverse: f32| each(x, |x| nearest_level(inverse * x, -half, half - 1.0));
     let sums = |levels: &[f32; N]| {
         let (mut sum_lx, mut sum_l2) = (0.0, 0.0);
-        for ((&l, &w), &wx) in levels.iter().zip(&importance).zip(&products) {
+        for ((&l, &w), &wx) in levels.iter().zip(importance).zip(&products) {
             sum_lx += wx * l;
             sum_l2 += w * l * l;
         }
@@ -142,7 +167,7 @@ pub(super) fn scale_among_19<const N: usize>(half: f32, x: &[f32; N], levels: &m
     scale
 }
 
-/// Fits as [`scale_among_19`] does, by another way: from the first scale, each level in turn moves
+/// Fits as [`scale_among_19`] does, the square of a weight being its importance, by another way: from the first scale, each level in turn moves
 /// to where it serves the common fit best, in at most five rounds.
 ///
 /// ggml's `make_q3_quants` with `do_rmse`.
@@ -183,6 +208,74 @@ pub(super) fn scale_by_descent<const N: usize>(half: f32, x: &[f32; N], levels: 
         }
     }
     *levels = each(&best, |level| truncated_byte(level + half));
+    if sum_l2 > 0.0 { sum_lx / sum_l2 } else { 0.0 }
+}
+
+/// Fits `x ≈ scale · level` with levels from 0 to `max_level` to numbers that are mostly positive: the
+/// scales of sub-blocks, or their minima. Returns the scale, and leaves the levels in `levels`.
+///
+/// ggml's `make_qp_quants`: of nine scales the best, and from there as in [`scale_by_descent`]. Levels have
+/// no lower clamp and are kept in bytes, so that a negative number's wraps; some sums take it from before
+/// that and some from after.
+#[inline]
+pub(super) fn positive_scale<const N: usize>(
+    max_level: i32,
+    x: &[f32; N],
+    importance: &[f32; N],
+    levels: &mut [u8; N],
+) -> f32 {
+    // As the reference's macro chooses: a NaN takes the place, and loses it again.
+    let max = x.iter().fold(0.0, |max, &x| if max > x { max } else { x });
+    if max < ALL_ZERO {
+        levels.fill(0);
+        return 0.0;
+    }
+    let error = |scale: f32, level: &dyn Fn(f32) -> f32| {
+        x.iter().zip(importance).fold(0.0, |sum, (&x, &w)| {
+            let difference = x - scale * level(x);
+            sum + w * difference * difference
+        })
+    };
+    let level = |inverse: f32, x: f32| nearest_int(inverse * x).min(max_level);
+
+    let mut best = exact(max_level) / max;
+    let mut best_error = error(1.0 / best, &|x| f32::from(low_byte(nearest_int(best * x))));
+    for step in (-4..=4).filter(|&step| step != 0) {
+        let inverse = (0.1 * exact(step) + exact(max_level)) / max;
+        let this_error = error(1.0 / inverse, &|x| exact(level(inverse, x)));
+        if this_error < best_error {
+            (best, best_error) = (inverse, this_error);
+        }
+    }
+
+    let (mut sum_lx, mut sum_l2) = (0.0, 0.0);
+    for ((&x, &w), stored) in x.iter().zip(importance).zip(levels.iter_mut()) {
+        let l = level(best, x);
+        *stored = low_byte(l);
+        sum_lx += w * x * exact(l);
+        sum_l2 += w * exact(l) * exact(l);
+    }
+    for _ in 0..5 {
+        let mut changed = false;
+        for ((&x, &w), stored) in x.iter().zip(importance).zip(levels.iter_mut()) {
+            let l = f32::from(*stored);
+            let (without_lx, without_l2) = (sum_lx - w * x * l, sum_l2 - w * l * l);
+            if without_lx > 0.0 && without_l2 > 0.0 {
+                let new = nearest_int(x * without_l2 / without_lx).min(max_level);
+                if new != i32::from(*stored) {
+                    let l = exact(new);
+                    let (with_lx, with_l2) = (without_lx + w * x * l, without_l2 + w * l * l);
+                    if with_lx * with_lx * sum_l2 > sum_lx * sum_lx * with_l2 {
+                        (*stored, sum_lx, sum_l2) = (low_byte(new), with_lx, with_l2);
+                        changed = true;
+                    }
+                }
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
     if sum_l2 > 0.0 { sum_lx / sum_l2 } else { 0.0 }
 }
 

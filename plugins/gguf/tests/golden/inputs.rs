@@ -53,6 +53,31 @@ pub(crate) const DISTRIBUTIONS: [(&str, Make); 26] = [
     ("mixture", mixture),
 ];
 
+/// Importances of columns, by name: finite and not negative.
+pub(crate) const IMPORTANCES: [(&str, Make); 8] = [
+    ("squares", |random, count| random.each(count, |random| random.gauss() * random.gauss().abs()).map_abs()),
+    ("ones", |_, count| vec![1.0; count]),
+    ("zeros", |_, count| vec![0.0; count]),
+    ("zeros-between", |random, count| {
+        random.each(count, |random| if random.below(3) == 0 { 0.0 } else { random.unit() })
+    }),
+    ("outliers", |random, count| outliers(random, count).map_abs()),
+    ("scales", |random, count| scales(random, count).map_abs()),
+    ("any-finite", |random, count| random.each(count, Random::any_finite).map_abs()),
+    ("denormal", |random, count| random.each(count, |random| f32::from_bits(random.bits(18)))),
+];
+
+/// Magnitudes in place of numbers.
+trait Magnitudes {
+    fn map_abs(self) -> Self;
+}
+
+impl Magnitudes for Vec<f32> {
+    fn map_abs(self) -> Self {
+        self.into_iter().map(f32::abs).collect()
+    }
+}
+
 /// Sub-blocks of one value each, some of them zero: there is nothing to fit.
 fn runs(random: &mut Random, count: usize) -> Vec<f32> {
     let (mut left, mut value) = (0, 0.0);

@@ -1,10 +1,16 @@
 //! The golden file's format: one line per block type and distribution.
 
-use crate::inputs::{Make, Random};
+use crate::inputs::{IMPORTANCES, Make, Random};
 
 /// The weights of a line: 256 super-blocks, always the same ones.
 pub(crate) fn weights(make: Make) -> Vec<f32> {
     make(&mut Random::new(2026), 1 << 16)
+}
+
+/// The importance of the columns in the lines that have one: the rows of those weights are as long.
+pub(crate) fn columns() -> Vec<f32> {
+    let (_, make) = IMPORTANCES[0];
+    make(&mut Random::new(1126), 1 << 12)
 }
 
 /// A line: type, distribution, a hash over all bytes (64-bit FNV-1a), and the first block in
