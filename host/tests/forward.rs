@@ -1,7 +1,9 @@
 //! The forward pass of every family against transformers: hidden states after each layer, and logits.
 //!
-//! `tests/fixtures/arch/*/golden.safetensors` were made by transformers 5.23 with eager attention, bf16
-//! weights widened to `f32`; `hidden.n` of the last layer is after the final norm.
+//! `golden.safetensors` of `tests/fixtures/arch/*` and `tests/fixtures/forward/*` were made by transformers 5.23
+//! with eager attention, bf16 weights widened to `f32`; `hidden.n` of the last layer is after the final norm.
+//! Where there are `lengths`, samples have different ones, and each went through alone.
+//! `QHOST_FORWARD_FIXTURES` names another folder of such folders to check.
 #![expect(clippy::unwrap_used, clippy::cast_precision_loss, reason = "a test")]
 
 use std::{
@@ -23,7 +25,7 @@ use safetensors::SafeTensors;
 const TOLERANCE: f64 = 2e-4;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/arch")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
 }
 
 struct Golden {
@@ -40,10 +42,17 @@ impl Golden {
             let data = tensors.tensor(name).ok()?.data().to_vec();
             Some(data.as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect::<Vec<_>>())
         };
-        let ids = tensors.tensor("input_ids").unwrap();
-        let tokens: Vec<u32> =
-            ids.data().as_chunks::<8>().0.iter().map(|raw| u32::try_from(i64::from_le_bytes(*raw)).unwrap()).collect();
-        let samples = tokens.chunks(*ids.shape().last().unwrap()).map(<[u32]>::to_vec).collect();
+        let whole = |name: &str| {
+            let tensor = tensors.tensor(name).ok()?;
+            let numbers = tensor.data().as_chunks::<8>().0.iter().map(|raw| i64::from_le_bytes(*raw));
+            Some((numbers.map(|number| u32::try_from(number).unwrap()).collect::<Vec<_>>(), tensor.shape().to_vec()))
+        };
+        let (tokens, shape) = whole("input_ids").unwrap();
+        let same = || vec![*shape.last().unwrap(); shape[0]];
+        let lengths =
+            whole("lengths").map_or_else(same, |(lengths, _)| lengths.into_iter().map(|n| n as usize).collect());
+        let mut rest = tokens.as_slice();
+        let samples = lengths.iter().map(|&length| rest.split_off(..length).unwrap().to_vec()).collect();
         let hidden = (0..).map_while(|index| floats(&format!("hidden.{index}"))).collect();
         Self { samples, hidden, logits: floats("logits").unwrap() }
     }
@@ -86,18 +95,33 @@ fn check(folder: &Path) {
     assert_close(&format!("{name}: logits"), &logits, &golden.logits);
 }
 
-#[test]
-fn every_family_computes_what_transformers_does() {
+/// Checks every folder in a folder; gives how many there are.
+fn check_all(folder: &Path) -> usize {
     let mut failed = Vec::new();
-    let mut folders: Vec<_> = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut folders: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.retain(|folder| folder.is_dir());
     folders.sort();
-    assert!(folders.len() >= 36, "{} fixtures", folders.len());
-    for folder in folders {
-        if let Err(panic) = std::panic::catch_unwind(|| check(&folder)) {
+    for folder in &folders {
+        if let Err(panic) = std::panic::catch_unwind(|| check(folder)) {
             let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "?".into());
             failed.push(format!("{}: {text}", folder.display()));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+    folders.len()
+}
+
+#[test]
+fn every_family_computes_what_transformers_does() {
+    let count = check_all(&fixtures().join("arch"));
+    assert!(count >= 36, "{count} fixtures");
+}
+
+#[test]
+fn what_configs_may_change_is_computed_as_transformers_does() {
+    let count = check_all(&fixtures().join("forward"));
+    assert!(count >= 12, "{count} fixtures");
+    if let Some(more) = std::env::var_os("QHOST_FORWARD_FIXTURES") {
+        check_all(Path::new(&more));
+    }
 }

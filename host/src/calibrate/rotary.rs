@@ -88,6 +88,8 @@ impl Frequencies {
                 Self { longer: Longer::ByLength { theta, factor, context, dimensions }, ..simple(plain(rope.theta)) }
             }
             "llama3" => simple(llama3(&parameters, model.context_length, &plain(rope.theta))?),
+            // As Phi-3's configs once called it.
+            "yarn" if rope.parameters.contains_key("long_factor") => longrope(&parameters, model)?,
             "yarn" => {
                 let (short, magnitude) = yarn(&parameters, model)?;
                 Self { magnitude, ..simple(short) }
@@ -282,4 +284,185 @@ impl Parameters<'_> {
 
 fn bad(key: &str, value: &Value, reason: &'static str) -> Error {
     Error::BadKey { key: key.to_owned(), value: value.to_string(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Heads of 16, a context of 256 and a base of 10000.
+    fn of(kind: &str, parameters: &Value) -> Result<Frequencies, Error> {
+        let rope = Rope {
+            theta: 10_000.0,
+            kind: kind.into(),
+            dimensions: 16,
+            parameters: parameters.as_object().cloned().unwrap_or_default(),
+            ..Rope::default()
+        };
+        Frequencies::of(&Hyperparameters { context_length: 256, rope, ..Hyperparameters::default() })
+    }
+
+    fn assert_close(actual: &[f32], expected: [f32; 8]) {
+        for (one, other) in actual.iter().zip(&expected) {
+            assert!((one - other).abs() <= 4.0 * f32::EPSILON * other, "{actual:?} is not {expected:?}");
+        }
+        assert_eq!(actual.len(), expected.len());
+    }
+
+    /// For these numbers, with transformers 5.23:
+    ///
+    /// ```python
+    /// config = LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=16, max_position_embeddings=256,
+    ///                      rope_parameters={"rope_theta": 10000.0, "rope_type": kind, **parameters})
+    /// ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=length)
+    /// ```
+    #[test]
+    fn scalings_that_do_not_look_at_the_length_are_those_of_transformers() {
+        for (kind, parameters, expected, magnitude) in [
+            (
+                "linear",
+                json!({"factor": 2.5}),
+                [0.4, 0.126_491_1, 0.04, 0.012_649_111, 0.004, 0.001_264_911_1, 0.0004, 0.000_126_491_11],
+                1.0,
+            ),
+            (
+                "llama3",
+                json!({"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 64}),
+                [
+                    1.0,
+                    0.244_384_59,
+                    0.013_042_256,
+                    0.003_952_847_3,
+                    0.001_25,
+                    0.000_395_284_73,
+                    0.000_125,
+                    3.952_847_3e-5,
+                ],
+                1.0,
+            ),
+            (
+                "yarn",
+                json!({"factor": 4.0, "original_max_position_embeddings": 64}),
+                [1.0, 0.237_170_82, 0.049_999_997, 0.007_905_694_7, 0.0025, 0.000_790_569_47, 0.000_25, 7.905_694_7e-5],
+                1.138_629_4,
+            ),
+            (
+                "yarn",
+                json!({"factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 0.7,
+                    "beta_fast": 16.0, "beta_slow": 2.0}),
+                [1.0, 0.197_642_36, 0.025, 0.007_905_694_7, 0.0025, 0.000_790_569_47, 0.000_25, 7.905_694_7e-5],
+                0.7,
+            ),
+            (
+                "yarn",
+                json!({"factor": 4.0, "original_max_position_embeddings": 64, "mscale": 0.7, "mscale_all_dim": 1.2,
+                    "truncate": false}),
+                [1.0, 0.198_583_53, 0.025_595_25, 0.007_905_694_7, 0.0025, 0.000_790_569_47, 0.000_25, 7.905_694_7e-5],
+                0.940_571_53,
+            ),
+        ] {
+            let found = of(kind, &parameters).unwrap();
+            assert_close(&found.short, expected);
+            assert_eq!((found.magnitude, found.longer), (magnitude, Longer::Same), "{kind}");
+        }
+    }
+
+    #[test]
+    fn dynamic_scaling_begins_beyond_the_context() {
+        let found = of("dynamic", &json!({"factor": 3.0})).unwrap();
+        let plain = [1.0, 0.316_227_76, 0.1, 0.031_622_78, 0.01, 0.003_162_277_9, 0.001, 0.000_316_227_79];
+        assert_close(&found.short, plain);
+        assert_eq!(found.of_length(256), None);
+        assert_close(
+            &found.of_length(1000).unwrap(),
+            [
+                1.0,
+                0.228_514,
+                0.052_218_646,
+                0.011_932_692,
+                0.002_726_787,
+                0.000_623_109,
+                0.000_142_389_11,
+                3.253_790_4e-5,
+            ],
+        );
+    }
+
+    #[test]
+    fn longrope_has_other_factors_beyond_the_original_context() {
+        let parameters = |key: &str, value: f64| {
+            let short: Vec<f64> = (0..8).map(|pair| 1.0 + f64::from(pair) / 8.0).collect();
+            let long: Vec<f64> = (0..8).map(|pair| 1.0 + f64::from(pair)).collect();
+            let mut made = json!({"original_max_position_embeddings": 64, "short_factor": short, "long_factor": long});
+            made[key] = json!(value);
+            made
+        };
+        for (key, value, magnitude) in
+            [("unused", 0.0, 1.154_700_5), ("factor", 2.0, 1.080_123_4), ("attention_factor", 1.25, 1.25)]
+        {
+            let found = of("longrope", &parameters(key, value)).unwrap();
+            assert_close(
+                &found.short,
+                [
+                    1.0,
+                    0.281_091_36,
+                    0.08,
+                    0.022_998_383,
+                    0.006_666_666_8,
+                    0.001_946_017,
+                    0.000_571_428_57,
+                    0.000_168_654_81,
+                ],
+            );
+            assert_eq!((found.of_length(64), found.magnitude), (None, magnitude), "{key}");
+            assert_close(
+                &found.of_length(65).unwrap(),
+                [
+                    1.0,
+                    0.158_113_88,
+                    0.033_333_335,
+                    0.007_905_694_7,
+                    0.002,
+                    0.000_527_046_33,
+                    0.000_142_857_14,
+                    3.952_847_3e-5,
+                ],
+            );
+        }
+        assert!(of("longrope", &json!({"short_factor": [1.0], "long_factor": [1.0]})).is_err());
+    }
+
+    #[test]
+    fn the_original_context_is_the_whole_one_where_it_is_not_told() {
+        let told = json!({"factor": 4.0, "original_max_position_embeddings": 256});
+        assert_eq!(of("yarn", &json!({"factor": 4.0})).unwrap(), of("yarn", &told).unwrap());
+    }
+
+    #[test]
+    fn a_scaling_that_is_not_known_is_refused() {
+        assert!(matches!(of("spiral", &json!({})), Err(Error::BadKey { .. })));
+        assert!(matches!(of("linear", &json!({})), Err(Error::BadKey { .. })));
+    }
+
+    #[test]
+    fn every_length_finds_its_own_rows() {
+        let found = of("dynamic", &json!({"factor": 3.0})).unwrap();
+        let table = found.tables(&[300, 7, 256, 300, 400]);
+        let firsts: Vec<_> = [7, 256, 300, 400].map(|length| table.first_row(length)).to_vec();
+        assert_eq!(firsts, [0, 0, 256, 556]);
+        assert_eq!(table.cosines.len(), 8 * (256 + 300 + 400));
+        // Position 1, pair 1.
+        let angle = |length: usize| table.sines[8 * (table.first_row(length) + 1) + 1].asin();
+        assert!((angle(7) - 0.316_227_76).abs() < 1e-6);
+        assert!((angle(400) - found.of_length(400).unwrap()[1]).abs() < 1e-6);
+
+        let factors = json!({"original_max_position_embeddings": 64, "short_factor": [1, 1, 1, 1, 1, 1, 1, 1],
+            "long_factor": [2, 2, 2, 2, 2, 2, 2, 2]});
+        let table = of("longrope", &factors).unwrap().tables(&[10, 64, 65, 90]);
+        assert_eq!([10, 64, 65, 90].map(|length| table.first_row(length)), [0, 0, 64, 64]);
+        assert_eq!(table.cosines.len(), 8 * (64 + 90));
+    }
 }

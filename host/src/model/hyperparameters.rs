@@ -13,7 +13,8 @@ const MOST_HEADS: u64 = 1 << 20;
 const MOST_EXPERTS: u64 = 1 << 16;
 const WIDEST: u64 = 1 << 32;
 
-/// The same setting under the names of different families, the usual one first.
+/// The same setting under the names of different families, the usual one first; of rotation, the one that
+/// only one family has.
 const LAYERS: &[&str] = &["num_hidden_layers", "n_layer"];
 const HIDDEN: &[&str] = &["hidden_size", "n_embd"];
 const HEADS: &[&str] = &["num_attention_heads", "n_head"];
@@ -23,7 +24,8 @@ const EPSILON: &[&str] = &["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon
 const ACTIVATION: &[&str] = &["hidden_activation", "hidden_act", "activation_function"];
 const EXPERTS: &[&str] = &["num_local_experts", "num_experts", "n_routed_experts"];
 const EXPERTS_USED: &[&str] = &["num_experts_per_tok", "num_experts_per_token"];
-const ROTATED_PART: &[&str] = &["partial_rotary_factor", "rotary_pct"];
+const ROTATED_PART: &[&str] = &["rotary_pct", "partial_rotary_factor"];
+const THETA: &[&str] = &["rotary_emb_base", "rope_theta"];
 
 /// Reads the hyperparameters of a decoder from a config that the family has completed.
 pub(super) fn read(config: &Value, family: &Family) -> Result<Hyperparameters, Error> {
@@ -145,8 +147,10 @@ fn read_rope(keys: &Keys<'_>, family: &Family, head_dim: u64, latent: Option<&La
     }
     if let Some(Value::Object(full)) = parameters.remove("full_attention") {
         parameters = full;
+        // transformers looks for it beside the kinds of layers, where nobody writes it.
+        parameters.remove("truncate");
     }
-    let theta = parameters.remove("rope_theta").or_else(|| keys.get("rope_theta").cloned());
+    let theta = parameters.remove("rope_theta").or_else(|| THETA.iter().find_map(|key| keys.get(key)).cloned());
     let theta = theta.map_or(Ok(10_000.0), |value| theta_of(&value))?;
     let kind = match parameters.remove("rope_type").or_else(|| parameters.remove("type")) {
         None => "default".to_owned(),

@@ -15,7 +15,7 @@ pub(super) const FAMILY: Family = Family {
     id: "gpt_neox",
     model_types: &["gpt_neox"],
     architectures: &["GPTNeoXForCausalLM"],
-    defaults: r#"{"rotary_pct": 0.25, "use_parallel_residual": true, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}"#,
+    defaults: r#"{"rotary_pct": 0.25, "rotary_emb_base": 10000, "use_parallel_residual": true, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}"#,
     heads: Heads::Equal,
     prologue: &[Entry::weight("gpt_neox.embed_in.weight", TokenEmbedding, &[Vocab, Hidden])],
     layer_prefix: "gpt_neox.layers.{}.",
