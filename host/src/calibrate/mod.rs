@@ -25,6 +25,6 @@ pub use observer::{Input, Interruption, Nobody, Observer};
 pub use pass::{Engine, LayerRun, Step};
 pub use rotary::{Frequencies, Longer, RotaryTable};
 pub use routing::{Assignment, Router};
-pub use session::{Answer, Calibration, Needs, Refusal, Virtual};
+pub use session::{Answer, Calibrating, Calibration, Needs, Refusal, Virtual};
 pub use statistics::{Gathered, Numbers, memory as statistics_memory};
 pub use weights::{Gain, Lent, Linear, Modules, Substitutes, UnitTensors, Weights};

@@ -101,6 +101,57 @@ pub enum Refusal {
 /// An answer, or why there is none.
 pub type Answer<T> = Result<Result<T, Refusal>, Error>;
 
+/// A calibration under way, on whatever computes.
+pub trait Calibrating: Send + Sync {
+    /// Goes on from a snapshot, if there is a sound one: the states before a layer.
+    ///
+    /// # Errors
+    /// Fails when the states cannot be put in their place.
+    fn restore(&self, path: &Path, layer: usize) -> Result<bool, Error>;
+
+    /// Writes a snapshot of the states between two units.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    fn save(&self, path: &Path) -> Result<(), Error>;
+
+    /// The layer that a unit is, or none for what is before and after the layers.
+    fn layer_of(&self, unit: u32) -> Option<usize>;
+
+    /// Whether a unit is what comes after the layers.
+    fn is_head(&self, unit: u32) -> bool;
+
+    /// Begins a unit.
+    fn enter(&self, unit: u32);
+
+    /// Ends the unit: its statistics are forgotten, and the states become those after it.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read, or an activation is not finite.
+    fn leave(&self) -> Result<(), Error>;
+
+    /// Gives a statistic of the unit at work.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read, or an activation is not finite.
+    fn get(&self, unit: u32, request: &StatisticsRequest) -> Answer<StatisticsAnswer>;
+
+    /// A tensor that no file has.
+    fn lend(&self, tensor: u32) -> Option<Arc<Virtual>>;
+
+    /// Puts numbers in the place of a tensor of the unit at work, or the checkpoint's again.
+    ///
+    /// # Errors
+    /// Fails when that is not planned, or the tensor is not of the unit.
+    fn substitute(&self, unit: u32, tensor: u32, numbers: Option<Vec<f32>>) -> Result<(), Refusal>;
+
+    /// What the substitutes change at the output of the unit at work, over the first samples or all.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read.
+    fn loss(&self, unit: u32, samples: Option<u64>) -> Answer<LossAnswer>;
+}
+
 impl<D: Device> Calibration<D> {
     /// Embeds the samples.
     ///
@@ -126,128 +177,11 @@ impl<D: Device> Calibration<D> {
         Ok(Self { engine, model, needs, ledger: Arc::clone(ledger), inner: Mutex::new(inner) })
     }
 
-    /// Goes on from a snapshot, if there is a sound one: the states before a layer.
-    ///
-    /// # Errors
-    /// Fails when the states cannot be put in their place.
-    pub fn restore(&self, path: &Path, layer: usize) -> Result<bool, Error> {
-        let mut inner = self.lock();
-        let restored = inner.states.restore(path)?;
-        if restored {
-            inner.place = Place::Before(layer);
-        }
-        Ok(restored)
-    }
-
-    /// Writes a snapshot of the states between two units.
-    ///
-    /// # Errors
-    /// Fails when the disk refuses.
-    pub fn save(&self, path: &Path) -> Result<(), Error> {
-        self.lock().states.save(path)
-    }
-
-    /// The layer that a unit is, or none for what is before and after the layers.
-    #[must_use]
-    pub fn layer_of(&self, unit: u32) -> Option<usize> {
-        self.engine.decoder().layers.iter().position(|layer| layer.unit == unit)
-    }
-
-    /// Whether a unit is what comes after the layers.
-    #[must_use]
-    pub fn is_head(&self, unit: u32) -> bool {
-        self.model.units.iter().any(|info| info.id == unit && info.kind == UnitKind::Epilogue)
-    }
-
-    /// Begins a unit.
-    pub fn enter(&self, unit: u32) {
-        let mut inner = self.lock();
-        inner.gathered.clear();
-        inner.lent.clear();
-        let done = match inner.place {
-            Place::Before(layer) | Place::Outside(layer) | Place::In(layer) => layer,
-            Place::Head => self.engine.decoder().layers.len(),
-        };
-        inner.place = match self.layer_of(unit) {
-            Some(layer) => Place::In(layer),
-            None if self.is_head(unit) => Place::Head,
-            None => Place::Outside(done),
-        };
-        inner.advanced = false;
-    }
-
-    /// Ends the unit: its statistics are forgotten, and the states become those after it.
-    ///
-    /// # Errors
-    /// Fails when weights cannot be read, or an activation is not finite.
-    pub fn leave(&self) -> Result<(), Error> {
-        let mut guard = self.lock();
-        let inner = &mut *guard;
-        inner.gathered.clear();
-        inner.lent.clear();
-        inner.place = match inner.place {
-            Place::In(layer) => {
-                if !inner.advanced {
-                    let run = LayerRun { substitutes: &inner.substitutes, keep: true, forced: None };
-                    self.engine.layer(layer, &mut inner.states, &run, &mut Nobody)?;
-                }
-                self.drop_substitutes(inner, layer);
-                Place::Before(layer + 1)
-            }
-            Place::Outside(layer) | Place::Before(layer) => Place::Before(layer),
-            Place::Head => Place::Before(self.engine.decoder().layers.len()),
-        };
-        Ok(())
-    }
-
     /// Those of a layer that is done are of no more use.
     fn drop_substitutes(&self, inner: &mut Inner<D>, layer: usize) {
         let unit = self.engine.decoder().layers[layer].unit;
         let tensors = &self.model.tensors;
         inner.substitutes.retain(|id, _| tensors.get(*id as usize).is_some_and(|tensor| tensor.unit != unit));
-    }
-
-    /// Gives a statistic of the unit at work.
-    ///
-    /// # Errors
-    /// Fails when weights cannot be read, or an activation is not finite.
-    pub fn get(&self, unit: u32, request: &StatisticsRequest) -> Answer<StatisticsAnswer> {
-        let mut guard = self.lock();
-        let inner = &mut *guard;
-        let asked = self.needs.units.get(&unit);
-        let need = asked.and_then(|(needs, _)| needs.iter().find(|need| need.group == request.group));
-        let planned = need.filter(|need| need.what.contains(&request.what));
-        let (Some(need), Some((needs, replays))) = (planned, asked) else {
-            return Ok(Err(Refusal::NotPlanned(format!("{:?} of {}", request.what, request.group))));
-        };
-        let key = (request.group.clone(), request.expert);
-        if !inner.gathered.keys().any(|(group, _)| *group == request.group) {
-            self.gather(inner, needs, replays.then_some(&request.group))?;
-        }
-        if !inner.gathered.contains_key(&key) && self.is_unseen_expert(inner, &key) {
-            self.nothing_seen(inner, need, &key)?;
-        }
-        let Some(gathered) = inner.gathered.get(&key) else {
-            let expert = request.expert.map_or_else(String::new, |expert| format!(" of expert {expert}"));
-            return Ok(Err(Refusal::Absent(format!("{}{expert}", request.group))));
-        };
-        let (tokens, all_tokens) = (gathered.tokens, gathered.all_tokens);
-        let lent_key = (key, request.what);
-        let index = if let Some(index) = inner.lent.iter().position(|(lent, _)| *lent == lent_key) {
-            index
-        } else {
-            let Some((rows, numbers)) = gathered.numbers(self.engine.device(), request.what)? else {
-                return Ok(Err(Refusal::Absent(format!("{:?}", request.what))));
-            };
-            let lent = Virtual::new(numbers, rows as u64, gathered.width as u64);
-            inner.lent.push((lent_key, Arc::new(lent)));
-            inner.lent.len() - 1
-        };
-        let lent = &inner.lent[index].1;
-        let tensor = FIRST_VIRTUAL + u32::try_from(index).unwrap_or(0);
-        let mut answer = StatisticsAnswer::new(tensor, lent.rows, lent.row_elements, tokens);
-        answer.all_tokens = all_tokens;
-        Ok(Ok(answer))
     }
 
     /// Runs the unit to gather statistics: of one group, or all that are planned at once.
@@ -342,15 +276,114 @@ impl<D: Device> Calibration<D> {
         Ok(())
     }
 
-    /// A tensor that no file has.
-    #[must_use]
-    pub fn lend(&self, tensor: u32) -> Option<Arc<Virtual>> {
+    fn lock(&self) -> MutexGuard<'_, Inner<D>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
+    fn restore(&self, path: &Path, layer: usize) -> Result<bool, Error> {
+        let mut inner = self.lock();
+        let restored = inner.states.restore(path)?;
+        if restored {
+            inner.place = Place::Before(layer);
+        }
+        Ok(restored)
+    }
+
+    fn save(&self, path: &Path) -> Result<(), Error> {
+        self.lock().states.save(path)
+    }
+
+    fn layer_of(&self, unit: u32) -> Option<usize> {
+        self.engine.decoder().layers.iter().position(|layer| layer.unit == unit)
+    }
+
+    fn is_head(&self, unit: u32) -> bool {
+        self.model.units.iter().any(|info| info.id == unit && info.kind == UnitKind::Epilogue)
+    }
+
+    fn enter(&self, unit: u32) {
+        let mut inner = self.lock();
+        inner.gathered.clear();
+        inner.lent.clear();
+        let done = match inner.place {
+            Place::Before(layer) | Place::Outside(layer) | Place::In(layer) => layer,
+            Place::Head => self.engine.decoder().layers.len(),
+        };
+        inner.place = match self.layer_of(unit) {
+            Some(layer) => Place::In(layer),
+            None if self.is_head(unit) => Place::Head,
+            None => Place::Outside(done),
+        };
+        inner.advanced = false;
+    }
+
+    fn leave(&self) -> Result<(), Error> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        inner.gathered.clear();
+        inner.lent.clear();
+        inner.place = match inner.place {
+            Place::In(layer) => {
+                if !inner.advanced {
+                    let run = LayerRun { substitutes: &inner.substitutes, keep: true, forced: None };
+                    self.engine.layer(layer, &mut inner.states, &run, &mut Nobody)?;
+                }
+                self.drop_substitutes(inner, layer);
+                Place::Before(layer + 1)
+            }
+            Place::Outside(layer) | Place::Before(layer) => Place::Before(layer),
+            Place::Head => Place::Before(self.engine.decoder().layers.len()),
+        };
+        Ok(())
+    }
+
+    fn get(&self, unit: u32, request: &StatisticsRequest) -> Answer<StatisticsAnswer> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let asked = self.needs.units.get(&unit);
+        let need = asked.and_then(|(needs, _)| needs.iter().find(|need| need.group == request.group));
+        let planned = need.filter(|need| need.what.contains(&request.what));
+        let (Some(need), Some((needs, replays))) = (planned, asked) else {
+            return Ok(Err(Refusal::NotPlanned(format!("{:?} of {}", request.what, request.group))));
+        };
+        let key = (request.group.clone(), request.expert);
+        if !inner.gathered.keys().any(|(group, _)| *group == request.group) {
+            self.gather(inner, needs, replays.then_some(&request.group))?;
+        }
+        if !inner.gathered.contains_key(&key) && self.is_unseen_expert(inner, &key) {
+            self.nothing_seen(inner, need, &key)?;
+        }
+        let Some(gathered) = inner.gathered.get(&key) else {
+            let expert = request.expert.map_or_else(String::new, |expert| format!(" of expert {expert}"));
+            return Ok(Err(Refusal::Absent(format!("{}{expert}", request.group))));
+        };
+        let (tokens, all_tokens) = (gathered.tokens, gathered.all_tokens);
+        let lent_key = (key, request.what);
+        let index = if let Some(index) = inner.lent.iter().position(|(lent, _)| *lent == lent_key) {
+            index
+        } else {
+            let Some((rows, numbers)) = gathered.numbers(self.engine.device(), request.what)? else {
+                return Ok(Err(Refusal::Absent(format!("{:?}", request.what))));
+            };
+            let lent = Virtual::new(numbers, rows as u64, gathered.width as u64);
+            inner.lent.push((lent_key, Arc::new(lent)));
+            inner.lent.len() - 1
+        };
+        let lent = &inner.lent[index].1;
+        let tensor = FIRST_VIRTUAL + u32::try_from(index).unwrap_or(0);
+        let mut answer = StatisticsAnswer::new(tensor, lent.rows, lent.row_elements, tokens);
+        answer.all_tokens = all_tokens;
+        Ok(Ok(answer))
+    }
+
+    fn lend(&self, tensor: u32) -> Option<Arc<Virtual>> {
         let index = tensor.checked_sub(FIRST_VIRTUAL)?;
         self.lock().lent.get(index as usize).map(|(_, lent)| Arc::clone(lent))
     }
 
-    /// Puts numbers in the place of a tensor of the unit at work, or the checkpoint's again.
-    pub fn substitute(&self, unit: u32, tensor: u32, numbers: Option<Vec<f32>>) -> Result<(), Refusal> {
+    fn substitute(&self, unit: u32, tensor: u32, numbers: Option<Vec<f32>>) -> Result<(), Refusal> {
         let mut guard = self.lock();
         let inner = &mut *guard;
         if !self.needs.units.get(&unit).is_some_and(|(_, replays)| *replays) {
@@ -379,11 +412,7 @@ impl<D: Device> Calibration<D> {
         Ok(())
     }
 
-    /// What the substitutes change at the output of the unit at work.
-    ///
-    /// # Errors
-    /// Fails when weights cannot be read.
-    pub fn loss(&self, unit: u32, samples: Option<u64>) -> Answer<LossAnswer> {
+    fn loss(&self, unit: u32, samples: Option<u64>) -> Answer<LossAnswer> {
         let guard = self.lock();
         if !self.needs.units.get(&unit).is_some_and(|(_, replays)| *replays) {
             return Ok(Err(Refusal::NotPlanned("replaying".into())));
@@ -392,10 +421,6 @@ impl<D: Device> Calibration<D> {
         let samples = samples.map_or(usize::MAX, |samples| usize::try_from(samples).unwrap_or(usize::MAX));
         let (mean_square, original) = self.engine.difference(layer, &guard.states, &guard.substitutes, samples)?;
         Ok(Ok(LossAnswer::new(mean_square, original)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner<D>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use qhost_compute::Cpu;
+use qhost_compute::{Cpu, Device};
 
 pub use error::Error;
 pub use subject::Described;
@@ -131,21 +131,16 @@ pub fn measure(
     let models = subject_and_original(&subject, original.as_ref());
     let held = settings.ledger.hold(memory::needed(&models, &decoders, &lengths), "running the model");
     let held = held.map_err(calibrate::Error::from)?;
-    let engine = engine(&mut subject, &lengths, settings, events)?;
-    let other = original.as_mut().map(|original| self::engine(original, &lengths, settings, events)).transpose()?;
     let score = windowing.map_or(Score::All, |windowing| windowing.score);
     let scored: usize = lengths.iter().map(|&length| score.positions(length).len()).sum();
     let tokens: usize = lengths.iter().sum();
     let layers: usize = decoders.iter().map(|decoder| decoder.layers.len()).sum();
-    events.emit(Event::Evaluating {
-        tokens: tokens as u64,
-        layers: layers as u64,
-        scored: (scored * decoders.len()) as u64,
-    });
-    let began = Instant::now();
+    let work =
+        Event::Evaluating { tokens: tokens as u64, layers: layers as u64, scored: (scored * decoders.len()) as u64 };
     let folder = std::env::temp_dir();
     let room = Room { ledger: &settings.ledger, folder: &folder };
-    let evaluation = settings.pool.install(|| evaluate::evaluate(&engine, other.as_ref(), &windows, score, room))?;
+    let windows = Windows { rows: &windows, score, room, work };
+    let (evaluation, duration) = run(Cpu::new(), &mut subject, original.as_mut(), windows, settings, events)?;
     drop(held);
     Ok(Measurement {
         subject: subject.described,
@@ -154,7 +149,7 @@ pub fn measure(
         windowing,
         evaluation,
         tokens_read: tokens,
-        duration: began.elapsed(),
+        duration,
         threads: settings.threads(),
         max_memory: settings.ledger.limit(),
         warnings: told,
@@ -169,18 +164,48 @@ fn decoder(subject: &Subject) -> Result<Decoder, Error> {
     Ok(Decoder::of(&subject.model)?)
 }
 
+/// What is measured, and where.
+#[derive(Clone, Copy)]
+struct Windows<'a> {
+    rows: &'a [Vec<u32>],
+    score: Score,
+    room: Room<'a>,
+    /// How much work it is.
+    work: Event<'a>,
+}
+
+/// Runs the models on a device; tells how long that took.
+fn run<D: Device + Copy>(
+    device: D,
+    subject: &mut Subject,
+    original: Option<&mut Subject>,
+    windows: Windows<'_>,
+    settings: &ConnectSettings,
+    events: &Arc<dyn Events>,
+) -> Result<(Evaluation, Duration), Error> {
+    let Windows { rows, score, room, work } = windows;
+    let lengths: Vec<_> = rows.iter().map(Vec::len).collect();
+    let engine = engine(device, subject, &lengths, settings, events)?;
+    let other = original.map(|original| self::engine(device, original, &lengths, settings, events)).transpose()?;
+    events.emit(work);
+    let began = Instant::now();
+    let evaluation = settings.pool.install(|| evaluate::evaluate(&engine, other.as_ref(), rows, score, room))?;
+    Ok((evaluation, began.elapsed()))
+}
+
 /// The model with its weights at hand.
-fn engine(
+fn engine<D: Device>(
+    device: D,
     subject: &mut Subject,
     lengths: &[usize],
     settings: &ConnectSettings,
     events: &Arc<dyn Events>,
-) -> Result<Engine<Cpu>, Error> {
+) -> Result<Engine<D>, Error> {
     let weights = subject.weights(events)?;
     let model = Arc::clone(&subject.model);
     let name = subject.described.name.clone();
     let layers = Decoder::of(&model)?.layers.len();
-    let engine = Engine::new(Cpu::new(), model, weights, lengths, settings.cancel.clone())?;
+    let engine = Engine::new(device, model, weights, lengths, settings.cancel.clone())?;
     let events = Arc::clone(events);
     Ok(engine.telling(move |step| match step {
         Step::Layer(index) => {

@@ -19,7 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::sources::broken;
 use crate::{
-    calibrate::{self, Answer, Calibration, Decoder, Engine, Needs, Refusal, Virtual, Weights},
+    calibrate::{self, Answer, Calibrating, Calibration, Decoder, Engine, Needs, Refusal, Virtual, Weights},
     dataset::Samples,
     exit_code::Fault,
     model::{StoredAs, Widening},
@@ -106,7 +106,7 @@ fn statistics_of_a_unit(plan: &Plan, model: &Model) -> u64 {
 
 /// A calibration under way, and where its snapshots are.
 pub(super) struct Running {
-    calibration: Calibration<Cpu>,
+    calibration: Box<dyn Calibrating>,
     pool: Arc<ThreadPool>,
     folder: PathBuf,
     /// The last place in the order of layers that needs states.
@@ -139,6 +139,7 @@ impl Running {
             let engine = Engine::new(Cpu::new(), Arc::clone(&model), weights, &lengths, cancel)?;
             let calibration = Calibration::begin(engine, model, needs, samples, &settings.ledger, folder)?;
             drop(reserved);
+            let calibration = Box::new(calibration);
             Ok(Self { calibration, pool: Arc::clone(&settings.pool), folder: folder.to_owned(), last, layers })
         })
     }
@@ -246,9 +247,9 @@ struct Asked {
 impl Asked {
     fn answer<T: Serialize + Send>(
         &self,
-        ask: impl FnOnce(&Calibration<Cpu>) -> Answer<T> + Send,
+        ask: impl FnOnce(&dyn Calibrating) -> Answer<T> + Send,
     ) -> Result<ServiceAnswer, Failure> {
-        let answer = self.running.pool.install(|| ask(&self.running.calibration));
+        let answer = self.running.pool.install(|| ask(&*self.running.calibration));
         let answer = answer.map_err(|error| as_failure(&error))?.map_err(|refusal| refused(&refusal))?;
         ServiceAnswer::new(&answer)
     }
