@@ -93,3 +93,22 @@ fn what_cannot_be_done_is_refused_or_said() {
     let result = start("Q8_0", "auto").json();
     assert!(result.to_string().contains("--imatrix changes nothing"), "{result}");
 }
+
+#[test]
+fn a_matrix_is_saved_where_one_is_computed_and_nothing_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = rows(folder.path(), "rows.jsonl", 31);
+    let save = |qhost: Qhost| qhost.args(["--plugin-option", "save-imatrix=true"]);
+    let result = save(quantize("Q4_K_M", &data, folder.path())).json();
+    let path = PathBuf::from(result["beside_paths"][0].as_str().unwrap());
+    assert_eq!(path.file_name().unwrap(), "tinylm-Q4_K_M.imatrix.gguf");
+    let first = fs::read(&path).unwrap();
+    assert!(has(&first, b"general.type") && has(&first, b"blk.3.ffn_down.weight.in_sum2") && has(&first, b"rows.jsonl"));
+    // It is not replaced unless that is asked for.
+    fs::remove_file(result["output_path"].as_str().unwrap()).unwrap();
+    save(quantize("Q4_K_M", &data, folder.path())).fail_with(2);
+    let again = save(quantize("Q4_K_M", &data, folder.path())).arg("--force").json();
+    assert!(again["beside_paths"][0].is_string() && first == fs::read(&path).unwrap());
+    let plain = Qhost::new(["quantize", "--format", "gguf", "--level", "Q4_K_M", "-o"]);
+    save(plain.arg(folder.path().join("plain")).arg(fixture("tinylm"))).fail_with(2);
+}

@@ -33,6 +33,7 @@ pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> Comma
     });
     let finished = prepared.execute(&progress.events())?;
     let usage = progress.finish();
+    let beside = finished.put_beside()?;
     let card = finished.put_card()?;
     let report = if no_report {
         None
@@ -44,8 +45,8 @@ pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> Comma
     if !session.json && session.verbosity == Verbosity::Quiet {
         return Ok(());
     }
-    let files = Files { report: report.as_deref(), card: card.as_deref() };
-    session.print(|| report::result_document(&outcome, usage, files), || report::show_result(&outcome, usage))
+    let files = Files { report: report.as_deref(), card: card.as_deref(), beside: &beside };
+    session.print(|| report::result_document(&outcome, usage, files), || report::show_result(&outcome, usage, &beside))
 }
 
 fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, Problem> {

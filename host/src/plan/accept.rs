@@ -152,6 +152,15 @@ impl Checker<'_> {
         if self.plan.output.kind == OutputKind::File && !self.plan.companions.is_empty() {
             return Err("a single-file output with companions".into());
         }
+        let mut suffixes = BTreeSet::from([self.plan.output.suffix.as_str()]);
+        for suffix in &self.plan.beside {
+            if !is_plain_name(&format!("x{suffix}")) || suffix.is_empty() || !suffixes.insert(suffix) {
+                return Err(format!("a file beside the output named `{}`", suffix.escape_debug()));
+            }
+            if self.plan.output.kind != OutputKind::File {
+                return Err("a folder output with files beside it".into());
+            }
+        }
         Ok(())
     }
 }

@@ -11,11 +11,14 @@ use std::{
     sync::Arc,
 };
 
-use abi_stable::library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
+use abi_stable::{
+    library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL},
+    std_types::{RSlice, RSliceMut},
+};
 use qhost_plugin_api::{
-    abi::{Failure, JobObject, PluginModuleRef, PluginObject},
-    documents::{Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
-    sdk::{DECODE, FormatService},
+    abi::{DType, Failure, JobObject, PluginModuleRef, PluginObject, TensorView},
+    documents::{BesideRequest, Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
+    sdk::{BESIDE, DECODE, FormatService},
 };
 use rayon::ThreadPool;
 use sha2::{Digest, Sha256};
@@ -170,6 +173,31 @@ impl LoadedJob {
             self.failed(Failure::unsupported(message).hint("a newer version of the plugin may do that"))
         })?;
         Ok(RowDecoder::new(self.plugin.clone(), service))
+    }
+
+    /// Makes a file beside the output, of what the units saved.
+    ///
+    /// # Errors
+    /// Fails when the plugin does.
+    pub fn beside(&self, suffix: &str, saved: &[(String, Vec<u8>)]) -> Result<Vec<u8>, Error> {
+        let absent = || Failure::internal(format!("the plan has files beside the output, and the job no {BESIDE}"));
+        let service = self.object.query_interface(BESIDE.into()).into_option();
+        let service = service.ok_or_else(|| self.failed(absent()))?;
+        let keys = saved.iter().map(|(key, _)| key.clone()).collect();
+        let request = serde_json::to_string(&BesideRequest::new(suffix, keys));
+        let request = request.map_err(|error| self.failed(Failure::internal(error.to_string())))?;
+        let views: Vec<_> = saved
+            .iter()
+            .map(|(_, bytes)| TensorView {
+                dtype: DType::U8,
+                rows: 1,
+                row_elements: bytes.len() as u64,
+                data: RSlice::from_slice(bytes),
+            })
+            .collect();
+        let none = RSliceMut::from_mut_slice(&mut []);
+        let answer = service.call("make".into(), request.as_str().into(), RSlice::from_slice(&views), none);
+        answer.into_result().map(|answer| answer.blob.into()).map_err(|failure| self.failed(failure))
     }
 
     fn failed(&self, failure: Failure) -> Error {

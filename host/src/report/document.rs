@@ -1,6 +1,6 @@
 //! The JSON documents for programs: results, plans, plugin lists, and the report beside the output.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qhost_plugin_api::documents::{Description, Findings};
 use serde_json::{Value, json};
@@ -22,6 +22,8 @@ pub struct Files<'a> {
     pub report: Option<&'a Path>,
     /// The model card.
     pub card: Option<&'a Path>,
+    /// What the plugin made beside the output.
+    pub beside: &'a [PathBuf],
 }
 
 /// The result of `quantize`, for standard output.
@@ -32,6 +34,7 @@ pub fn result_document(outcome: &Outcome, usage: Usage, files: Files<'_>) -> Val
         "status": "ok",
         "report_path": files.report.map(text),
         "card_path": files.card.map(text),
+        "beside_paths": files.beside.iter().map(|path| text(path)).collect::<Vec<_>>(),
     });
     merge(&mut document, common(outcome, usage));
     document

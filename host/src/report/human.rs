@@ -1,6 +1,6 @@
 //! Results in words and small tables.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use indicatif::{HumanCount, HumanDuration};
@@ -20,7 +20,7 @@ use crate::{
 /// The result of `quantize`.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-pub fn show_result(outcome: &Outcome, usage: Usage) -> String {
+pub fn show_result(outcome: &Outcome, usage: Usage, beside: &[PathBuf]) -> String {
     let mut text = format!("{STRONG}{}{STRONG:#}\n", outcome.path.display());
     let bits = bits_per_weight(outcome.file_bytes, outcome.parameters);
     let mut row = |name: &str, value: String| {
@@ -41,6 +41,9 @@ pub fn show_result(outcome: &Outcome, usage: Usage) -> String {
     let promised = outcome.level_bytes.map(|bytes| bits_per_weight(bytes, outcome.parameters));
     if let Some(promise) = broken_promise(&outcome.level, promised) {
         row("", promise);
+    }
+    for path in beside {
+        row("beside", shown(&path.display().to_string()).into_owned());
     }
     let checks: Vec<_> = outcome.findings.checks.iter().map(|check| check.name.as_str()).collect();
     row("checked", shown(&crate::text::list(&checks)).into_owned());

@@ -40,6 +40,8 @@ pub struct Finished {
     /// What was made.
     pub outcome: Outcome,
     work: WorkFolder,
+    /// What is put beside the output: names and bytes.
+    beside: Vec<(String, Vec<u8>)>,
 }
 
 impl Finished {
@@ -52,6 +54,14 @@ impl Finished {
         let path = if output.is_dir() { output.join(name) } else { output.with_file_name(name) };
         self.work.put(&path, bytes)?;
         Ok(path)
+    }
+
+    /// Writes what the plugin made beside the output; gives the paths.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    pub fn put_beside(&self) -> Result<Vec<PathBuf>, Error> {
+        self.beside.iter().map(|(name, bytes)| self.put(name, bytes)).collect()
     }
 
     /// Writes the model card, if there is to be one and nothing else has come into its place; gives its path.
@@ -87,7 +97,7 @@ impl Prepared {
         let mut journal = self.open_journal(&work, events)?;
         if journal.contents.complete && !write::unpublished(work.path(), self.target.kind).exists() {
             if self.is_in_place(&journal.contents) {
-                return Ok(self.finished(work, &journal.contents, began, findings_of_earlier_run()));
+                return self.finished(work, &journal.contents, began, findings_of_earlier_run());
             }
             // It was moved away or changed since: that is the user's affair, and the journal tells nothing more.
             drop(journal);
@@ -127,7 +137,7 @@ impl Prepared {
         drop(run);
         write::publish(&work, &self.target, self.force)?;
         events.emit(Event::Published);
-        let mut finished = self.finished(work, &journal.contents, began, findings);
+        let mut finished = self.finished(work, &journal.contents, began, findings)?;
         finished.outcome.resumed = resumed;
         Ok(finished)
     }
@@ -162,7 +172,13 @@ impl Prepared {
             && self.settings.pool.install(|| segments.into_par_iter().all(|segment| same(&segment)))
     }
 
-    fn finished(&self, work: WorkFolder, journal: &Contents, began: Instant, findings: Findings) -> Finished {
+    fn finished(
+        &self,
+        work: WorkFolder,
+        journal: &Contents,
+        began: Instant,
+        findings: Findings,
+    ) -> Result<Finished, Error> {
         let metrics = last_records(journal).into_values().flat_map(|record| &record.metrics);
         let mut by_segment: BTreeMap<u32, BTreeMap<String, f64>> = BTreeMap::new();
         for metric in metrics {
@@ -210,7 +226,24 @@ impl Prepared {
             plugin: (manifest.id.clone(), manifest.version.clone(), self.plugin.sha256.clone()),
             peak_granted: self.settings.ledger.peak(),
         };
-        Finished { outcome, work }
+        let beside = self.make_beside(&work, journal)?;
+        Ok(Finished { outcome, work, beside })
+    }
+
+    /// The files beside the output, made of what the units saved.
+    fn make_beside(&self, work: &WorkFolder, journal: &Contents) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        if self.beside.is_empty() {
+            return Ok(Vec::new());
+        }
+        let blobs = work.blobs();
+        let records = last_records(journal);
+        let saved = records.values().flat_map(|record| &record.saved).filter_map(|blob| {
+            // They were held against their digests when the run began, or written by it.
+            unit::sound_blob(&blobs, blob).map(|bytes| (blob.key.clone(), bytes))
+        });
+        let saved: Vec<_> = saved.collect();
+        let named = self.beside.iter().zip(&self.plan.plan.beside);
+        named.map(|(name, suffix)| Ok((name.clone(), self.job.beside(suffix, &saved)?))).collect()
     }
 }
 

@@ -111,6 +111,8 @@ pub struct Prepared {
     pub(super) missing: Option<Missing>,
     /// What activations are taken from, if the plan needs some.
     pub(super) samples: Option<Samples>,
+    /// The names of files that are made beside the output.
+    pub(super) beside: Vec<String>,
     /// What will be done.
     pub plan: RunPlan,
     /// What it will take.
@@ -263,9 +265,12 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     tracing::debug!("the work has the key {}", start.key);
 
     let mut place = write::survey(&target, &checkpoint.root);
+    let beside: Vec<_> = plan.plan.beside.iter().map(|suffix| format!("{}{suffix}", open.model.name)).collect();
     if seems_published(&target, &start) {
         // Our own finished output, of a run that ended before it had tidied up.
         place.exists = false;
+    } else if let Some(name) = beside.iter().find(|name| !request.force && target.folder.join(name).exists()) {
+        return Err(plan::Error::Exists { path: target.folder.join(name) }.into());
     }
     let mut memory = Memory::now();
     let widening = widening_memory(&open.model, &stored).saturating_mul(settings.threads().into());
@@ -308,6 +313,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         origin,
         missing,
         samples,
+        beside,
         plan,
         estimate,
         warnings,

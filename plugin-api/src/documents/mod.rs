@@ -31,7 +31,7 @@ pub use plan::{
 pub use reading::{
     ExistingRequest, FilesRequest, MetadataEntry, Numbers, NumbersRequest, Reading, Recognition, StoredTensor,
 };
-pub use request::{CalibrationData, HostFacts, OpenRequest, Options};
+pub use request::{BesideRequest, CalibrationData, HostFacts, OpenRequest, Options};
 pub use role::{Part, Role, RoleKind};
 pub use statistics::{
     InputGroup, LossAnswer, LossRequest, Precision, Scarce, Statistic, StatisticsAnswer, StatisticsNeed,

@@ -48,6 +48,10 @@ pub struct Plan {
     /// How the output is used, in Markdown, for the model card. `{output}` stands for the output's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<String>,
+    /// Files beside a single-file output, by what their names have after the model's: the plugin makes each at the
+    /// end, of what its units saved, through the service `beside/1` of the job. They are no part of the output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<String>,
     /// The library that loads the output, under the name by which model hubs know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub library: Option<String>,
@@ -72,6 +76,7 @@ impl Plan {
             warnings: Vec::new(),
             level_bytes: None,
             usage: None,
+            beside: Vec::new(),
             library: None,
         }
     }

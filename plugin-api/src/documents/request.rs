@@ -121,6 +121,23 @@ impl Document for OpenRequest {
     const SCHEMA: &'static str = "qhost.request/1";
 }
 
+/// The request of `make` of `beside/1`; the operands are what the units saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BesideRequest {
+    /// Which of the files that the plan names.
+    pub suffix: String,
+    /// The keys of what was saved, in the order of the operands.
+    pub saved: Vec<String>,
+}
+
+impl BesideRequest {
+    /// A request for a file.
+    pub fn new(suffix: impl Into<String>, saved: Vec<String>) -> Self {
+        Self { suffix: suffix.into(), saved }
+    }
+}
+
 /// What the user asked for. A plugin refuses an option that it has no meaning for.
 ///
 /// It gets more fields: make one with `..Options::default()`.

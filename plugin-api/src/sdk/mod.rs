@@ -4,6 +4,7 @@
 //! [`export_plugin!`](crate::export_plugin); everything unsafe, every panic and every thread is
 //! dealt with here. The SDK knows no format and no model family.
 
+mod beside;
 mod bridge;
 mod chunks;
 mod compute;
@@ -21,6 +22,7 @@ mod service;
 pub mod testing;
 mod unit;
 
+pub use beside::{BESIDE, BesideFiles, beside_service};
 pub use bridge::connect;
 pub use chunks::{CHUNK_WEIGHTS, Chunk, RowJob, chunks};
 pub use compute::{COMPUTE, Compute, Matrix};

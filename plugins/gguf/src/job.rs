@@ -11,8 +11,8 @@ use qhost_plugin_api::{
         UnitOrder,
     },
     sdk::{
-        CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, HostHandle, Result, RowJob, STATISTICS, UnitHandle, chunks,
-        with_scratch,
+        BESIDE, CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, FormatService, HostHandle, Result, RowJob, STATISTICS,
+        UnitHandle, beside_service, chunks, with_scratch,
     },
 };
 
@@ -23,6 +23,7 @@ use crate::{
     format::{BlockType, Level},
     general::{Parameters, general},
     importance::{self, Gathered, Input, Statistics},
+    importance_file::{self, ImportanceFile},
     items::{self, Content, Item},
     name_trap, read,
     recipe::{self, Choice, ModelFacts, Shape},
@@ -34,6 +35,8 @@ use crate::{
 pub(crate) const DEFAULT_LEVEL: &str = "Q4_K_M";
 /// The `--plugin-option` that names the pre-tokenizer.
 pub(crate) const PRE_OPTION: &str = "pre";
+/// The `--plugin-option` that saves the importance matrix.
+pub(crate) const SAVE_OPTION: &str = "save-imatrix";
 /// The version of ggml's quantised formats that the bytes follow.
 const QUANTIZATION_VERSION: u32 = 2;
 /// The segment of everything before the tensor data.
@@ -52,6 +55,8 @@ pub struct GgufJob {
     sources: BTreeMap<u32, Source>,
     /// The tensors that are made from the config, by their segment.
     constants: BTreeMap<u32, Vec<u8>>,
+    /// The importance matrix that is saved, if one is.
+    saved: Option<Arc<ImportanceFile>>,
 }
 
 /// How a tensor of the file is made from the checkpoint.
@@ -62,8 +67,10 @@ struct Source {
     rows: u64,
     row_elements: u64,
     block_type: BlockType,
-    /// What its columns are weighed by.
-    weighed: Option<Input>,
+    /// What is gathered of its columns.
+    input: Option<Input>,
+    /// Whether they are weighed by that.
+    weighed: bool,
 }
 
 impl GgufJob {
@@ -71,7 +78,7 @@ impl GgufJob {
         let model = &request.model;
         let level = level(&request.options)?;
         let weighed = imatrix_option(&request.options)?;
-        let pre = pre_option(&request.options)?;
+        let (pre, saves) = plugin_options(&request.options, weighed)?;
         let family = families::family_of(model)?;
         let (items, of_items) = items::items(model, family)?;
         let counted = Parameters::of(items.iter().map(|item| (item.name.as_str(), item.shape.as_slice())));
@@ -90,13 +97,16 @@ impl GgufJob {
         let inputs: Vec<_> = items
             .iter()
             .zip(&choices)
-            .map(|(item, choice)| Input::of(item, model).filter(|_| weighed && choice.block_type.uses_importance()))
+            .map(|(item, choice)| {
+                let uses = weighed && choice.block_type.uses_importance();
+                (Input::of(item, model).filter(|_| uses || saves), uses)
+            })
             .collect();
-        let entries = inputs.iter().flatten().count();
+        let entries = inputs.iter().filter(|(input, uses)| input.is_some() && *uses).count();
         if weighed && entries == 0 {
             warnings.push(format!("no tensor at {} depends on importances: --imatrix changes nothing", level.name));
         }
-        if entries > 0 && !host.facts().services.iter().any(|service| service == STATISTICS) {
+        if (entries > 0 || saves) && !host.facts().services.iter().any(|service| service == STATISTICS) {
             return Err(Failure::unsupported("this qhost does not run models, which importances need")
                 .about("--imatrix auto")
                 .hint("use a newer qhost, or leave --imatrix out"));
@@ -119,6 +129,10 @@ impl GgufJob {
         warnings.extend(judged.warning);
         let mut job = Self::plan(request, level, host, items.into_iter().zip(inputs), &choices, layout, warnings);
         job.plan.level_bytes = judged.level_bytes;
+        if saves {
+            job.plan.beside = vec![format!("-{}{}", level.name, ImportanceFile::SUFFIX)];
+            job.saved = Some(Arc::new(ImportanceFile::new(request.calibration.clone())));
+        }
         (job.plan.usage, job.plan.library) = (Some(usage::TEXT.into()), Some(usage::LIBRARY.into()));
         Ok(job)
     }
@@ -127,7 +141,7 @@ impl GgufJob {
         request: &OpenRequest,
         level: &Level,
         host: HostHandle,
-        items: impl Iterator<Item = (Item, Option<Input>)>,
+        items: impl Iterator<Item = (Item, (Option<Input>, bool))>,
         choices: &[Choice],
         layout: Layout,
         warnings: Vec<String>,
@@ -135,7 +149,7 @@ impl GgufJob {
         let data_start = layout.header.len() as u64;
         let mut segments = vec![Segment::constant(0, 0, data_start, "header")];
         let (mut sources, mut constants) = (BTreeMap::new(), BTreeMap::new());
-        for ((((item, weighed), choice), placed), id) in
+        for ((((item, (input, weighed)), choice), placed), id) in
             items.zip(choices).zip(&layout.tensors).zip(HEADER_SEGMENT + 1..)
         {
             let (row_elements, rows) = row_shape(&item.shape);
@@ -145,12 +159,12 @@ impl GgufJob {
                     let block_type = choice.block_type;
                     let elements = rows * row_elements;
                     let tensors = origin.tensors.clone();
-                    let is_weighed = weighed.is_some();
-                    sources.insert(id, Source { origin, unit, rows, row_elements, block_type, weighed });
+                    let weighed = weighed && input.is_some();
+                    sources.insert(id, Source { origin, unit, rows, row_elements, block_type, input, weighed });
                     let mut made = TensorSegment::new(item.name, unit, tensors, block_type.name(), elements);
                     made.fallback = choice.instead_of.map(|wanted| fallback(wanted, row_elements));
                     made.instead_of = choice.instead_of.map(|wanted| wanted.name().into());
-                    made.cost = Some(if is_weighed { block_type.weighted_cost() } else { block_type.cost() });
+                    made.cost = Some(if weighed { block_type.weighted_cost() } else { block_type.cost() });
                     Segment::tensor(0, offset, bytes, made)
                 }
                 Content::Computed(numbers) => {
@@ -163,7 +177,7 @@ impl GgufJob {
             let of_unit = || sources.values().filter(|source: &&Source| source.unit == unit.id);
             let mut planned = PlannedUnit::new(unit.id);
             planned.memory_per_thread = of_unit().map(Source::chunk_memory).max()?;
-            let inputs = || of_unit().filter_map(|source| Some((source.weighed.as_ref()?, source.row_elements)));
+            let inputs = || of_unit().filter_map(|source| Some((source.input.as_ref()?, source.row_elements)));
             planned.memory = importance::memory(inputs());
             planned.statistics = importance::needs(inputs().map(|(input, _)| input));
             Some(planned)
@@ -175,7 +189,7 @@ impl GgufJob {
         let asks = plan.units.iter().any(|unit| !unit.statistics.is_empty());
         plan.order = if asks { UnitOrder::Sequential } else { UnitOrder::Independent };
         plan.warnings = warnings;
-        Self { host, plan, layout, sources, constants }
+        Self { host, plan, layout, sources, constants, saved: None }
     }
 }
 
@@ -202,7 +216,7 @@ impl FormatJob for GgufJob {
         let mut statistics = Statistics::default();
         let columns: Vec<Vec<_>> = sources
             .iter()
-            .map(|(_, source)| match &source.weighed {
+            .map(|(_, source)| match &source.input {
                 Some(input) => statistics.of(io, input, source.row_elements),
                 None => Ok(Vec::new()),
             })
@@ -211,7 +225,7 @@ impl FormatJob for GgufJob {
             .iter()
             .zip(&columns)
             .map(|((segment, source), columns)| RowJob {
-                item: (**segment, *source, columns.as_slice()),
+                item: (**segment, *source, if source.weighed { columns.as_slice() } else { &[] }),
                 rows: source.rows,
                 row_elements: source.row_elements,
                 granule: source.origin.granule(source.rows, source.row_elements),
@@ -228,10 +242,21 @@ impl FormatJob for GgufJob {
             let total = totals.entry(chunk.item.0).or_default();
             *total = (total.0 + errors, total.1 + squares);
         }
+        if self.saved.is_some() {
+            let name = |segment: u32| self.layout.tensors[segment as usize - 1].name.as_str();
+            let gathered = sources.iter().zip(&columns).filter(|(_, columns)| !columns.is_empty());
+            let gathered = gathered.map(|((segment, _), columns)| (name(**segment), columns.as_slice()));
+            io.save(&ImportanceFile::key(unit), &importance_file::record(gathered))?;
+        }
         for (segment, (errors, squares)) in totals {
             io.metric(segment, RELATIVE_ERROR, if squares > 0.0 { (errors / squares).sqrt() } else { 0.0 });
         }
         Ok(())
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        let saved = self.saved.as_ref().filter(|_| name == BESIDE)?;
+        Some(beside_service(Arc::<ImportanceFile>::clone(saved)))
     }
 
     fn check(&self, files: &FilesHandle) -> Result<Findings> {
@@ -332,13 +357,22 @@ fn imatrix_option(options: &Options) -> Result<bool> {
     }
 }
 
-fn pre_option(options: &Options) -> Result<Option<&str>> {
-    match options.plugin.keys().find(|key| *key != PRE_OPTION) {
-        Some(key) => {
-            Err(Failure::usage(format!("gguf has no plugin option `{key}`")).hint(format!("it has `{PRE_OPTION}`")))
-        }
-        None => Ok(options.plugin.get(PRE_OPTION).map(String::as_str)),
+/// The pre-tokenizer's name, and whether the importance matrix is saved.
+fn plugin_options(options: &Options, weighed: bool) -> Result<(Option<&str>, bool)> {
+    let known = [PRE_OPTION, SAVE_OPTION];
+    if let Some(key) = options.plugin.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(Failure::usage(format!("gguf has no plugin option `{key}`"))
+            .hint(format!("it has `{PRE_OPTION}` and `{SAVE_OPTION}`")));
     }
+    let saves = match options.plugin.get(SAVE_OPTION).map(String::as_str) {
+        None | Some("false") => false,
+        Some("true") if weighed => true,
+        Some("true") => {
+            return Err(Failure::usage(format!("{SAVE_OPTION} without --imatrix auto has nothing to save")));
+        }
+        Some(other) => return Err(Failure::usage(format!("{SAVE_OPTION} is true or false, not `{other}`"))),
+    };
+    Ok((options.plugin.get(PRE_OPTION).map(String::as_str), saves))
 }
 
 fn choose(level: &Level, model: &Model, family: &Family, items: &[Item], weighed: bool) -> Vec<Choice> {

@@ -16,6 +16,7 @@ mod general;
 pub mod ggml_type;
 mod header;
 mod importance;
+mod importance_file;
 mod items;
 mod job;
 mod layout;
@@ -67,6 +68,8 @@ impl Format for Gguf {
         let mut format = FormatDescription::new("gguf", levels.collect());
         format.default_level = Some(job::DEFAULT_LEVEL.into());
         format.options.push(OptionDescription::new(job::PRE_OPTION, pre));
+        let save = "true writes the importance matrix of --imatrix auto beside the file, as llama-imatrix does";
+        format.options.push(OptionDescription::new(job::SAVE_OPTION, save));
         format.takes.push(Encoding::new("float"));
         Description::new(vec![format])
     }

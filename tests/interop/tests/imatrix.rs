@@ -79,6 +79,28 @@ fn importances(model: &Path, data: &Path, output: &Path) -> BTreeMap<String, Vec
     all
 }
 
+/// The importances in a file of `llama-imatrix`'s form: sums by counts, which is what `llama-quantize` makes of it.
+fn saved(path: &Path) -> BTreeMap<String, Vec<f32>> {
+    let file = Gguf::open(path).unwrap();
+    let numbers = |name: &str| -> Vec<f32> {
+        let tensor = file.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+        let bytes = file.read(tensor).unwrap();
+        bytes.as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect()
+    };
+    let names = file.tensors.iter().filter_map(|tensor| tensor.name.strip_suffix(".in_sum2"));
+    names
+        .map(|name| {
+            let (sums, counts) = (numbers(&format!("{name}.in_sum2")), numbers(&format!("{name}.counts")));
+            let each = sums.len() / counts.len();
+            let quotients = sums.chunks(each).zip(&counts);
+            let quotients = quotients.flat_map(|(sums, count)| {
+                sums.iter().map(move |sum| if *count > 0.0 { sum / count } else { 1.0 })
+            });
+            (name.to_owned(), quotients.collect())
+        })
+        .collect()
+}
+
 /// Makes levels of a model both ways, from the same importance matrix.
 fn assert_same_tensors(model: &Path, vocabulary: u32, levels: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
@@ -87,7 +109,10 @@ fn assert_same_tensors(model: &Path, vocabulary: u32, levels: &[&str]) {
     let base = qhost_interop::quantize(model, "F32", &folder.path().join("base"));
     for level in LEVELS.iter().filter(|level| levels.contains(&level.name)) {
         let ours = run("gguf", model, &data, folder.path()).args(["--level", level.name, "--imatrix", "auto"]);
-        let ours = Gguf::open(&output_of(ours)).unwrap();
+        let result = ours.args(["--plugin-option", "save-imatrix=true"]).json();
+        let beside = Path::new(result["beside_paths"][0].as_str().unwrap());
+        assert!(saved(beside) == importances, "{}: another importance matrix was saved", level.name);
+        let ours = Gguf::open(Path::new(result["output_path"].as_str().unwrap())).unwrap();
         let plain = Gguf::open(&qhost_interop::quantize(model, level.name, &folder.path().join("plain"))).unwrap();
         let path = folder.path().join("reference.gguf");
         let recipe = Recipe { importances: importances.clone(), ..Recipe::new(level.file_type) };
