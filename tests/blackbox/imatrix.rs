@@ -103,7 +103,9 @@ fn a_matrix_is_saved_where_one_is_computed_and_nothing_is_there() {
     let path = PathBuf::from(result["beside_paths"][0].as_str().unwrap());
     assert_eq!(path.file_name().unwrap(), "tinylm-Q4_K_M.imatrix.gguf");
     let first = fs::read(&path).unwrap();
-    assert!(has(&first, b"general.type") && has(&first, b"blk.3.ffn_down.weight.in_sum2") && has(&first, b"rows.jsonl"));
+    assert!(
+        has(&first, b"general.type") && has(&first, b"blk.3.ffn_down.weight.in_sum2") && has(&first, b"rows.jsonl")
+    );
     // It is not replaced unless that is asked for.
     fs::remove_file(result["output_path"].as_str().unwrap()).unwrap();
     save(quantize("Q4_K_M", &data, folder.path())).fail_with(2);

@@ -103,6 +103,7 @@ impl Fault for Error {
             Self::TooLong { .. } => ExitCode::Usage,
             Self::Weights { failure, .. } => ExitCode::of_failure(failure.kind),
             Self::Compute(qhost_compute::Error::NotPositiveDefinite { .. }) => ExitCode::Corrupt,
+            Self::Compute(qhost_compute::Error::Device(_)) => ExitCode::Unsupported,
             Self::Compute(_) => ExitCode::Internal,
             Self::States { .. } | Self::Memory(_) => ExitCode::Resources,
             Self::Interrupted => ExitCode::Interrupted,
@@ -120,6 +121,7 @@ impl Fault for Error {
                 "the checkpoint's weights overflow in this place; was it damaged or trained in another precision?"
                     .into(),
             ),
+            Self::Compute(qhost_compute::Error::Device(_)) => Some("use --device cpu".into()),
             Self::States { .. } => Some("free some disk space, or allow more memory (--max-memory)".into()),
             Self::Memory(_) => Some("raise --max-memory, or use fewer or shorter samples".into()),
             Self::Weights { failure, .. } => (!failure.hint.is_empty()).then(|| failure.hint.to_string()),

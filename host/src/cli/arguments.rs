@@ -3,6 +3,7 @@
 use std::{num::NonZero, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use qhost_compute::DeviceChoice;
 
 use crate::report::Verbosity;
 
@@ -202,6 +203,11 @@ pub(super) struct QuantizeArguments {
     pub(super) plugin_options: Vec<(String, String)>,
     #[command(flatten)]
     pub(super) calibration: CalibrationArguments,
+    /// What models are run on: cpu, cuda, cuda:N, or auto, which takes a GPU if there is one.
+    ///
+    /// The last bits of results differ from device to device.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", help_heading = "Resources")]
+    pub(super) device: DeviceChoice,
     /// Threads to work with; all cores if not given. The output does not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Resources")]
     pub(super) threads: Option<u16>,
@@ -313,6 +319,11 @@ pub(super) struct EvalArguments {
     /// Write a page with the figures and plots of them; one that is there is replaced.
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
+    /// What models are run on: cpu, cuda, cuda:N, or auto, which takes a GPU if there is one.
+    ///
+    /// The last bits of results differ from device to device.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", help_heading = "Resources")]
+    pub(super) device: DeviceChoice,
     /// Threads to work with; all cores if not given. The figures do not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Resources")]
     pub(super) threads: Option<u16>,

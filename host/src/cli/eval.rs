@@ -30,6 +30,7 @@ pub(super) fn run(session: &Session, arguments: EvalArguments) -> CommandResult 
         max_memory: arguments.max_memory.map(|size| size.as_u64()),
         log_level: session.log.level(),
         cancel,
+        device: arguments.device,
     };
     let score = match arguments.score {
         ScoreName::All => Score::All,

@@ -1,5 +1,7 @@
 //! `qhost inspect`.
 
+use qhost_compute::DeviceChoice;
+
 use super::{CommandResult, Session, arguments::InspectArguments, quantize::all_cores};
 use crate::{
     cancel::CancelFlag,
@@ -16,6 +18,7 @@ pub(super) fn run(session: &Session, arguments: &InspectArguments) -> CommandRes
         max_memory: None,
         log_level: session.log.level(),
         cancel: CancelFlag::default(),
+        device: DeviceChoice::Cpu,
     };
     let opened = inspect::open(&arguments.path, &session.catalog()?, &run::connect(&resources)?)?;
     let inspection = opened.inspect((!arguments.full).then_some(SOME))?;

@@ -1,5 +1,7 @@
 //! `qhost plugins`.
 
+use qhost_compute::DeviceChoice;
+
 use super::{
     CommandResult, Session,
     arguments::{PluginsArguments, PluginsCommand},
@@ -33,6 +35,7 @@ fn info(session: &Session, id: &str) -> CommandResult {
         max_memory: None,
         log_level: session.log.level(),
         cancel: CancelFlag::default(),
+        device: DeviceChoice::Cpu,
     };
     let plugin = LoadedPlugin::load(found, manifest, &run::connect(&resources)?)?;
     let description = plugin.describe()?;

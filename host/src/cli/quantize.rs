@@ -82,6 +82,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, 
         max_memory: arguments.max_memory.map(|size| size.as_u64()),
         log_level: session.log.level(),
         cancel,
+        device: arguments.device,
     };
     Ok(run::prepare(&request, &session.catalog()?, &resources)?)
 }

@@ -1,5 +1,7 @@
 //! `qhost verify`.
 
+use qhost_compute::DeviceChoice;
+
 use super::{CommandResult, Session, arguments::VerifyArguments, quantize::all_cores};
 use crate::{
     cancel::CancelFlag,
@@ -15,6 +17,7 @@ pub(super) fn run(session: &Session, arguments: VerifyArguments) -> CommandResul
         max_memory: None,
         log_level: session.log.level(),
         cancel: CancelFlag::default(),
+        device: DeviceChoice::Cpu,
     };
     let request = Request { path: arguments.path, loader: arguments.loader, against: arguments.against };
     let progress = Progress::start(match (session.json, session.verbosity) {

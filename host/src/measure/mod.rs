@@ -10,11 +10,11 @@ mod text;
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use qhost_compute::{Cpu, Device};
+use qhost_compute::{Device, Opened};
 
 pub use error::Error;
 pub use subject::Described;
@@ -120,6 +120,8 @@ pub fn measure(
         decoder.longest(lengths.iter().copied())?;
     }
 
+    let passed_over = |error: &qhost_compute::Error| tracing::warn!("the GPU is passed over: {error}");
+    let device = settings.device.open(passed_over).map_err(calibrate::Error::from)?;
     let mut told: Vec<String> = subject.warnings.clone();
     told.extend(original.iter().flat_map(|original| original.warnings.iter().cloned()));
     told.extend(warnings);
@@ -140,7 +142,21 @@ pub fn measure(
     let folder = std::env::temp_dir();
     let room = Room { ledger: &settings.ledger, folder: &folder };
     let windows = Windows { rows: &windows, score, room, work };
-    let (evaluation, duration) = run(Cpu::new(), &mut subject, original.as_mut(), windows, settings, events)?;
+    let (evaluation, duration) = match device {
+        Opened::Cpu(cpu) => run(|| Ok(cpu), &mut subject, original.as_mut(), windows, settings, events)?,
+        // Each model has a handle of its own.
+        Opened::Cuda(first) => {
+            let first = Mutex::new(Some(*first));
+            let open = || match first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(first) => Ok(first),
+                None => match settings.device.open(passed_over)? {
+                    Opened::Cuda(another) => Ok(*another),
+                    Opened::Cpu(_) => Err(qhost_compute::Error::Device("the GPU has gone".into())),
+                },
+            };
+            run(open, &mut subject, original.as_mut(), windows, settings, events)?
+        }
+    };
     drop(held);
     Ok(Measurement {
         subject: subject.described,
@@ -175,8 +191,8 @@ struct Windows<'a> {
 }
 
 /// Runs the models on a device; tells how long that took.
-fn run<D: Device + Copy>(
-    device: D,
+fn run<D: Device>(
+    open: impl Fn() -> Result<D, qhost_compute::Error>,
     subject: &mut Subject,
     original: Option<&mut Subject>,
     windows: Windows<'_>,
@@ -185,8 +201,9 @@ fn run<D: Device + Copy>(
 ) -> Result<(Evaluation, Duration), Error> {
     let Windows { rows, score, room, work } = windows;
     let lengths: Vec<_> = rows.iter().map(Vec::len).collect();
-    let engine = engine(device, subject, &lengths, settings, events)?;
-    let other = original.map(|original| self::engine(device, original, &lengths, settings, events)).transpose()?;
+    let opened = || open().map_err(calibrate::Error::from);
+    let engine = engine(opened()?, subject, &lengths, settings, events)?;
+    let other = original.map(|original| self::engine(opened()?, original, &lengths, settings, events)).transpose()?;
     events.emit(work);
     let began = Instant::now();
     let evaluation = settings.pool.install(|| evaluate::evaluate(&engine, other.as_ref(), rows, score, room))?;

@@ -15,6 +15,7 @@ use abi_stable::{
     library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL},
     std_types::{RSlice, RSliceMut},
 };
+use qhost_compute::DeviceChoice;
 use qhost_plugin_api::{
     abi::{DType, Failure, JobObject, PluginModuleRef, PluginObject, TensorView},
     documents::{BesideRequest, Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
@@ -40,6 +41,8 @@ pub struct ConnectSettings {
     pub cancel: CancelFlag,
     /// Messages above this [`LogLevel`](qhost_plugin_api::abi::LogLevel) are not wanted.
     pub log_level: u32,
+    /// What models are run on.
+    pub device: DeviceChoice,
     /// Computes for plugins: the service `compute/1`.
     pub compute: Arc<dyn FormatService>,
 }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use qhost_compute::Cpu;
+use qhost_compute::{Device, Opened};
 use qhost_plugin_api::{
     abi::{DType, Failure, FailureKind},
     documents::{InputGroup, LossRequest, Model, Plan, PlannedUnit, SubstituteRequest, UnitKind},
@@ -115,6 +115,26 @@ pub(super) struct Running {
     layers: usize,
 }
 
+/// What a calibration begins with.
+struct Begin<'a> {
+    model: &'a Arc<Model>,
+    weights: Arc<dyn Weights>,
+    needs: Needs,
+    samples: &'a [Vec<u32>],
+    settings: &'a ConnectSettings,
+    folder: &'a Path,
+}
+
+impl Begin<'_> {
+    fn on<D: Device + Send + 'static>(self, device: D) -> Result<Box<dyn Calibrating>, calibrate::Error> {
+        let Self { model, weights, needs, samples, settings, folder } = self;
+        let lengths: Vec<_> = samples.iter().map(Vec::len).collect();
+        let engine = Engine::new(device, Arc::clone(model), weights, &lengths, settings.cancel.clone())?;
+        let calibration = Calibration::begin(engine, Arc::clone(model), needs, samples, &settings.ledger, folder)?;
+        Ok(Box::new(calibration))
+    }
+}
+
 impl Running {
     /// Embeds the samples.
     pub(super) fn begin(
@@ -127,21 +147,21 @@ impl Running {
     ) -> Result<Self, calibrate::Error> {
         let failed = |source| calibrate::Error::States { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(failed)?;
-        let lengths: Vec<_> = samples.iter().map(Vec::len).collect();
         let needs = needs(plan);
         let layers = model.units.iter().filter(|unit| unit.kind == UnitKind::Layer).count();
         let last = last_layer(model, &needs);
         // Hidden states can be in a file; what a unit needs cannot.
         let working = plan.units.iter().map(|unit| unit.working_memory(settings.threads())).max().unwrap_or(0);
         let reserved = settings.ledger.hold(statistics_of_a_unit(plan, model).saturating_add(working), "a unit")?;
-        settings.pool.install(|| {
-            let (model, cancel) = (Arc::clone(model), settings.cancel.clone());
-            let engine = Engine::new(Cpu::new(), Arc::clone(&model), weights, &lengths, cancel)?;
-            let calibration = Calibration::begin(engine, model, needs, samples, &settings.ledger, folder)?;
-            drop(reserved);
-            let calibration = Box::new(calibration);
-            Ok(Self { calibration, pool: Arc::clone(&settings.pool), folder: folder.to_owned(), last, layers })
-        })
+        let told = |error: &qhost_compute::Error| tracing::warn!("the GPU is passed over: {error}");
+        let (device, begin) = (settings.device.open(told)?, Begin { model, weights, needs, samples, settings, folder });
+        tracing::info!("the model is run on the {}", device.describe());
+        let calibration = settings.pool.install(|| match device {
+            Opened::Cpu(cpu) => begin.on(cpu),
+            Opened::Cuda(cuda) => begin.on(*cuda),
+        })?;
+        drop(reserved);
+        Ok(Self { calibration, pool: Arc::clone(&settings.pool), folder: folder.to_owned(), last, layers })
     }
 
     fn snapshot(&self, layer: usize) -> PathBuf {

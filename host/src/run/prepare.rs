@@ -7,6 +7,7 @@ use std::{
     thread,
 };
 
+use qhost_compute::DeviceChoice;
 use qhost_plugin_api::{
     documents::{CalibrationData, CompanionContent, Model, OpenRequest, Options, OutputKind, Plan},
     sdk::CHUNK_WEIGHTS,
@@ -23,7 +24,7 @@ use super::{
     speed,
 };
 use crate::{
-    calibrate::Decoder,
+    calibrate::{self, Decoder},
     cancel::CancelFlag,
     dataset::{self, Description, Samples, Sampling, Tokenizer},
     memory::Memory,
@@ -80,6 +81,8 @@ pub struct Resources {
     pub log_level: u32,
     /// Says when to stop.
     pub cancel: CancelFlag,
+    /// What models are run on.
+    pub device: DeviceChoice,
 }
 
 /// A run that can begin.
@@ -227,7 +230,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let mut open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
     let companions = Arc::new(Companions::new(checkpoint.companions.clone()));
     let (job, plan, samples) = planned(&plugin, &mut open, &companions, |plan, model| {
-        samples(request, plan, model, &checkpoint, &resources.cancel)
+        samples(request, plan, model, &checkpoint, resources.device, &resources.cancel)
     })?;
     let target = Target {
         folder: request.output.clone(),
@@ -258,8 +261,10 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let depends_on = &copied | &companions.read_so_far();
     let fingerprint =
         source::fingerprint(&checkpoint, &depends_on).map_err(|source| Error::SourceUnreadable { source })?;
-    let calibration = samples.as_ref().map_or("", |samples| &*samples.description.sha256);
-    let key = plan.key(&request.options, &fingerprint, &plugin.sha256, calibration)?;
+    // Another device adds in another order.
+    let calibration = samples.as_ref().map(|samples| format!("{} {}", samples.description.sha256, resources.device));
+    let calibration = calibration.unwrap_or_default();
+    let key = plan.key(&request.options, &fingerprint, &plugin.sha256, &calibration)?;
     let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);
     let start = Start::new(key, name, plugin.sha256.clone(), fingerprint);
     tracing::debug!("the work has the key {}", start.key);
@@ -327,6 +332,7 @@ fn samples(
     plan: &Plan,
     model: &Model,
     checkpoint: &Checkpoint,
+    device: DeviceChoice,
     cancel: &CancelFlag,
 ) -> Result<Option<Samples>, Error> {
     if calibrated::needs(plan).units.is_empty() {
@@ -336,6 +342,8 @@ fn samples(
         };
     }
     let decoder = Decoder::of(model)?;
+    // Whether it can be used is found out now.
+    drop(device.open(|_| {}).map_err(calibrate::Error::from)?);
     let tokenizer = Tokenizer::of(&|name| {
         let companion = checkpoint.companions.iter().find(|file| file.name == name);
         companion.map(|file| std::fs::read(&file.path)).transpose()
@@ -437,7 +445,14 @@ pub fn connect(resources: &Resources) -> Result<ConnectSettings, Error> {
     let pool = Arc::new(start_threads(resources.threads)?);
     let ledger = Arc::new(Ledger::new(resources.max_memory));
     let compute = Arc::new(Arithmetic::new(Arc::clone(&pool), Arc::clone(&ledger)));
-    Ok(ConnectSettings { pool, ledger, compute, cancel: resources.cancel.clone(), log_level: resources.log_level })
+    Ok(ConnectSettings {
+        pool,
+        ledger,
+        compute,
+        cancel: resources.cancel.clone(),
+        log_level: resources.log_level,
+        device: resources.device,
+    })
 }
 
 fn start_threads(threads: usize) -> Result<ThreadPool, Error> {

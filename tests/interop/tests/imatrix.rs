@@ -93,9 +93,8 @@ fn saved(path: &Path) -> BTreeMap<String, Vec<f32>> {
             let (sums, counts) = (numbers(&format!("{name}.in_sum2")), numbers(&format!("{name}.counts")));
             let each = sums.len() / counts.len();
             let quotients = sums.chunks(each).zip(&counts);
-            let quotients = quotients.flat_map(|(sums, count)| {
-                sums.iter().map(move |sum| if *count > 0.0 { sum / count } else { 1.0 })
-            });
+            let quotients = quotients
+                .flat_map(|(sums, count)| sums.iter().map(move |sum| if *count > 0.0 { sum / count } else { 1.0 }));
             (name.to_owned(), quotients.collect())
         })
         .collect()

@@ -8,7 +8,9 @@ use cudarc::{
         CudaBlas,
         result::CublasError,
         sys::{
-            cublasDsyrk_v2, cublasFillMode_t::CUBLAS_FILL_MODE_UPPER, cublasHandle_t, cublasMath_t,
+            cublasDsyrk_v2,
+            cublasFillMode_t::CUBLAS_FILL_MODE_UPPER,
+            cublasHandle_t, cublasMath_t,
             cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T},
             cublasSetMathMode, cublasSgemm_v2, cublasSsyrk_v2,
         },
