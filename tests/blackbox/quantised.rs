@@ -1,4 +1,5 @@
 //! Our own files as a source: what the host makes of them is the checkpoint that they were made from.
+#![expect(clippy::panic, reason = "what must not come fails the test")]
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +44,13 @@ const KEYS: [&str; 14] = [
 fn open(path: &Path) -> Result<QuantisedSource, Error> {
     let settings = SearchSettings { given: vec![dist().join("plugins")], ..SearchSettings::default() };
     let catalog = Catalog::search(&SearchPath::new(&settings)).unwrap();
-    let resources = Resources { threads: 2, max_memory: None, log_level: 1, cancel: CancelFlag::default() };
+    let resources = Resources {
+        threads: 2,
+        max_memory: None,
+        log_level: 1,
+        cancel: CancelFlag::default(),
+        device: run::DeviceChoice::Cpu,
+    };
     QuantisedSource::open(path, &catalog, &run::connect(&resources).unwrap())
 }
 

@@ -96,14 +96,13 @@ pub enum Error {
 impl Fault for Error {
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NoForward { .. } => ExitCode::Unsupported,
+            Self::NoForward { .. } | Self::Compute(qhost_compute::Error::Device(_)) => ExitCode::Unsupported,
             Self::BadKey { .. } | Self::MissingModule { .. } | Self::UnknownToken { .. } | Self::NotFinite { .. } => {
                 ExitCode::Corrupt
             }
             Self::TooLong { .. } => ExitCode::Usage,
             Self::Weights { failure, .. } => ExitCode::of_failure(failure.kind),
             Self::Compute(qhost_compute::Error::NotPositiveDefinite { .. }) => ExitCode::Corrupt,
-            Self::Compute(qhost_compute::Error::Device(_)) => ExitCode::Unsupported,
             Self::Compute(_) => ExitCode::Internal,
             Self::States { .. } | Self::Memory(_) => ExitCode::Resources,
             Self::Interrupted => ExitCode::Interrupted,

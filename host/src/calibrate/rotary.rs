@@ -287,6 +287,7 @@ fn bad(key: &str, value: &Value, reason: &'static str) -> Error {
 }
 
 #[cfg(test)]
+#[expect(clippy::excessive_precision, reason = "as transformers prints them")]
 mod tests {
     use serde_json::json;
 

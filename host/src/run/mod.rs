@@ -29,4 +29,5 @@ pub use files::Companions;
 pub use opened::{OpenedModel, open_model};
 pub use outcome::{Outcome, Resumed, TensorOutcome};
 pub use prepare::{CalibrationRequest, Prepared, Request, Resources, connect, prepare};
+pub use qhost_compute::DeviceChoice;
 pub use sources::Sources;

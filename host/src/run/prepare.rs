@@ -269,14 +269,8 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let start = Start::new(key, name, plugin.sha256.clone(), fingerprint);
     tracing::debug!("the work has the key {}", start.key);
 
-    let mut place = write::survey(&target, &checkpoint.root);
     let beside: Vec<_> = plan.plan.beside.iter().map(|suffix| format!("{}{suffix}", open.model.name)).collect();
-    if seems_published(&target, &start) {
-        // Our own finished output, of a run that ended before it had tidied up.
-        place.exists = false;
-    } else if let Some(name) = beside.iter().find(|name| !request.force && target.folder.join(name).exists()) {
-        return Err(plan::Error::Exists { path: target.folder.join(name) }.into());
-    }
+    let place = surveyed(&target, &checkpoint.root, &start, if request.force { &[] } else { &beside })?;
     let mut memory = Memory::now();
     let widening = widening_memory(&open.model, &stored).saturating_mul(settings.threads().into());
     memory.resident = memory.resident.saturating_add(widening);
@@ -425,6 +419,20 @@ fn machine(now: Memory, threads: u32) -> Machine {
         memory: Held { resident, anonymous, peak_resident },
         digest_buffer: commit::BUFFER as u64,
         mapped: stream::most_mapped(threads),
+    }
+}
+
+/// What is at the place of the output; `beside` are names that must not be there.
+fn surveyed(target: &Target, source: &Path, start: &Start, beside: &[String]) -> Result<Place, Error> {
+    let mut place = write::survey(target, source);
+    if seems_published(target, start) {
+        // Our own finished output, of a run that ended before it had tidied up.
+        place.exists = false;
+        return Ok(place);
+    }
+    match beside.iter().map(|name| target.folder.join(name)).find(|path| path.exists()) {
+        Some(path) => Err(plan::Error::Exists { path }.into()),
+        None => Ok(place),
     }
 }
 

@@ -237,7 +237,7 @@ impl Device for Cuda {
         self.received(&buffer.numbers, 0, out)
     }
 
-    fn matrix<'a>(&self, stored: Stored<'a>) -> Result<Weights, Error> {
+    fn matrix(&self, stored: Stored<'_>) -> Result<Weights, Error> {
         check::matrix(&stored)?;
         let Stored { bytes, dtype, outputs, inputs, transposed } = stored;
         let numbers = self.empty::<f32>(outputs * inputs)?;
