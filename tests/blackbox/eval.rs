@@ -322,3 +322,12 @@ fn people_get_a_table() {
     let quiet = eval(&model, &prose()).args(["--ctx", "64", "--windows", "2", "--quiet"]).succeed();
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
 }
+
+/// No machine has that many; where there is no driver at all, that is told.
+#[test]
+fn a_device_that_is_not_there_is_refused_with_what_to_do() {
+    let text = fixture("text").join("prose.txt");
+    let eval = Qhost::new(["eval", "--ctx=64", "--windows=1", "--device=cuda:99", "--dataset"]).arg(text);
+    let refused = eval.arg(fixture("stories260K")).fail_with(4);
+    assert!(refused["hint"].as_str().unwrap().contains("--device cpu"), "{refused}");
+}

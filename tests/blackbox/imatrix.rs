@@ -108,9 +108,11 @@ fn a_matrix_is_saved_where_one_is_computed_and_nothing_is_there() {
     );
     // It is not replaced unless that is asked for.
     fs::remove_file(result["output_path"].as_str().unwrap()).unwrap();
-    save(quantize("Q4_K_M", &data, folder.path())).fail_with(2);
+    let refused = save(quantize("Q4_K_M", &data, folder.path())).fail_with(2);
+    assert!(refused["message"].as_str().unwrap().contains("imatrix.gguf"), "{refused}");
     let again = save(quantize("Q4_K_M", &data, folder.path())).arg("--force").json();
     assert!(again["beside_paths"][0].is_string() && first == fs::read(&path).unwrap());
     let plain = Qhost::new(["quantize", "--format", "gguf", "--level", "Q4_K_M", "-o"]);
-    save(plain.arg(folder.path().join("plain")).arg(fixture("tinylm"))).fail_with(2);
+    let refused = save(plain.arg(folder.path().join("plain")).arg(fixture("tinylm"))).fail_with(2);
+    assert!(refused["message"].as_str().unwrap().contains("save-imatrix"), "{refused}");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use qhost::{
     cancel::CancelFlag,
     plugin::{Catalog, LoadedPlugin, SearchPath},
-    run::{Resources, connect},
+    run::{DeviceChoice, Resources, connect},
 };
 use qhost_tests::command::{dist, test_plugin};
 
@@ -13,7 +13,8 @@ use qhost_tests::command::{dist, test_plugin};
 fn plugins_loaded_together_are_distinct() {
     let folders: [PathBuf; 2] = [dist().join("plugins"), test_plugin("misbehave").parent().unwrap().to_owned()];
     let catalog = Catalog::search(&SearchPath { given: folders.into(), usual: Vec::new() }).unwrap();
-    let resources = Resources { threads: 1, max_memory: None, log_level: 0, cancel: CancelFlag::default() };
+    let device = DeviceChoice::Cpu;
+    let resources = Resources { threads: 1, max_memory: None, log_level: 0, cancel: CancelFlag::default(), device };
     let settings = connect(&resources).unwrap();
     let loaded: Vec<_> =
         catalog.ready().map(|(found, manifest)| LoadedPlugin::load(found, manifest, &settings).unwrap()).collect();
