@@ -9,7 +9,8 @@
 //! The kernels need no GPU to be compiled, which shows whether they are right as far as a compiler can tell:
 //!
 //! ```sh
-//! cargo xtask kernels   # needs libnvrtc, as in the Python package nvidia-cuda-nvrtc-cu12
+//! pip install --target nvrtc nvidia-cuda-nvrtc-cu12
+//! LD_LIBRARY_PATH=nvrtc/nvidia/cuda_nvrtc/lib cargo run -p qhost-compute --example kernels
 //! ```
 #![expect(unsafe_code, reason = "kernels are launched with pointers")]
 
@@ -121,6 +122,13 @@ impl Cuda {
             let kernels = Kernels::new(&context)?;
             Ok(Self { blas: Blas::new(&stream)?, kernels, stream, context, name })
         })
+    }
+
+    /// The kernels as the driver gets them, for a compute capability: this needs NVRTC, but no GPU and no driver.
+    #[doc(hidden)]
+    pub fn kernels_for(capability: (i32, i32)) -> Result<String, Error> {
+        presence::compiler()?;
+        guarded(|| Ok(kernels::exactly(capability)?.to_src()))
     }
 
     /// What the driver calls it, and its number.
