@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::path::Path;
-
 use qhost_compute::{Cuda, Device, DeviceChoice, Error, Opened};
 
 #[test]
@@ -53,19 +51,18 @@ fn double<D: Device>(device: &D, numbers: &[f32], out: &mut [f32]) -> Result<(),
     device.download(&buffer, out)
 }
 
-/// The same wherever it runs: a driver's file in `/proc` tells whether there is one.
 #[test]
 fn a_gpu_that_cannot_be_had_is_an_error_in_plain_words() {
-    // No machine has that many: with a driver or without it, it is refused.
+    // No machine has that many: whatever of CUDA there is, it is refused, and nothing panics.
     let error = Cuda::open(1 << 20).unwrap_err().to_string();
-    if Path::new("/proc/driver/nvidia").exists() {
-        assert!(!error.is_empty());
-    } else {
-        assert_eq!(error, "no CUDA driver was found");
+    if error == "no CUDA driver was found" {
         assert!(Cuda::probe().unwrap().is_none());
-        let error = DeviceChoice::Cuda(0).open(|_| ()).unwrap_err().to_string();
-        assert_eq!(error, "no CUDA driver was found");
+        assert_eq!(DeviceChoice::Cuda(0).open(|_| ()).unwrap_err().to_string(), error);
         let opened = DeviceChoice::Auto.open(|unusable| assert_eq!(unusable.to_string(), "")).unwrap();
         assert!(matches!(opened, Opened::Cpu(_)));
+    } else {
+        let known =
+            ["there is no GPU 1048576: ", "a CUDA driver was found, but no GPU", "the GPU could not be counted: "];
+        assert!(known.iter().any(|known| error.starts_with(known)), "{error}");
     }
 }

@@ -27,7 +27,7 @@ use self::{
     rotation::Rotate,
     simd::Chosen,
 };
-use crate::{Activation, Attention, Columns, Device, Error, Norm, Rotation, Stored};
+use crate::{Activation, Attention, Columns, Device, Error, Norm, Rotation, Stored, check};
 
 /// The CPU: all threads of the pool that the caller has installed.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +64,7 @@ impl Cpu {
 
     /// Like [`Device::gram`], with the products of few rows at a time added in `f64`.
     pub fn gram_f64(&self, x: &[f32], width: usize, gram: &mut [f64]) -> Result<(), Error> {
-        check("gram", gram.len() == width * width, || format!("{} for {width}", gram.len()))?;
-        check("gram", x.len().is_multiple_of(width.max(1)), || format!("{} by {width}", x.len()))?;
+        check::gram(x.len(), width, gram.len())?;
         self.simd.run(Gram { x, width, sums: gram });
         Ok(())
     }
@@ -75,24 +74,6 @@ impl Default for Cpu {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn check(operation: &'static str, fits: bool, detail: impl FnOnce() -> String) -> Result<(), Error> {
-    if fits { Ok(()) } else { Err(Error::Shape { operation, detail: detail() }) }
-}
-
-fn check_rows(operation: &'static str, x: &[f32], width: usize) -> Result<(), Error> {
-    check(operation, x.len().is_multiple_of(width), || format!("{} by {width}", x.len()))
-}
-
-fn check_columns(operation: &'static str, width: usize, columns: Columns) -> Result<(), Error> {
-    let end = columns.count.checked_sub(1).map_or(0, |last| columns.first + last * columns.stride + columns.take);
-    check(operation, end <= width, || format!("column {end} of {width}"))
-}
-
-fn check_named(operation: &'static str, x: &[f32], width: usize, rows: &[u32]) -> Result<(), Error> {
-    let end = rows.iter().max().map_or(0, |&last| last as usize + 1);
-    check(operation, end * width <= x.len(), || format!("{end} rows of {}", x.len() / width.max(1)))
 }
 
 impl Device for Cpu {
@@ -112,14 +93,13 @@ impl Device for Cpu {
     }
 
     fn download(&self, buffer: &Vec<f32>, out: &mut [f32]) -> Result<(), Error> {
-        check("download", buffer.len() == out.len(), || format!("{} to {}", buffer.len(), out.len()))?;
+        check::download(buffer.len(), out.len())?;
         out.copy_from_slice(buffer);
         Ok(())
     }
 
     fn matrix<'a>(&self, stored: Stored<'a>) -> Result<Stored<'a>, Error> {
-        let bytes = stored.outputs * stored.inputs * stored.dtype.bytes();
-        check("matrix", stored.bytes.len() == bytes, || format!("{} bytes instead of {bytes}", stored.bytes.len()))?;
+        check::matrix(&stored)?;
         Ok(stored)
     }
 
@@ -131,8 +111,7 @@ impl Device for Cpu {
         bias: Option<&Vec<f32>>,
     ) -> Result<Vec<f32>, Error> {
         let (inputs, outputs) = (weights.inputs, weights.outputs);
-        check("linear", x.len() == rows * inputs, || format!("{} for {rows}×{inputs}", x.len()))?;
-        check("linear", bias.is_none_or(|bias| bias.len() == outputs), || "bias".into())?;
+        check::linear(x.len(), rows, (inputs, outputs), bias.map(Vec::len))?;
         let mut out = vec![0.0; rows * outputs];
         if inputs == 0 || outputs == 0 {
             return Ok(out);
@@ -143,10 +122,7 @@ impl Device for Cpu {
 
     fn norm(&self, x: &Vec<f32>, norm: &Norm<'_, Vec<f32>>) -> Result<Vec<f32>, Error> {
         let width = norm.width;
-        let row = norm.gain.or(norm.bias).map_or(width, Vec::len);
-        check("norm", width > 0 && row > 0 && row.is_multiple_of(width), || format!("{row} by {width}"))?;
-        check("norm", x.len().is_multiple_of(row), || format!("{} by {row}", x.len()))?;
-        check("norm", norm.bias.is_none_or(|bias| bias.len() == row), || "gain and bias".into())?;
+        let row = check::norm(x.len(), width, (norm.gain.map(Vec::len), norm.bias.map(Vec::len)))?;
         let mut out = x.clone();
         self.simd.run(Normalize {
             out: &mut out,
@@ -162,14 +138,10 @@ impl Device for Cpu {
     }
 
     fn rotate(&self, x: &mut Vec<f32>, positions: &[u32], rotation: &Rotation<'_, Vec<f32>>) -> Result<(), Error> {
-        let rows = positions.len();
-        let width = x.len() / rows.max(1);
-        let end = rotation.first + rotation.dimensions;
-        let fits = x.len() == rows * width && rotation.head > 0 && width.is_multiple_of(rotation.head);
-        check("rotate", fits && end <= rotation.head, || format!("{} by {rows} by {}", x.len(), rotation.head))?;
-        let angles = positions.iter().max().map_or(0, |&last| (last as usize + 1) * (rotation.dimensions / 2));
         let tables = rotation.cosines.len().min(rotation.sines.len());
-        check("rotate", angles <= tables, || format!("{tables} angles instead of {angles}"))?;
+        let end = rotation.first + rotation.dimensions;
+        let angles = (rotation.dimensions / 2, tables);
+        let width = check::rotate(x.len(), positions, rotation.head, end, angles)?;
         if width > 0 {
             self.simd.run(Rotate { x, positions, rotation, width });
         }
@@ -185,13 +157,8 @@ impl Device for Cpu {
         shape: &Attention,
         sinks: Option<&Vec<f32>>,
     ) -> Result<Vec<f32>, Error> {
-        let &Attention { heads, kv_heads, key, value, .. } = shape;
-        check("attention", kv_heads > 0 && heads.is_multiple_of(kv_heads), || format!("{heads} and {kv_heads} heads"))?;
-        let rows: usize = lengths.iter().sum();
-        check("attention", q.len() == rows * heads * key, || "queries".into())?;
-        check("attention", k.len() == rows * kv_heads * key, || "keys".into())?;
-        check("attention", v.len() == rows * kv_heads * value, || "values".into())?;
-        check("attention", sinks.is_none_or(|sinks| sinks.len() == heads), || "sinks".into())?;
+        let rows = check::attention((q.len(), k.len(), v.len()), lengths, shape, sinks.map(Vec::len))?;
+        let &Attention { heads, value, .. } = shape;
         let mut out = vec![0.0; rows * heads * value];
         let sinks = sinks.map(Vec::as_slice);
         self.simd.run(Softmax { q, k, v, lengths, shape, sinks, out: &mut out });
@@ -199,13 +166,13 @@ impl Device for Cpu {
     }
 
     fn activate(&self, gate: &mut Vec<f32>, up: Option<&Vec<f32>>, activation: Activation) -> Result<(), Error> {
-        check("activate", up.is_none_or(|up| up.len() == gate.len()), || "gate and up".into())?;
+        check::activate(gate.len(), up.map(Vec::len))?;
         self.simd.run(Activate { gate, up: up.map(Vec::as_slice), activation });
         Ok(())
     }
 
     fn add(&self, y: &mut Vec<f32>, factor: f32, x: &Vec<f32>) -> Result<(), Error> {
-        check("add", y.len() == x.len(), || format!("{} and {}", y.len(), x.len()))?;
+        check::add(y.len(), x.len())?;
         self.simd.run(Add { y, factor, x });
         Ok(())
     }
@@ -221,8 +188,8 @@ impl Device for Cpu {
     }
 
     fn columns(&self, x: &Vec<f32>, width: usize, columns: Columns) -> Result<Vec<f32>, Error> {
-        check_rows("columns", x, width)?;
-        check_columns("columns", width, columns)?;
+        check::rows("columns", x.len(), width)?;
+        check::columns("columns", width, columns)?;
         let mut out = vec![0.0; x.len() / width.max(1) * columns.width()];
         if !out.is_empty() {
             layout::columns(x, width, columns, &mut out);
@@ -231,9 +198,7 @@ impl Device for Cpu {
     }
 
     fn place(&self, out: &mut Vec<f32>, width: usize, columns: Columns, x: &Vec<f32>) -> Result<(), Error> {
-        check_rows("place", out, width)?;
-        check_columns("place", width, columns)?;
-        check("place", out.len() / width.max(1) * columns.width() == x.len(), || format!("{}", x.len()))?;
+        check::place(out.len(), width, columns, x.len())?;
         if !x.is_empty() {
             layout::place(out, width, columns, x);
         }
@@ -241,8 +206,8 @@ impl Device for Cpu {
     }
 
     fn gather(&self, x: &Vec<f32>, width: usize, rows: &[u32]) -> Result<Vec<f32>, Error> {
-        check_rows("gather", x, width)?;
-        check_named("gather", x, width, rows)?;
+        check::rows("gather", x.len(), width)?;
+        check::named("gather", x.len(), width, rows)?;
         let mut out = vec![0.0; rows.len() * width];
         if !out.is_empty() {
             layout::gather(x, width, rows, &mut out);
@@ -258,10 +223,7 @@ impl Device for Cpu {
         factors: &[f32],
         x: &Vec<f32>,
     ) -> Result<(), Error> {
-        check_rows("scatter", out, width)?;
-        check_named("scatter", out, width, rows)?;
-        let fits = rows.len() == factors.len() && rows.len() * width == x.len();
-        check("scatter", fits, || format!("{} for {} rows by {width}", x.len(), rows.len()))?;
+        check::scatter(out.len(), width, (rows, factors.len()), x.len())?;
         if !x.is_empty() {
             self.simd.run(ScatterAdd { out, width, rows, factors, x });
         }
@@ -269,8 +231,7 @@ impl Device for Cpu {
     }
 
     fn gram(&self, x: &Vec<f32>, width: usize, gram: &mut Vec<f32>) -> Result<(), Error> {
-        check("gram", gram.len() == width * width, || format!("{} for {width}", gram.len()))?;
-        check("gram", x.len().is_multiple_of(width.max(1)), || format!("{} by {width}", x.len()))?;
+        check::gram(x.len(), width, gram.len())?;
         self.simd.run(Gram { x, width, sums: gram });
         Ok(())
     }
@@ -280,8 +241,7 @@ impl Device for Cpu {
     }
 
     fn moments(&self, x: &Vec<f32>, width: usize, absolute: &mut [f64], squares: &mut [f64]) -> Result<(), Error> {
-        check_rows("moments", x, width)?;
-        check("moments", absolute.len() == width && squares.len() == width, || format!("{}", absolute.len()))?;
+        check::moments(x.len(), width, (absolute.len(), squares.len()))?;
         if !x.is_empty() {
             self.simd.run(Moments { x, width, absolute, squares });
         }

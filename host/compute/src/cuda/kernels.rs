@@ -64,19 +64,23 @@ impl Kernels {
     }
 }
 
-/// For a device, or, with a compiler that is older than it, for the oldest that the compiler knows: the driver
+/// For a device, or, with a compiler that does not know it, for the oldest that the compiler knows: the driver
 /// translates that for every younger one.
-fn compile((major, minor): (i32, i32)) -> Result<Ptx, Error> {
-    let exact = vec![format!("--gpu-architecture=compute_{major}{minor}")];
-    with(exact).or_else(|_| with(Vec::new())).map_err(|error| {
+fn compile(capability: (i32, i32)) -> Result<Ptx, Error> {
+    exactly(capability).or_else(|_| with(Vec::new()))
+}
+
+/// For a device.
+pub(super) fn exactly((major, minor): (i32, i32)) -> Result<Ptx, Error> {
+    with(vec![format!("--gpu-architecture=compute_{major}{minor}")])
+}
+
+fn with(options: Vec<String>) -> Result<Ptx, Error> {
+    compile_ptx_with_opts(SOURCE, CompileOptions { options, ..CompileOptions::default() }).map_err(|error| {
         let detail = match &error {
             CompileError::CompileError { log, .. } => log.to_string_lossy().into_owned(),
             other => other.to_string(),
         };
         Error::Device(format!("the kernels could not be compiled by NVRTC: {}", detail.trim()))
     })
-}
-
-fn with(options: Vec<String>) -> Result<Ptx, CompileError> {
-    compile_ptx_with_opts(SOURCE, CompileOptions { options, ..CompileOptions::default() })
 }

@@ -9,7 +9,8 @@
 //! The kernels need no GPU to be compiled, which shows whether they are right as far as a compiler can tell:
 //!
 //! ```sh
-//! cargo xtask kernels   # needs libnvrtc, as in the Python package nvidia-cuda-nvrtc-cu12
+//! pip install --target nvrtc nvidia-cuda-nvrtc-cu12
+//! LD_LIBRARY_PATH=nvrtc/nvidia/cuda_nvrtc/lib cargo run -p qhost-compute --example kernels
 //! ```
 #![expect(unsafe_code, reason = "kernels are launched with pointers")]
 
@@ -90,7 +91,7 @@ impl Cuda {
     /// # Errors
     /// There is one that cannot be used: a library is missing, or the driver says why.
     pub fn probe() -> Result<Option<Self>, Error> {
-        if !presence::driver() || guarded(|| Ok(devices().unwrap_or(0)))? == 0 {
+        if !presence::driver() || guarded(devices)? == 0 {
             return Ok(None);
         }
         Self::open(0).map(Some)
@@ -108,10 +109,16 @@ impl Cuda {
             return Err(Error::Device("CUDA is for 64-bit programs".into()));
         }
         guarded(|| {
-            let count = devices()?;
-            if ordinal >= count {
-                let found = if count == 1 { "GPU 0 alone".into() } else { format!("{count} GPUs") };
-                return Err(Error::Device(format!("there is no GPU {ordinal}: the CUDA driver found {found}")));
+            match devices()? {
+                0 => return Err(Error::Device("a CUDA driver was found, but no GPU".into())),
+                count if ordinal < count => {}
+                1 => {
+                    return Err(Error::Device(format!("there is no GPU {ordinal}: the CUDA driver found GPU 0 alone")));
+                }
+                count => {
+                    let last = count - 1;
+                    return Err(Error::Device(format!("there is no GPU {ordinal}: the CUDA driver found 0 to {last}")));
+                }
             }
             presence::toolkit()?;
             let context = CudaContext::new(ordinal).map_err(|error| fault("be opened", error))?;
@@ -121,6 +128,13 @@ impl Cuda {
             let kernels = Kernels::new(&context)?;
             Ok(Self { blas: Blas::new(&stream)?, kernels, stream, context, name })
         })
+    }
+
+    /// The kernels as the driver gets them, for a compute capability: this needs NVRTC, but no GPU and no driver.
+    #[doc(hidden)]
+    pub fn kernels_for(capability: (i32, i32)) -> Result<String, Error> {
+        presence::compiler()?;
+        guarded(|| Ok(kernels::exactly(capability)?.to_src()))
     }
 
     /// What the driver calls it, and its number.
@@ -176,15 +190,13 @@ impl Cuda {
     }
 }
 
+/// How many GPUs there are.
 fn devices() -> Result<usize, Error> {
-    let count = CudaContext::device_count().map_err(|error| {
-        if error.0 == cudaError_enum::CUDA_ERROR_NO_DEVICE {
-            Error::Device("a CUDA driver was found, but no GPU".into())
-        } else {
-            fault("be counted", error)
-        }
-    })?;
-    Ok(usize::try_from(count).unwrap_or(0))
+    match CudaContext::device_count() {
+        Ok(count) => Ok(usize::try_from(count).unwrap_or(0)),
+        Err(error) if error.0 == cudaError_enum::CUDA_ERROR_NO_DEVICE => Ok(0),
+        Err(error) => Err(fault("be counted", error)),
+    }
 }
 
 /// Makes an error of a panic: the bindings panic where a library lacks a function.

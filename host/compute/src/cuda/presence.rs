@@ -13,6 +13,13 @@ pub(super) fn driver() -> bool {
     unsafe { driver::sys::is_culib_present() }
 }
 
+/// Whether there is the compiler of kernels.
+pub(super) fn compiler() -> Result<(), Error> {
+    // SAFETY: as above.
+    let present = unsafe { nvrtc::sys::is_culib_present() };
+    if present { Ok(()) } else { Err(Error::Device("NVRTC (libnvrtc) was not found".into())) }
+}
+
 /// Whether there is what arithmetic takes beside the driver.
 pub(super) fn toolkit() -> Result<(), Error> {
     // SAFETY: as above.
