@@ -47,6 +47,10 @@ pub(super) fn completed(config: Value, family: &Family) -> Value {
     let defaults: Map<String, Value> = serde_json::from_str(family.defaults).unwrap_or_default();
     match config {
         Value::Object(mut config) => {
+            // transformers 4 writes it for no scaling, transformers 5 takes it for nothing said.
+            if config.get("rope_scaling").is_some_and(Value::is_null) {
+                config.remove("rope_scaling");
+            }
             for (key, value) in defaults {
                 config.entry(key).or_insert(value);
             }
@@ -131,6 +135,13 @@ mod tests {
         assert!(config.get("architectures").is_none());
         let completed = completed(config, find(Some("gemma3_text"), None).unwrap());
         assert_eq!((&completed["head_dim"], &completed["hidden_size"]), (&json!(256), &json!(64)));
+    }
+
+    #[test]
+    fn a_scaling_of_null_is_what_the_class_assumes() {
+        let family = find(Some("gpt_oss"), None).unwrap();
+        let null = completed(json!({"rope_scaling": null, "sliding_window": null}), family);
+        assert_eq!((&null["rope_scaling"]["rope_type"], &null["sliding_window"]), (&json!("yarn"), &Value::Null));
     }
 
     #[test]
