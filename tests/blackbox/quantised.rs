@@ -267,8 +267,9 @@ fn a_sentencepiece_tokenizer_comes_back() {
     let golden: Vec<(String, Vec<u32>)> = serde_json::from_slice(&golden).unwrap();
     // The model has fewer rows than the vocabulary has pieces: the last are characters that it does not know.
     let rows = u32::try_from(rebuilt.get_vocab_size(true)).unwrap();
-    // This vocabulary takes out spaces that are too many, which files of Llama do not tell.
-    let spaced = |text: &str| text.contains("  ") || text.starts_with(' ') || text.ends_with(' ');
+    // This vocabulary takes out spaces that are too many, which files of Llama do not tell; and names of special
+    // tokens are plain text to the library.
+    let spaced = |text: &str| text.contains("  ") || text.starts_with(' ') || text.ends_with(' ') || text.contains('<');
     let golden: Vec<_> =
         golden.into_iter().filter(|(text, ids)| !spaced(text) && ids.iter().all(|id| *id < rows)).collect();
     assert!(golden.len() > 20, "{}", golden.len());

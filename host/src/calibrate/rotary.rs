@@ -287,7 +287,6 @@ fn bad(key: &str, value: &Value, reason: &'static str) -> Error {
 }
 
 #[cfg(test)]
-#[expect(clippy::excessive_precision, reason = "as transformers prints them")]
 mod tests {
     use serde_json::json;
 
