@@ -113,7 +113,7 @@ pub struct Evaluation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tokens {
     /// One text, as the tokenizer makes it of the whole, with what the tokenizer puts around a text; to be cut with
-    /// [`windows`].
+    /// [`windows()`].
     Text(Vec<u32>),
     /// Rows that are used as they are: `input_ids`, or one conversation each.
     Rows(Vec<Vec<u32>>),
