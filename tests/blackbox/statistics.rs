@@ -184,6 +184,17 @@ fn every_expert_has_statistics_of_the_tokens_that_were_sent_to_it() {
         }
     }
     assert_eq!(scarce, 4, "two of the four experts saw fewer");
+    // The same where one group is asked for after the other.
+    let run = observe(&model, &rows, &folder.path().join("halved"));
+    let halved_file = observed(run.args(["--plugin-option", "fewest=40", "--plugin-option", "halve=true"]));
+    let halved = records(&halved_file, &mixture_widths(), false, 0);
+    for group in ["ffn_in", "ffn_mid"] {
+        for expert in 0..EXPERTS {
+            let record = &halved[of_expert(&halved, group, expert)];
+            let enough = if record.all_tokens { record.tokens == 80 } else { (40..=80).contains(&record.tokens) };
+            assert!(enough && record.mean_square.iter().sum::<f64>() > 0.0, "{group}.{expert}: {}", record.tokens);
+        }
+    }
 }
 
 #[test]

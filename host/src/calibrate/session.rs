@@ -199,17 +199,16 @@ impl<D: Device> Calibration<D> {
                     let run = LayerRun { keep: false, ..run };
                     self.engine.layer(layer, &mut inner.states, &run, &mut collector)?;
                 }
-                let (mut gathered, forced) = (collector.gathered, self.scarce_experts(needs, layer));
-                let forced = forced(&gathered);
-                if !forced.is_empty() {
-                    gathered.retain(|(_, expert), _| expert.is_none_or(|expert| !forced.contains(&expert)));
-                    let mut again = Collector { needs, only: Some(&forced), group, gathered, ledger: &self.ledger };
+                let mut gathered = collector.gathered;
+                let scarce = self.scarce(needs, layer, group, &gathered);
+                if !scarce.is_empty() {
+                    gathered.retain(|key, _| !scarce.contains(key));
+                    let mut again = Collector { needs, only: Some(&scarce), group, gathered, ledger: &self.ledger };
+                    let forced: BTreeSet<u32> = scarce.iter().filter_map(|(_, expert)| *expert).collect();
                     let run = LayerRun { substitutes: &inner.substitutes, keep: false, forced: Some(&forced) };
                     self.engine.layer(layer, &mut inner.states, &run, &mut again)?;
                     gathered = again.gathered;
-                    for (_, of_expert) in
-                        gathered.iter_mut().filter(|((_, expert), _)| expert.is_some_and(|e| forced.contains(&e)))
-                    {
+                    for (_, of_expert) in gathered.iter_mut().filter(|(key, _)| scarce.contains(key)) {
                         of_expert.all_tokens = true;
                     }
                 }
@@ -233,22 +232,24 @@ impl<D: Device> Calibration<D> {
         Ok(())
     }
 
-    /// Finds the experts that saw too few tokens for a need that asks for more.
-    fn scarce_experts<'a>(
-        &'a self,
-        needs: &'a [StatisticsNeed],
+    /// The inputs of experts that saw too few tokens for a need that wants all of them then.
+    fn scarce(
+        &self,
+        needs: &[StatisticsNeed],
         layer: usize,
-    ) -> impl Fn(&BTreeMap<Key, Gathered<D>>) -> BTreeSet<u32> + 'a {
-        move |gathered| {
-            let mut scarce = BTreeSet::new();
-            for need in needs.iter().filter(|need| need.scarce == Scarce::AllTokens && need.fewest_tokens > 0) {
-                let seen = |expert| gathered.get(&(need.group.clone(), Some(expert))).map_or(0, |seen| seen.tokens);
-                let of_experts = [InputGroup::FfnIn, InputGroup::FfnMid].contains(&need.group);
-                let experts = if of_experts { self.experts_of(layer) } else { 0 };
-                scarce.extend((0..experts).filter(|&expert| seen(expert) < need.fewest_tokens));
-            }
-            scarce
-        }
+        group: Option<&InputGroup>,
+        gathered: &BTreeMap<Key, Gathered<D>>,
+    ) -> BTreeSet<Key> {
+        let of_experts = [InputGroup::FfnIn, InputGroup::FfnMid];
+        let asking = needs.iter().filter(|need| {
+            let now = group.is_none_or(|group| *group == need.group) && of_experts.contains(&need.group);
+            now && need.scarce == Scarce::AllTokens
+        });
+        let keys = asking.flat_map(|need| {
+            let keys = (0..self.experts_of(layer)).map(|expert| (need.group.clone(), Some(expert)));
+            keys.filter(|key| gathered.get(key).map_or(0, |seen| seen.tokens) < need.fewest_tokens)
+        });
+        keys.collect()
     }
 
     fn experts_of(&self, layer: usize) -> u32 {

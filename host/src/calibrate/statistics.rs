@@ -179,8 +179,8 @@ pub fn memory(need: &StatisticsNeed, width: u64) -> u64 {
 #[derive(Debug)]
 pub(super) struct Collector<'a, D: Device> {
     pub(super) needs: &'a [StatisticsNeed],
-    /// Of these experts alone, if not of all and of what is no expert's.
-    pub(super) only: Option<&'a BTreeSet<u32>>,
+    /// Of these inputs alone, if not of all.
+    pub(super) only: Option<&'a BTreeSet<Key>>,
     /// The one group that is wanted, if not all.
     pub(super) group: Option<&'a InputGroup>,
     pub(super) gathered: BTreeMap<Key, Gathered<D>>,
@@ -195,11 +195,11 @@ impl<D: Device> Observer<D> for Collector<'_, D> {
         if self.group.is_some_and(|group| *group != input.group) {
             return Ok(());
         }
-        if self.only.is_some_and(|only| input.expert.is_none_or(|expert| !only.contains(&expert))) {
+        let key = (input.group.clone(), input.expert);
+        if self.only.is_some_and(|only| !only.contains(&key)) {
             return Ok(());
         }
         let Some(need) = self.needs.iter().find(|need| need.group == input.group) else { return Ok(()) };
-        let key = (input.group.clone(), input.expert);
         if !self.gathered.contains_key(&key) {
             let new = Gathered::new(device, need, &key, input.width, self.ledger)?;
             self.gathered.insert(key.clone(), new);
