@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use qhost_compute::{Device, Opened};
@@ -17,9 +20,9 @@ use qhost_plugin_api::{
 use rayon::ThreadPool;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::sources::broken;
+use super::{Event, Events, sources::broken};
 use crate::{
-    calibrate::{self, Answer, Calibrating, Calibration, Decoder, Engine, Needs, Refusal, Virtual, Weights},
+    calibrate::{self, Answer, Calibrating, Calibration, Decoder, Engine, Needs, Refusal, Step, Virtual, Weights},
     dataset::Samples,
     exit_code::Fault,
     model::{StoredAs, Widening},
@@ -123,13 +126,28 @@ struct Begin<'a> {
     samples: &'a [Vec<u32>],
     settings: &'a ConnectSettings,
     folder: &'a Path,
+    events: Arc<dyn Events>,
 }
 
 impl Begin<'_> {
     fn on<D: Device + Send + 'static>(self, device: D) -> Result<Box<dyn Calibrating>, calibrate::Error> {
-        let Self { model, weights, needs, samples, settings, folder } = self;
+        let Self { model, weights, needs, samples, settings, folder, events } = self;
         let lengths: Vec<_> = samples.iter().map(Vec::len).collect();
         let engine = Engine::new(device, Arc::clone(model), weights, &lengths, settings.cancel.clone())?;
+        let (all, layers) = (lengths.iter().sum::<usize>(), engine.decoder().layers.len());
+        let (layer, gone) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let engine = engine.telling(move |step| match step {
+            Step::Layer(index) => {
+                layer.store(index, Ordering::Relaxed);
+                gone.store(0, Ordering::Relaxed);
+            }
+            Step::Tokens(tokens) => {
+                let gone = gone.fetch_add(tokens, Ordering::Relaxed) + tokens;
+                let layer = layer.load(Ordering::Relaxed) + 1;
+                events.emit(Event::UnitStarted { name: &format!("layer {layer} of {layers}, token {gone} of {all}") });
+            }
+            Step::Head => {}
+        });
         let calibration = Calibration::begin(engine, Arc::clone(model), needs, samples, &settings.ledger, folder)?;
         Ok(Box::new(calibration))
     }
@@ -144,7 +162,9 @@ impl Running {
         samples: &[Vec<u32>],
         settings: &ConnectSettings,
         folder: &Path,
+        events: &Arc<dyn Events>,
     ) -> Result<Self, calibrate::Error> {
+        events.emit(Event::UnitStarted { name: "embedding of the samples" });
         let failed = |source| calibrate::Error::States { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(failed)?;
         let needs = needs(plan);
@@ -154,7 +174,10 @@ impl Running {
         let working = plan.units.iter().map(|unit| unit.working_memory(settings.threads())).max().unwrap_or(0);
         let reserved = settings.ledger.hold(statistics_of_a_unit(plan, model).saturating_add(working), "a unit")?;
         let told = |error: &qhost_compute::Error| tracing::warn!("the GPU is passed over: {error}");
-        let (device, begin) = (settings.device.open(told)?, Begin { model, weights, needs, samples, settings, folder });
+        let (device, begin) = (
+            settings.device.open(told)?,
+            Begin { model, weights, needs, samples, settings, folder, events: Arc::clone(events) },
+        );
         tracing::info!("the model is run on the {}", device.describe());
         let calibration = settings.pool.install(|| match device {
             Opened::Cpu(cpu) => begin.on(cpu),

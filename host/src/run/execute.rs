@@ -379,7 +379,8 @@ impl<'a> Run<'a> {
         let place = |unit| model.units.iter().position(|info| info.id == unit);
         let begin = || {
             let weights = Arc::<Sources>::clone(&self.shared.sources);
-            let running = Running::begin(model, weights, self.plan, &samples.rows, settings, &self.work.states());
+            let running =
+                Running::begin(model, weights, self.plan, &samples.rows, settings, &self.work.states(), self.events);
             running.map_err(|error| self.failed_running(error))
         };
         let mut running = begin()?;

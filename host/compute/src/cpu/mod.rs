@@ -2,6 +2,7 @@
 #![expect(clippy::inline_always, reason = "a loop is compiled for an instruction set only with all that it calls")]
 
 mod attention;
+mod buffer;
 mod dense;
 mod elementwise;
 pub(crate) mod factor;
@@ -85,7 +86,7 @@ impl Device for Cpu {
     }
 
     fn zeros(&self, length: usize) -> Result<Vec<f32>, Error> {
-        Ok(vec![0.0; length])
+        Ok(buffer::zeros(length))
     }
 
     fn length(&self, buffer: &Vec<f32>) -> usize {
@@ -112,7 +113,7 @@ impl Device for Cpu {
     ) -> Result<Vec<f32>, Error> {
         let (inputs, outputs) = (weights.inputs, weights.outputs);
         check::linear(x.len(), rows, (inputs, outputs), bias.map(Vec::len))?;
-        let mut out = vec![0.0; rows * outputs];
+        let mut out = buffer::zeros(rows * outputs);
         if inputs == 0 || outputs == 0 {
             return Ok(out);
         }
@@ -159,7 +160,7 @@ impl Device for Cpu {
     ) -> Result<Vec<f32>, Error> {
         let rows = check::attention((q.len(), k.len(), v.len()), lengths, shape, sinks.map(Vec::len))?;
         let &Attention { heads, value, .. } = shape;
-        let mut out = vec![0.0; rows * heads * value];
+        let mut out = buffer::zeros(rows * heads * value);
         let sinks = sinks.map(Vec::as_slice);
         self.simd.run(Softmax { q, k, v, lengths, shape, sinks, out: &mut out });
         Ok(out)
@@ -190,7 +191,7 @@ impl Device for Cpu {
     fn columns(&self, x: &Vec<f32>, width: usize, columns: Columns) -> Result<Vec<f32>, Error> {
         check::rows("columns", x.len(), width)?;
         check::columns("columns", width, columns)?;
-        let mut out = vec![0.0; x.len() / width.max(1) * columns.width()];
+        let mut out = buffer::zeros(x.len() / width.max(1) * columns.width());
         if !out.is_empty() {
             layout::columns(x, width, columns, &mut out);
         }
@@ -208,7 +209,7 @@ impl Device for Cpu {
     fn gather(&self, x: &Vec<f32>, width: usize, rows: &[u32]) -> Result<Vec<f32>, Error> {
         check::rows("gather", x.len(), width)?;
         check::named("gather", x.len(), width, rows)?;
-        let mut out = vec![0.0; rows.len() * width];
+        let mut out = buffer::zeros(rows.len() * width);
         if !out.is_empty() {
             layout::gather(x, width, rows, &mut out);
         }
