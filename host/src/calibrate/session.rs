@@ -67,10 +67,8 @@ enum Place {
 /// A tensor that no file has.
 #[derive(Debug)]
 pub struct Virtual {
-    /// Its numbers, little-endian.
-    pub bytes: Vec<u8>,
-    /// Whether they are `f64`, not `f32`.
-    pub double: bool,
+    /// Its numbers.
+    pub numbers: Numbers,
     /// Rows.
     pub rows: u64,
     /// Elements of a row.
@@ -368,7 +366,7 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
             let Some((rows, numbers)) = gathered.numbers(self.engine.device(), request.what)? else {
                 return Ok(Err(Refusal::Absent(format!("{:?}", request.what))));
             };
-            let lent = Virtual::new(numbers, rows as u64, gathered.width as u64);
+            let lent = Virtual { numbers, rows: rows as u64, row_elements: gathered.width as u64 };
             inner.lent.push((lent_key, Arc::new(lent)));
             inner.lent.len() - 1
         };
@@ -422,16 +420,5 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
         let samples = samples.map_or(usize::MAX, |samples| usize::try_from(samples).unwrap_or(usize::MAX));
         let (mean_square, original) = self.engine.difference(layer, &guard.states, &guard.substitutes, samples)?;
         Ok(Ok(LossAnswer::new(mean_square, original)))
-    }
-}
-
-impl Virtual {
-    fn new(numbers: Numbers, rows: u64, row_elements: u64) -> Self {
-        let double = matches!(numbers, Numbers::Double(_));
-        let bytes = match numbers {
-            Numbers::Single(numbers) => numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
-            Numbers::Double(numbers) => numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
-        };
-        Self { bytes, double, rows, row_elements }
     }
 }

@@ -50,6 +50,17 @@ pub enum Numbers {
     Double(Vec<f64>),
 }
 
+impl Numbers {
+    /// Them as they lie in memory.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Single(numbers) => bytemuck::cast_slice(numbers),
+            Self::Double(numbers) => bytemuck::cast_slice(numbers),
+        }
+    }
+}
+
 impl<D: Device> Gathered<D> {
     pub(super) fn new(
         device: &D,

@@ -69,6 +69,17 @@ impl fmt::Debug for Lent<'_> {
 /// Numbers that stand in for tensors of the model, whole.
 pub type Substitutes = HashMap<u32, Arc<Vec<f32>>>;
 
+/// Substituted numbers as they lie in memory.
+struct Floats(Arc<Vec<f32>>);
+
+impl Deref for Floats {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
 /// The tensors of a unit, on loan.
 #[derive(Debug)]
 pub struct UnitTensors<'a> {
@@ -90,8 +101,7 @@ impl<'a> UnitTensors<'a> {
         let of_unit = (0..).zip(&model.tensors).filter(|(_, tensor)| tensor.unit == unit && wanted(&tensor.role));
         let tensors = of_unit.map(|(id, tensor)| {
             if let Some(numbers) = substitutes.get(&id) {
-                let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-                return Ok((id, tensor, Lent::new(Dtype::F32, bytes)));
+                return Ok((id, tensor, Lent::new(Dtype::F32, Floats(Arc::clone(numbers)))));
             }
             let lent = weights.rows(id, 0, tensor.rows());
             let lent =

@@ -84,16 +84,16 @@ impl Arithmetic {
     fn download(&self, handle: MatrixHandle, out: &mut OperandMut<'_>) -> Result<(), Failure> {
         let matrices = self.lock();
         let matrix = matrices.get(handle)?;
-        let fill = |bytes: Vec<u8>, dtype: DType, out: &mut OperandMut<'_>| {
+        let fill = |bytes: &[u8], dtype: DType, out: &mut OperandMut<'_>| {
             if out.dtype != dtype || out.data.len() != bytes.len() {
                 return Err(misused("a place of another size or precision than the matrix"));
             }
-            out.data.copy_from_slice(&bytes);
+            out.data.copy_from_slice(bytes);
             Ok(())
         };
         match &matrix.numbers {
-            Numbers::Single(numbers) => fill(numbers.iter().flat_map(|n| n.to_le_bytes()).collect(), DType::F32, out),
-            Numbers::Double(numbers) => fill(numbers.iter().flat_map(|n| n.to_le_bytes()).collect(), DType::F64, out),
+            Numbers::Single(numbers) => fill(bytemuck::cast_slice(numbers), DType::F32, out),
+            Numbers::Double(numbers) => fill(bytemuck::cast_slice(numbers), DType::F64, out),
         }
     }
 
@@ -185,9 +185,9 @@ impl Arithmetic {
             if a.columns != inputs || (sum.rows, sum.columns) != (a.rows, outputs) {
                 return Err(misused("factors and product whose shapes do not fit"));
             }
-            let bytes: Vec<u8> = w.iter().flat_map(|number| number.to_le_bytes()).collect();
             // What the kernels call transposed is the usual order of a product.
-            let stored = Stored { bytes: &bytes, dtype: Dtype::F32, outputs, inputs, transposed: !transposed };
+            let stored =
+                Stored { bytes: bytemuck::cast_slice(w), dtype: Dtype::F32, outputs, inputs, transposed: !transposed };
             let matrix = self.cpu.matrix(stored).map_err(|error| failed(&error))?;
             let product = self.cpu.linear(x, a.rows, &matrix, None).map_err(|error| failed(&error))?;
             self.cpu.add(sum_numbers, factor, &product).map_err(|error| failed(&error))

@@ -22,7 +22,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Event, Events, sources::broken};
 use crate::{
-    calibrate::{self, Answer, Calibrating, Calibration, Decoder, Engine, Needs, Refusal, Step, Virtual, Weights},
+    calibrate::{
+        self, Answer, Calibrating, Calibration, Decoder, Engine, Needs, Numbers, Refusal, Step, Virtual, Weights,
+    },
     dataset::Samples,
     exit_code::Fault,
     model::{StoredAs, Widening},
@@ -262,12 +264,14 @@ pub(super) fn is_virtual(loan: u64) -> bool {
 }
 
 fn borrowed(lent: &Arc<Virtual>, first_row: u64, rows: u64) -> Option<Borrowed> {
-    let element = if lent.double { 8 } else { 4 };
+    let (element, dtype) = match lent.numbers {
+        Numbers::Single(_) => (4, DType::F32),
+        Numbers::Double(_) => (8, DType::F64),
+    };
     let row = lent.row_elements.checked_mul(element)?;
     let (start, bytes) = (first_row.checked_mul(row)?, rows.checked_mul(row)?);
     let end = start.checked_add(bytes)?;
-    let data = lent.bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)?;
-    let dtype = if lent.double { DType::F64 } else { DType::F32 };
+    let data = lent.numbers.bytes().get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)?;
     Some(Borrowed { id: VIRTUAL_LOAN, dtype, rows, row_elements: lent.row_elements, data: data.as_ptr(), bytes })
 }
 

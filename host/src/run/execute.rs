@@ -237,11 +237,11 @@ impl Prepared {
         }
         let blobs = work.blobs();
         let records = last_records(journal);
-        let saved = records.values().flat_map(|record| &record.saved).filter_map(|blob| {
-            // They were held against their digests when the run began, or written by it.
-            unit::sound_blob(&blobs, blob).map(|bytes| (blob.key.clone(), bytes))
+        let saved = records.values().flat_map(|record| &record.saved).map(|blob| {
+            let damaged = || Error::CheckFailed { detail: format!("what was saved as {} is damaged", blob.key) };
+            Ok((blob.key.clone(), unit::sound_blob(&blobs, blob).ok_or_else(damaged)?))
         });
-        let saved: Vec<_> = saved.collect();
+        let saved = saved.collect::<Result<Vec<_>, Error>>()?;
         let named = self.beside.iter().zip(&self.plan.plan.beside);
         named.map(|(name, suffix)| Ok((name.clone(), self.job.beside(suffix, &saved)?))).collect()
     }
