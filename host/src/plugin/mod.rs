@@ -19,4 +19,4 @@ pub use library::{ConnectSettings, LoadedJob, LoadedPlugin};
 pub use manifest::{Unreadable, read as read_manifest};
 pub use reader::{NamedBytes, NumberCheck};
 pub use search::{SearchPath, SearchSettings};
-pub use services::{Borrowed, ExistingFiles, FileSource, UnitServices};
+pub use services::{Borrowed, FileSource, UnitServices};

@@ -15,8 +15,8 @@ use qhost_plugin_api::{
         Answer, DType, Failure, FailureKind, Files, Files_TO, FilesObject, Host, Host_TO, HostObject, Lease, LogLevel,
         Service, Service_TO, ServiceObject, Task, TensorView, TensorViewMut, Unit, Unit_TO, UnitObject,
     },
-    documents::{ExistingRequest, SourceFile},
-    sdk::{COMPUTE, EXISTING, FormatService, Operand, OperandMut, REPLAY, STATISTICS},
+    documents::SourceFile,
+    sdk::{COMPUTE, EXISTING, FormatService, REPLAY, STATISTICS, answer},
 };
 use rayon::{
     ThreadPool,
@@ -60,24 +60,10 @@ pub trait UnitServices: Send + Sync + 'static {
     /// The bytes last kept under a key.
     fn load(&self, key: &str) -> Result<Option<Vec<u8>>, Failure>;
 
-    /// The files to compare with, where the unit makes nothing but is held against files that exist.
-    fn existing(&self) -> Option<Arc<dyn ExistingFiles>> {
-        None
-    }
-
-    /// A service of the unit, by its versioned name, other than that of existing files.
+    /// A service of the unit, by its versioned name.
     fn service(&self, _name: &str) -> Option<Arc<dyn FormatService>> {
         None
     }
-}
-
-/// Files that a unit is compared with: the service `existing/1`.
-pub trait ExistingFiles: Send + Sync + 'static {
-    /// Fills `out` from `offset` of the file with an index.
-    ///
-    /// # Errors
-    /// Fails when there are no such bytes.
-    fn read(&self, file: u32, offset: u64, out: &mut [u8]) -> Result<(), Failure>;
 }
 
 /// Rows lent out; the memory stays valid until they are taken back.
@@ -245,10 +231,6 @@ impl Unit for UnitBridge {
     }
 
     fn query_interface(&self, name: RStr<'_>) -> ROption<ServiceObject> {
-        if name.as_str() == EXISTING {
-            let files = self.0.existing();
-            return files.map(|files| Service_TO::from_ptr(RArc::new(ExistingBridge(files)), TD_Opaque)).into();
-        }
         let service = self.0.service(&name);
         service.map(|service| Service_TO::from_ptr(RArc::new(ServiceBridge(service)), TD_Opaque)).into()
     }
@@ -265,54 +247,6 @@ impl Service for ServiceBridge {
         inputs: RSlice<'_, TensorView<'_>>,
         mut outputs: RSliceMut<'_, TensorViewMut<'_>>,
     ) -> RResult<Answer, Failure> {
-        let inputs: Vec<_> = inputs
-            .iter()
-            .map(|input| Operand {
-                dtype: input.dtype,
-                rows: input.rows,
-                row_elements: input.row_elements,
-                data: input.data.as_slice(),
-            })
-            .collect();
-        let mut outputs: Vec<_> = outputs
-            .as_mut_slice()
-            .iter_mut()
-            .map(|output| OperandMut {
-                dtype: output.dtype,
-                rows: output.rows,
-                row_elements: output.row_elements,
-                data: output.data.as_mut_slice(),
-            })
-            .collect();
-        let answer = self.0.call(&method, &request, &inputs, &mut outputs);
-        answer.map(|answer| Answer { json: answer.json.into(), blob: answer.blob.into() }).into()
-    }
-}
-
-struct ExistingBridge(Arc<dyn ExistingFiles>);
-
-impl ExistingBridge {
-    fn read(&self, request: &str, outputs: &mut [TensorViewMut<'_>]) -> Result<(), Failure> {
-        let ExistingRequest { file, offset, .. } = serde_json::from_str(request)
-            .map_err(|error| Failure::internal(format!("not the request expected: {error}")))?;
-        match outputs {
-            [out] => self.0.read(file, offset, out.data.as_mut_slice()),
-            _ => Err(Failure::internal(format!("{} outputs instead of one", outputs.len()))),
-        }
-    }
-}
-
-impl Service for ExistingBridge {
-    fn call(
-        &self,
-        method: RStr<'_>,
-        request: RStr<'_>,
-        _inputs: RSlice<'_, TensorView<'_>>,
-        mut outputs: RSliceMut<'_, TensorViewMut<'_>>,
-    ) -> RResult<Answer, Failure> {
-        if method.as_str() != "read" {
-            return RResult::RErr(Failure::unsupported(format!("{EXISTING} has no method `{method}`")));
-        }
-        self.read(&request, outputs.as_mut_slice()).map(|()| Answer { json: "null".into(), blob: RVec::new() }).into()
+        answer(&*self.0, &method, &request, inputs, outputs.as_mut_slice()).into()
     }
 }

@@ -15,14 +15,15 @@ use std::{
 
 use qhost_plugin_api::{
     abi::{Failure, FailureKind},
-    documents::{Check, OpenRequest, Options, Plan, Reading, SegmentContent},
+    documents::{Check, ExistingRequest, OpenRequest, Options, Plan, Reading, SegmentContent},
+    sdk::{EXISTING, FormatService, Operand, OperandMut, ServiceAnswer},
 };
 
 use super::Error;
 use crate::{
     inspect::{Content, File, Opened},
     model::{self, Understood},
-    plugin::{Borrowed, ExistingFiles, LoadedJob, UnitServices},
+    plugin::{Borrowed, LoadedJob, UnitServices},
     run::{Companions, Event, Events, Sources},
     source,
 };
@@ -236,8 +237,8 @@ impl UnitServices for Comparing {
         Ok(None)
     }
 
-    fn existing(&self) -> Option<Arc<dyn ExistingFiles>> {
-        Some(Arc::<Existing>::clone(&self.0.existing) as _)
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        (name == EXISTING).then(|| Arc::<Existing>::clone(&self.0.existing) as _)
     }
 }
 
@@ -247,7 +248,28 @@ struct Existing {
     read: AtomicU64,
 }
 
-impl ExistingFiles for Existing {
+impl FormatService for Existing {
+    fn call(
+        &self,
+        method: &str,
+        request: &str,
+        _inputs: &[Operand<'_>],
+        outputs: &mut [OperandMut<'_>],
+    ) -> Result<ServiceAnswer, Failure> {
+        if method != "read" {
+            return Err(Failure::unsupported(format!("{EXISTING} has no method `{method}`")));
+        }
+        let ExistingRequest { file, offset, .. } = serde_json::from_str(request)
+            .map_err(|error| Failure::internal(format!("not the request expected: {error}")))?;
+        match outputs {
+            [out] => self.read(file, offset, out.data)?,
+            _ => return Err(Failure::internal(format!("{} outputs instead of one", outputs.len()))),
+        }
+        ServiceAnswer::new(&())
+    }
+}
+
+impl Existing {
     fn read(&self, file: u32, offset: u64, out: &mut [u8]) -> Result<(), Failure> {
         let absent = || Failure::new(FailureKind::PLUGIN, "the plugin asked for bytes that are not in the files");
         let file = self.files.get(file as usize).ok_or_else(absent)?;

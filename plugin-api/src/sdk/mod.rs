@@ -34,7 +34,7 @@ pub use host::{Grant, HostHandle};
 pub use reader::{FileReader, FileView, READER, VERIFY, json_number, list_entry, reader_service, verify_service};
 pub use rows::Rows;
 pub use scratch::{Scratch, with_scratch};
-pub use service::{FormatService, Operand, OperandMut, ServiceAnswer, ServiceHandle};
+pub use service::{FormatService, Operand, OperandMut, ServiceAnswer, ServiceHandle, answer};
 pub use unit::{EXISTING, REPLAY, STATISTICS, UnitHandle};
 
 pub use crate::abi::{DType, Failure, FailureKind};

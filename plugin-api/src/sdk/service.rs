@@ -161,29 +161,39 @@ impl Service for ServiceBridge {
         inputs: RSlice<'_, TensorView<'_>>,
         mut outputs: RSliceMut<'_, TensorViewMut<'_>>,
     ) -> RResult<Answer, Failure> {
-        panics::contain(|| {
-            let inputs: Vec<_> = inputs
-                .iter()
-                .map(|input| Operand {
-                    dtype: input.dtype,
-                    rows: input.rows,
-                    row_elements: input.row_elements,
-                    data: input.data.as_slice(),
-                })
-                .collect();
-            let mut outputs: Vec<_> = outputs
-                .as_mut_slice()
-                .iter_mut()
-                .map(|output| OperandMut {
-                    dtype: output.dtype,
-                    rows: output.rows,
-                    row_elements: output.row_elements,
-                    data: output.data.as_mut_slice(),
-                })
-                .collect();
-            let answer = self.service.call(&method, &request, &inputs, &mut outputs)?;
-            Ok(Answer { json: answer.json.into(), blob: answer.blob.into() })
-        })
-        .into()
+        panics::contain(|| answer(&**self.service, &method, &request, inputs, outputs.as_mut_slice())).into()
     }
+}
+
+/// Has a service in plain Rust answer what came over the border.
+///
+/// # Errors
+/// Fails when the service does.
+pub fn answer(
+    service: &dyn FormatService,
+    method: &str,
+    request: &str,
+    inputs: RSlice<'_, TensorView<'_>>,
+    outputs: &mut [TensorViewMut<'_>],
+) -> Result<Answer> {
+    let inputs: Vec<_> = inputs
+        .iter()
+        .map(|input| Operand {
+            dtype: input.dtype,
+            rows: input.rows,
+            row_elements: input.row_elements,
+            data: input.data.as_slice(),
+        })
+        .collect();
+    let mut outputs: Vec<_> = outputs
+        .iter_mut()
+        .map(|output| OperandMut {
+            dtype: output.dtype,
+            rows: output.rows,
+            row_elements: output.row_elements,
+            data: output.data.as_mut_slice(),
+        })
+        .collect();
+    let answer = service.call(method, request, &inputs, &mut outputs)?;
+    Ok(Answer { json: answer.json.into(), blob: answer.blob.into() })
 }
