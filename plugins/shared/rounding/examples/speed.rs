@@ -17,7 +17,7 @@ fn main() {
         let mut gram = vec![0.0; width * width];
         for row in 0..width {
             for column in 0..width {
-                gram[row * width + column] = 0.9_f64.powi(i32::try_from(row.abs_diff(column)).unwrap());
+                gram[row * width + column] = 1.0 / (1.0 + row.abs_diff(column) as f64);
             }
         }
         let grouping = Grouping::new(width, 128).unwrap();

@@ -39,11 +39,11 @@ pub(crate) trait Simd: Copy {
     /// Adds to each of `STRIP` sums, which are columns, the products of `left` and a strip of a panel.
     fn multiply(self, left: &[Lanes], strip: &[[f32; STRIP]], sums: &mut [Lanes; STRIP]);
 
-    /// Runs something that is compiled for these instructions.
-    fn vectorize<R>(self, work: impl FnOnce() -> R) -> R;
+    /// Does something that is compiled for these instructions.
+    fn perform<J: Job>(self, job: J) -> J::Output;
 }
 
-/// Something to do with whatever instructions there are.
+/// Something to do with whatever instructions there are; `run` has to be inlined, to be compiled for them.
 pub(crate) trait Job {
     type Output;
 
@@ -55,13 +55,13 @@ pub(crate) fn run<J: Job>(job: J) -> J::Output {
     #[cfg(target_arch = "x86_64")]
     {
         if let Some(simd) = x86::Avx512::detect() {
-            return simd.vectorize(|| job.run(simd));
+            return simd.perform(job);
         }
         if let Some(simd) = x86::Avx2::detect() {
-            return simd.vectorize(|| job.run(simd));
+            return simd.perform(job);
         }
     }
-    job.run(Portable)
+    Portable.perform(job)
 }
 
 /// What every machine has.
@@ -103,9 +103,8 @@ impl Simd for Portable {
         }
     }
 
-    #[inline(always)]
-    fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
-        work()
+    fn perform<J: Job>(self, job: J) -> J::Output {
+        job.run(self)
     }
 }
 
@@ -116,7 +115,7 @@ mod x86 {
         _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps,
     };
 
-    use super::{Lanes, MAGIC, STRIP, Simd, TILE};
+    use super::{Job, Lanes, MAGIC, STRIP, Simd, TILE};
 
     macro_rules! shared {
         ($features:literal) => {
@@ -130,14 +129,13 @@ mod x86 {
                 (x + MAGIC) - MAGIC
             }
 
-            #[inline(always)]
-            fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
+            fn perform<J: Job>(self, job: J) -> J::Output {
                 #[target_feature(enable = $features)]
-                fn vectorize<R>(work: impl FnOnce() -> R) -> R {
-                    work()
+                fn perform<S: Simd, J: Job>(simd: S, job: J) -> J::Output {
+                    job.run(simd)
                 }
                 // SAFETY: `self` proves the instructions.
-                unsafe { vectorize(work) }
+                unsafe { perform(self, job) }
             }
         };
     }
