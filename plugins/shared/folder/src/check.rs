@@ -67,7 +67,10 @@ pub fn check_headers(files: &FilesHandle, layout: &Layout, tensors: &[Tensor]) -
         }
     }
     let files = layout.shards.len();
-    Ok(Check::passed("structure", format!("{seen} tensors in {files} safetensors {}", if files == 1 { "file" } else { "files" })))
+    Ok(Check::passed(
+        "structure",
+        format!("{seen} tensors in {files} safetensors {}", if files == 1 { "file" } else { "files" }),
+    ))
 }
 
 fn failed(file: &str, what: &str) -> Check {

@@ -61,7 +61,11 @@ fn element_bits(dtype: &str) -> Result<u64> {
         "F32" | "I32" | "U32" => 32,
         "F16" | "BF16" | "I16" | "U16" => 16,
         "F8_E4M3" | "F8_E5M2" | "F8_E8M0" | "I8" | "U8" | "BOOL" => 8,
-        other => return Err(Failure::unsupported(format!("its dtype {other} is none that safetensors files are written with"))),
+        other => {
+            return Err(Failure::unsupported(format!(
+                "its dtype {other} is none that safetensors files are written with"
+            )));
+        }
     })
 }
 
@@ -119,7 +123,8 @@ pub fn lay_out(tensors: &[Tensor], most: u64) -> Result<Layout> {
         let header = header(part.iter().map(|&index| (&tensors[index], bytes[index])))?;
         let mut end = header.len() as u64;
         for index in part {
-            places[index] = Place { shard: u32::try_from(number).unwrap_or(u32::MAX), offset: end, bytes: bytes[index] };
+            places[index] =
+                Place { shard: u32::try_from(number).unwrap_or(u32::MAX), offset: end, bytes: bytes[index] };
             end += bytes[index];
         }
         let name = match count {
@@ -169,8 +174,10 @@ fn header<'a>(tensors: impl Iterator<Item = (&'a Tensor, u64)>) -> Result<Vec<u8
     text.push('}');
     let padded = text.len().next_multiple_of(ALIGNMENT);
     if padded > LONGEST_HEADER {
-        return Err(Failure::unsupported(format!("a file's header would have {padded} bytes, and readers take {LONGEST_HEADER}"))
-            .hint("smaller files have shorter headers: --plugin-option shard-size=1GB"));
+        return Err(Failure::unsupported(format!(
+            "a file's header would have {padded} bytes, and readers take {LONGEST_HEADER}"
+        ))
+        .hint("smaller files have shorter headers: --plugin-option shard-size=1GB"));
     }
     let mut header = (padded as u64).to_le_bytes().to_vec();
     header.extend(text.as_bytes());
@@ -181,9 +188,9 @@ fn header<'a>(tensors: impl Iterator<Item = (&'a Tensor, u64)>) -> Result<Vec<u8
 fn index(tensors: &[Tensor], places: &[Place], shards: &[Shard], total: u64) -> String {
     let mut named: Vec<_> = tensors.iter().zip(places).collect();
     named.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-    let files = named.iter().map(|(tensor, place)| {
-        format!("    {}: {}", quoted(&tensor.name), quoted(&shards[place.shard as usize].name))
-    });
+    let files = named
+        .iter()
+        .map(|(tensor, place)| format!("    {}: {}", quoted(&tensor.name), quoted(&shards[place.shard as usize].name)));
     let files: Vec<_> = files.collect();
     format!(
         "{{\n  \"metadata\": {{\n    \"total_size\": {total}\n  }},\n  \"weight_map\": {{\n{}\n  }}\n}}\n",
@@ -214,7 +221,7 @@ mod tests {
 
     fn parsed(shard: &Shard) -> Value {
         let length = u64::from_le_bytes(*shard.header.first_chunk().unwrap());
-        assert_eq!(length as usize + 8, shard.header.len());
+        assert_eq!(length + 8, shard.header.len() as u64);
         assert_eq!(shard.header.len() % 8, 0);
         serde_json::from_slice(&shard.header[8..]).unwrap()
     }

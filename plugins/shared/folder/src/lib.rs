@@ -4,12 +4,12 @@
 
 mod check;
 mod companions;
-mod config;
 mod layout;
+mod object;
 mod shard_size;
 
 pub use check::{check_headers, read_segment};
 pub use companions::{CONFIG, companions};
-pub use config::Config;
 pub use layout::{INDEX, Layout, Place, Shard, Tensor, lay_out};
+pub use object::Object;
 pub use shard_size::{DEFAULT_SHARD_BYTES, shard_bytes};

@@ -6,8 +6,15 @@ use qhost_plugin_api::sdk::{Failure, Result};
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Units, the longest names first.
-const UNITS: [(&str, u64); 7] =
-    [("gib", 1 << 30), ("mib", 1 << 20), ("kib", 1 << 10), ("gb", 1_000_000_000), ("mb", 1_000_000), ("kb", 1_000), ("b", 1)];
+const UNITS: [(&str, u64); 7] = [
+    ("gib", 1 << 30),
+    ("mib", 1 << 20),
+    ("kib", 1 << 10),
+    ("gb", 1_000_000_000),
+    ("mb", 1_000_000),
+    ("kb", 1_000),
+    ("b", 1),
+];
 
 /// The bytes of `5GB`, `500MB`, `2GiB` or a plain number of bytes.
 ///
@@ -19,7 +26,8 @@ pub fn shard_bytes(text: &str) -> Result<u64> {
     let (digits, unit) = unit.unwrap_or((&lower, 1));
     let number: Option<u64> = digits.trim().parse().ok();
     number.and_then(|number| number.checked_mul(unit)).filter(|bytes| *bytes > 0).ok_or_else(|| {
-        Failure::usage(format!("`{text}` is no size of a file")).hint("write a whole number and a unit: 5GB, 500MB, 2GiB")
+        Failure::usage(format!("`{text}` is no size of a file"))
+            .hint("write a whole number and a unit: 5GB, 500MB, 2GiB")
     })
 }
 
