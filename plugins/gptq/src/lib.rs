@@ -1,40 +1,55 @@
-//! The GPTQ format plugin: it is found and described; its requests are refused until there is
-//! calibration.
+//! The GPTQ format plugin: folders of packed 2- to 8-bit weights that vLLM, SGLang, transformers and `gptqmodel` load.
 //!
-//! GPTQ compensates each rounding error under the second moments of the inputs (Frantar et al.,
-//! 2022, section 3), so nothing can be made from weights alone. It knows the format's levels, and
-//! nothing else yet.
+//! GPTQ compensates each rounding error under the second moments of the inputs (Frantar et al., 2022, section 3).
 
+mod check;
+mod config;
 mod format;
+mod job;
+mod modules;
+mod options;
+mod pack;
+mod round_unit;
+mod rules;
+mod stacked;
+mod usage;
+mod weights;
+mod write;
 
 use qhost_plugin_api::{
     documents::{Description, OpenRequest},
-    sdk::{Failure, FilesHandle, Format, HostHandle, NoJob, Result},
+    sdk::{Failure, FilesHandle, Format, HostHandle, Result},
 };
 
+pub use job::GptqJob;
+
 /// The plugin.
-pub struct Gptq;
+pub struct Gptq {
+    host: HostHandle,
+}
 
 impl Format for Gptq {
-    type Job = NoJob;
+    type Job = GptqJob;
 
-    fn connect(_: HostHandle) -> Result<Self> {
-        Ok(Self)
+    fn connect(host: HostHandle) -> Result<Self> {
+        Ok(Self { host })
     }
 
     fn describe(&self) -> Description {
         Description::new(vec![format::description()])
     }
 
-    fn open(&self, _: OpenRequest, _: FilesHandle) -> Result<NoJob> {
-        Err(Failure::unsupported("gptq needs calibration, which is not available yet")
-            .hint("gguf needs none: use --format gguf"))
+    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<GptqJob> {
+        if request.existing.is_some() || request.decode {
+            return Err(Failure::unsupported("this version of the plugin does not read GPTQ files"));
+        }
+        GptqJob::open(&request, &companions, self.host.clone())
     }
 }
 
 qhost_plugin_api::export_plugin! {
     id: "gptq",
-    summary: "GPTQ: error-compensated 2- to 8-bit weights (needs calibration, not available yet)",
+    summary: "GPTQ: error-compensated 2- to 8-bit weights",
     api: "^1.0",
     formats: [
         {

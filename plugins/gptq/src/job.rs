@@ -1,0 +1,253 @@
+//! One folder, planned and made.
+//!
+//! It knows which tensor goes where; what is quantised, how it is packed and what the config says are in the other
+//! files.
+
+use std::borrow::Cow;
+
+use qhost_folder::{INDEX, Layout, Object, Tensor, companions, lay_out};
+use qhost_plugin_api::{
+    documents::{
+        Companion, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Precision, Segment, Statistic,
+        StatisticsNeed, TensorSegment, UnitOrder,
+    },
+    sdk::{Failure, FilesHandle, FormatJob, HostHandle, REPLAY, Result, STATISTICS, UnitHandle},
+};
+
+use crate::{
+    check, config,
+    modules::{Contents, Item, Kept, Module, Segments},
+    options::{Choices, Settings},
+    pack::period,
+    round_unit, usage, write,
+};
+
+/// What a weight of a module costs, in nanoseconds on a core of the reference machine.
+const MODULE_COST: f64 = 20.0;
+
+/// What an element costs that is copied.
+const COPY_COST: f64 = 0.5;
+
+/// A planned folder.
+pub struct GptqJob {
+    host: HostHandle,
+    plan: Plan,
+    choices: Choices,
+    layout: Layout,
+    tensors: Vec<Tensor>,
+    items: Vec<Item>,
+}
+
+impl GptqJob {
+    pub(crate) fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
+        let choices = Choices::read(&request.options)?;
+        let model = &request.model;
+        if [STATISTICS, REPLAY].iter().any(|service| !host.facts().has_service(service)) {
+            return Err(
+                Failure::unsupported("this qhost does not run models, which GPTQ needs").hint("use a newer qhost")
+            );
+        }
+        if choices.lm_head && model.hyperparameters.tied_embeddings {
+            return Err(Failure::unsupported("the head is the embedding, which is not quantised")
+                .about("--plugin-option lm-head")
+                .hint("leave the option out"));
+        }
+        if let Some(method) = model.config["quantization_config"]["quant_method"].as_str() {
+            return Err(Failure::unsupported(format!("the model is quantised already: {method}"))
+                .hint("quantise the original model"));
+        }
+        let mut contents = Contents::of(model, &choices)?;
+        let tensors = tensors(&contents.items);
+        let layout = lay_out(&tensors, choices.shard_bytes)?;
+        place(&mut contents.items, &layout);
+        let mut plan = Plan::new(&*request.format, choices.level().name(), Output::folder(suffix(&choices)));
+        plan.files = layout.shards.iter().map(|shard| PlannedFile::new(&*shard.name, shard.bytes)).collect();
+        plan.segments = segments(&contents.items, &layout);
+        plan.units = units(model, &contents, &choices);
+        plan.order = UnitOrder::Sequential;
+        plan.companions = small_files(&contents, &choices, files, &layout, &host.facts().version)?;
+        plan.warnings = std::mem::take(&mut contents.warnings);
+        plan.warnings.extend(usage::loader_limits(&choices, &contents));
+        if let Some(file) = files.list().iter().find(|file| file.name.contains('/')) {
+            plan.warnings.push(format!("{} is not taken along: the output is one folder", file.name));
+        }
+        plan.usage = Some(usage::text(&choices, &contents));
+        plan.library = Some(usage::LIBRARY.into());
+        Ok(Self { host, plan, choices, layout, tensors, items: contents.items })
+    }
+
+    fn modules(&self) -> impl Iterator<Item = &Module> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Module(module) => Some(module),
+            Item::Kept(_) => None,
+        })
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Kept(kept) => Some(kept),
+            Item::Module(_) => None,
+        })
+    }
+}
+
+/// What the output's name ends in.
+fn suffix(choices: &Choices) -> String {
+    let Settings { symmetric, act_order, .. } = choices.settings;
+    let (asym, act) = (if symmetric { "" } else { "-asym" }, if act_order { "-act" } else { "" });
+    format!("-gptq-{}{asym}{act}", choices.level().name())
+}
+
+/// The tensors of the folder: four for a module, one for what is kept.
+fn tensors(items: &[Item]) -> Vec<Tensor> {
+    let mut tensors = Vec::new();
+    for item in items {
+        match item {
+            Item::Module(module) => {
+                let name = |end: &str| format!("{}.{end}", module.name);
+                let packed = |codes: u64| {
+                    let (count, words) = period(module.settings.bits);
+                    codes / count as u64 * words as u64
+                };
+                let (rows, columns, groups) = (module.rows, module.columns, module.groups());
+                tensors.extend([
+                    Tensor::new(name("qweight"), "I32", vec![packed(columns), rows]),
+                    Tensor::new(name("qzeros"), "I32", vec![groups, packed(rows)]).following(),
+                    Tensor::new(name("scales"), "F16", vec![groups, rows]).following(),
+                    Tensor::new(name("g_idx"), "I32", vec![columns]).following(),
+                ]);
+            }
+            Item::Kept(kept) => tensors.push(Tensor::new(&*kept.name, &*kept.dtype, kept.shape.clone())),
+        }
+    }
+    tensors
+}
+
+/// Numbers the segments: first the headers, then the tensors in their order.
+fn place(items: &mut [Item], layout: &Layout) {
+    let mut next = u32::try_from(layout.shards.len()).unwrap_or(u32::MAX);
+    let mut take = || {
+        next += 1;
+        next - 1
+    };
+    for item in items {
+        match item {
+            Item::Module(module) => {
+                module.segments = Segments { qweight: take(), qzeros: take(), scales: take(), g_idx: take() };
+            }
+            Item::Kept(kept) => kept.segment = take(),
+        }
+    }
+}
+
+fn segments(items: &[Item], layout: &Layout) -> Vec<Segment> {
+    let headers = (0..).zip(&layout.shards).map(|(file, shard)| {
+        Segment::constant(file, 0, shard.header.len() as u64, format!("header of {}", shard.name))
+    });
+    let mut segments: Vec<_> = headers.collect();
+    let mut places = layout.places.iter();
+    let mut push = |made: TensorSegment| {
+        if let Some(place) = places.next() {
+            segments.push(Segment::tensor(place.shard, place.offset, place.bytes, made));
+        }
+    };
+    for item in items {
+        match item {
+            Item::Module(module) => {
+                let encoding = encoding(module.settings);
+                // What belongs to the weights is counted with them.
+                for (end, elements) in [("qweight", module.weights()), ("qzeros", 0), ("scales", 0), ("g_idx", 0)] {
+                    let name = format!("{}.{end}", module.name);
+                    let mut made = TensorSegment::new(name, module.unit, vec![module.tensor], &*encoding, elements);
+                    made.cost = Some(MODULE_COST);
+                    push(made);
+                }
+            }
+            Item::Kept(kept) => {
+                let sources = vec![kept.tensor];
+                let mut made = TensorSegment::new(&*kept.name, kept.unit, sources, &*kept.dtype, kept.elements());
+                made.cost = Some(COPY_COST);
+                push(made);
+            }
+        }
+    }
+    segments
+}
+
+/// How a module is stored, in a word.
+fn encoding(settings: Settings) -> String {
+    let group = settings.group_size.map_or_else(|| "channel".to_owned(), |size| format!("g{size}"));
+    format!("{}bit-{group}{}", settings.bits, if settings.symmetric { "" } else { "-asym" })
+}
+
+fn units(model: &Model, contents: &Contents, choices: &Choices) -> Vec<PlannedUnit> {
+    let units = model.units.iter().map(|unit| {
+        let modules = || contents.modules().filter(|module| module.unit == unit.id);
+        let mut planned = PlannedUnit::new(unit.id);
+        planned.memory = round_unit::memory(modules());
+        let mut groups: Vec<_> = modules().map(|module| &module.group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        planned.statistics = groups
+            .into_iter()
+            .map(|group| {
+                let mut need = StatisticsNeed::new(group.clone(), vec![Statistic::Gram]);
+                need.precision = Precision::Double;
+                need.fewest_tokens = choices.fewest_tokens;
+                need.scarce = choices.scarce;
+                need
+            })
+            .collect();
+        planned.replays = !planned.statistics.is_empty();
+        planned
+    });
+    units.collect()
+}
+
+fn small_files(
+    contents: &Contents,
+    choices: &Choices,
+    files: &FilesHandle,
+    layout: &Layout,
+    version: &str,
+) -> Result<Vec<Companion>> {
+    let quantization = config::quantization(choices, contents, version)?;
+    let mut config = Object::config(files)?;
+    config.set_object(config::KEY, &quantization)?;
+    let mut made = vec![
+        Companion::text(qhost_folder::CONFIG, config.text() + "\n"),
+        Companion::text(config::FILE, quantization.text() + "\n"),
+    ];
+    made.extend(layout.index.as_ref().map(|index| Companion::text(INDEX, &**index)));
+    made.extend(companions(files.list()));
+    Ok(made)
+}
+
+impl FormatJob for GptqJob {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn constant(&self, segment: u32) -> Result<Cow<'_, [u8]>> {
+        let shard = self.layout.shards.get(segment as usize);
+        shard
+            .map(|shard| Cow::Borrowed(&*shard.header))
+            .ok_or_else(|| Failure::internal(format!("segment {segment} is not constant")))
+    }
+
+    fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
+        let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
+        let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
+        let _grant = io.host().grant(memory, "quantising")?;
+        let kept: Vec<_> = self.kept().filter(|kept| kept.unit == unit).collect();
+        write::copy(io, &kept)?;
+        let modules: Vec<_> = self.modules().filter(|module| module.unit == unit).collect();
+        round_unit::round_unit(io, &self.choices, &modules)
+    }
+
+    fn check(&self, files: &FilesHandle) -> Result<Findings> {
+        let first = self.layout.shards.len();
+        let placed: Vec<_> = self.modules().map(|module| (module.segments.qweight as usize - first, module)).collect();
+        check::check(files, &self.layout, &self.tensors, &placed, self.choices.format, &self.host)
+    }
+}

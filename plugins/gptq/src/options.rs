@@ -1,0 +1,292 @@
+//! What the user asks for: bits, groups, and what `--plugin-option` sets.
+//!
+//! It knows no model: what does not fit a model's matrices is refused in [`crate::modules`].
+
+use qhost_folder::{DEFAULT_SHARD_BYTES, shard_bytes};
+use qhost_plugin_api::{
+    documents::{OptionDescription, Options, Scarce},
+    sdk::{Failure, Result},
+};
+
+use crate::{
+    format::{BITS, DEFAULT_LEVEL, Level},
+    rules::Rules,
+};
+
+/// What is added to the diagonal of a Hessian, as a share of its mean, where the user says nothing.
+pub(crate) const DEFAULT_DAMP: f64 = 0.05;
+
+/// The keys of `--plugin-option`, each with a line about it.
+const KEYS: [(&str, &str); 8] = [
+    ("checkpoint-format", "how zero-points are stored: gptq (default; less one, every loader reads it) or gptq_v2"),
+    ("damp", "share of the Hessian's mean diagonal that is added to it, between 0 and 1 (default 0.05)"),
+    (
+        "dynamic",
+        "JSON: settings for modules by pattern, as GPTQModel has them: {\"+:.*down_proj\": {\"bits\": 8}, \"-:.*o_proj\": {}}",
+    ),
+    ("effort", "how long is searched: fast, default or best"),
+    ("lm-head", "whether the head is quantised as well: true or false (default)"),
+    (
+        "scarce-experts",
+        "experts that see few tokens: all-tokens (default, they are calibrated with every token) or as-is",
+    ),
+    ("shard-size", "weights in a file, such as 5GB (default) or 500MB"),
+    ("fewest-tokens", "an expert that sees fewer tokens is scarce (default 256)"),
+];
+
+/// How a module is quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// 2, 3, 4 or 8.
+    pub(crate) bits: u32,
+    /// Inputs that share a scale; all of a row if absent.
+    pub(crate) group_size: Option<u64>,
+    /// Whether the zero-point is in the middle of the codes.
+    pub(crate) symmetric: bool,
+    /// Whether columns are rounded in the order of their importance whatever group they are in, so that groups
+    /// are no neighbours any more.
+    pub(crate) act_order: bool,
+}
+
+impl Settings {
+    /// The group size as config files have it: −1 for a whole row.
+    pub(crate) fn group_size_key(self) -> i64 {
+        self.group_size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1)
+    }
+
+    /// The largest code.
+    pub(crate) fn largest_code(self) -> u8 {
+        u8::MAX >> (8 - self.bits.clamp(1, 8))
+    }
+}
+
+/// How zero-points are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckpointFormat {
+    /// Less one.
+    V1,
+    /// As they are.
+    V2,
+}
+
+impl CheckpointFormat {
+    /// The name in config files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "gptq",
+            Self::V2 => "gptq_v2",
+        }
+    }
+}
+
+/// How much time is spent on a better result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// As little as GPTQ takes.
+    Fast,
+    /// What pays.
+    Default,
+    /// Whatever helps.
+    Best,
+}
+
+/// All that was asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Choices {
+    /// How modules are quantised that no rule is about.
+    pub(crate) settings: Settings,
+    /// Rules for some modules.
+    pub(crate) rules: Rules,
+    /// How zero-points are stored.
+    pub(crate) format: CheckpointFormat,
+    /// Whether the head is quantised.
+    pub(crate) lm_head: bool,
+    /// Damping, as a share of the mean of the diagonal.
+    pub(crate) damp: f64,
+    /// How long is searched.
+    pub(crate) effort: Effort,
+    /// How experts are treated that see few tokens.
+    pub(crate) scarce: Scarce,
+    /// What few tokens are.
+    pub(crate) fewest_tokens: u64,
+    /// The largest file, in bytes of weights.
+    pub(crate) shard_bytes: u64,
+}
+
+impl Choices {
+    /// Reads the options, and refuses what has no meaning.
+    pub(crate) fn read(options: &Options) -> Result<Self> {
+        if options.imatrix.is_some() {
+            return Err(Failure::usage("--imatrix has no meaning for gptq")
+                .hint("gptq weighs inputs by their second moments anyway: give the data with --calibration"));
+        }
+        let level = match &options.level {
+            Some(level) => Level::named(level)?,
+            None => Level::named(DEFAULT_LEVEL)?,
+        };
+        // A level says bits and groups; flags beside it may say the same.
+        let bits = options.bits.unwrap_or(level.bits);
+        if !BITS.contains(&bits) {
+            return Err(Failure::unsupported(format!("GPTQ files have 2, 3, 4 or 8 bits, not {bits}")).about("--bits"));
+        }
+        let group_size = match options.group_size {
+            None => level.group_size,
+            Some(-1) => None,
+            Some(size) => Some(u64::try_from(size).ok().filter(|size| *size > 0).ok_or_else(|| {
+                Failure::usage(format!("a group of {size} weights is none"))
+                    .about("--group-size")
+                    .hint("take a positive number such as 128, or -1 for whole rows")
+            })?),
+        };
+        if options.level.is_some() && (bits, group_size) != (level.bits, level.group_size) {
+            let message = format!("--level {} contradicts --bits or --group-size", level.name());
+            return Err(Failure::usage(message).hint("leave one of them out"));
+        }
+        let settings = Settings {
+            bits,
+            group_size,
+            symmetric: options.symmetric.unwrap_or(true),
+            act_order: options.act_order.unwrap_or(false),
+        };
+        let mut choices = Self {
+            settings,
+            rules: Rules::default(),
+            format: CheckpointFormat::V1,
+            lm_head: false,
+            damp: DEFAULT_DAMP,
+            effort: Effort::Default,
+            scarce: Scarce::AllTokens,
+            fewest_tokens: 256,
+            shard_bytes: DEFAULT_SHARD_BYTES,
+        };
+        for (key, value) in &options.plugin {
+            choices.set(key, value)?;
+        }
+        Ok(choices)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "checkpoint-format" => {
+                self.format = one_of(key, value, &[("gptq", CheckpointFormat::V1), ("gptq_v2", CheckpointFormat::V2)])?;
+            }
+            "damp" => {
+                let damp: Option<f64> = value.parse().ok();
+                self.damp = damp
+                    .filter(|damp| *damp > 0.0 && *damp < 1.0)
+                    .ok_or_else(|| bad(key, value).hint("take a share between 0 and 1, such as 0.05"))?;
+            }
+            "dynamic" => self.rules = Rules::read(value).map_err(|failure| failure.about("--plugin-option dynamic"))?,
+            "effort" => {
+                let names = [("fast", Effort::Fast), ("default", Effort::Default), ("best", Effort::Best)];
+                self.effort = one_of(key, value, &names)?;
+            }
+            "lm-head" => self.lm_head = one_of(key, value, &[("true", true), ("false", false)])?,
+            "scarce-experts" => {
+                self.scarce = one_of(key, value, &[("all-tokens", Scarce::AllTokens), ("as-is", Scarce::AsItIs)])?;
+            }
+            "fewest-tokens" => {
+                self.fewest_tokens = value.parse().map_err(|_| bad(key, value).hint("take a whole number"))?;
+            }
+            "shard-size" => {
+                self.shard_bytes = shard_bytes(value).map_err(|failure| failure.about("--plugin-option shard-size"))?;
+            }
+            _ => {
+                let known: Vec<_> = KEYS.iter().map(|(key, _)| *key).collect();
+                return Err(Failure::usage(format!("gptq has no plugin option `{key}`"))
+                    .hint(format!("it has {}", known.join(", "))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The level that was chosen.
+    pub(crate) fn level(&self) -> Level {
+        Level { bits: self.settings.bits, group_size: self.settings.group_size }
+    }
+}
+
+/// What `--plugin-option` takes, for lists.
+pub(crate) fn descriptions() -> Vec<OptionDescription> {
+    KEYS.iter().map(|(key, summary)| OptionDescription::new(*key, *summary)).collect()
+}
+
+fn one_of<T: Copy>(key: &str, value: &str, names: &[(&str, T)]) -> Result<T> {
+    let found = names.iter().find(|(name, _)| *name == value);
+    found.map(|(_, meant)| *meant).ok_or_else(|| {
+        let names: Vec<_> = names.iter().map(|(name, _)| *name).collect();
+        bad(key, value).hint(format!("it takes {}", names.join(", ")))
+    })
+}
+
+fn bad(key: &str, value: &str) -> Failure {
+    Failure::usage(format!("`{value}` has no meaning")).about(format!("--plugin-option {key}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use qhost_plugin_api::sdk::FailureKind;
+
+    use super::*;
+
+    fn options(plugin: &[(&str, &str)]) -> Options {
+        let plugin = plugin.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Options { plugin, ..Options::default() }
+    }
+
+    #[test]
+    fn without_options_it_is_4_bits_in_groups_of_128() {
+        let choices = Choices::read(&Options::default()).unwrap();
+        let expected = Settings { bits: 4, group_size: Some(128), symmetric: true, act_order: false };
+        assert_eq!(choices.settings, expected);
+        assert_eq!(choices.level().name(), "4bit-g128");
+        assert_eq!((choices.format, choices.lm_head), (CheckpointFormat::V1, false));
+    }
+
+    #[test]
+    fn flags_and_levels_may_agree_and_must_not_contradict() {
+        let asked = |level: Option<&str>, bits, group_size| {
+            Choices::read(&Options { level: level.map(Into::into), bits, group_size, ..Options::default() })
+        };
+        let agreed = asked(Some("3bit-g32"), Some(3), Some(32)).unwrap().settings;
+        assert_eq!((agreed.bits, agreed.group_size, agreed.largest_code()), (3, Some(32), 7));
+        assert_eq!(asked(None, Some(8), Some(-1)).unwrap().settings.group_size_key(), -1);
+        assert_eq!(asked(Some("2bit-g96"), None, None).unwrap().settings.group_size, Some(96));
+        assert_eq!(asked(Some("4bit-g128"), Some(3), None).unwrap_err().kind, FailureKind::USAGE);
+        assert_eq!(asked(None, Some(5), None).unwrap_err().kind, FailureKind::UNSUPPORTED);
+        assert_eq!(asked(None, None, Some(0)).unwrap_err().kind, FailureKind::USAGE);
+        assert_eq!(asked(None, None, Some(-2)).unwrap_err().kind, FailureKind::USAGE);
+        assert_eq!(asked(Some("5bit-g128"), None, None).unwrap_err().kind, FailureKind::UNSUPPORTED);
+    }
+
+    #[test]
+    fn plugin_options_are_read_or_refused() {
+        let set = options(&[
+            ("checkpoint-format", "gptq_v2"),
+            ("damp", "0.1"),
+            ("effort", "best"),
+            ("lm-head", "true"),
+            ("scarce-experts", "as-is"),
+            ("shard-size", "1MB"),
+            ("fewest-tokens", "7"),
+        ]);
+        let choices = Choices::read(&set).unwrap();
+        assert_eq!((choices.format, choices.lm_head, choices.effort), (CheckpointFormat::V2, true, Effort::Best));
+        assert_eq!((choices.scarce, choices.fewest_tokens, choices.shard_bytes), (Scarce::AsItIs, 7, 1_000_000));
+        for (key, value) in [
+            ("checkpoint-format", "v2"),
+            ("damp", "0"),
+            ("damp", "1"),
+            ("damp", "nan"),
+            ("effort", "high"),
+            ("lm-head", "yes"),
+            ("scarce-experts", "drop"),
+            ("shard-size", "big"),
+            ("fewest-tokens", "-1"),
+            ("dynamic", "{"),
+            ("mse", "2.4"),
+        ] {
+            assert_eq!(Choices::read(&options(&[(key, value)])).unwrap_err().kind, FailureKind::USAGE, "{key}={value}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! How the output is used: words for the model card.
+
+use crate::{
+    modules::Contents,
+    options::{CheckpointFormat, Choices},
+};
+
+/// The library that loads the output, by the name that hubs know.
+pub(crate) const LIBRARY: &str = "transformers";
+
+/// The card's text.
+pub(crate) fn text(choices: &Choices, contents: &Contents) -> String {
+    let mut text = String::new();
+    if in_vllm(choices, contents) {
+        text.push_str(
+            "With [vLLM](https://docs.vllm.ai) or [SGLang](https://docs.sglang.ai), which serve an OpenAI API:\n\n",
+        );
+        text.push_str("```sh\nvllm serve ./{output}\npython -m sglang.launch_server --model-path ./{output}\n```\n\n");
+    }
+    text.push_str("With [transformers](https://huggingface.co/docs/transformers/quantization/gptq) (`pip install optimum gptqmodel`):\n\n");
+    text.push_str("```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n");
+    text.push_str("tokenizer = AutoTokenizer.from_pretrained(\"./{output}\")\n");
+    text.push_str("model = AutoModelForCausalLM.from_pretrained(\"./{output}\", device_map=\"auto\")\n```\n\n");
+    text.push_str("With [GPTQModel](https://github.com/ModelCloud/GPTQModel):\n\n");
+    text.push_str("```python\nfrom gptqmodel import GPTQModel\n\nmodel = GPTQModel.load(\"./{output}\")\n```\n");
+    text
+}
+
+/// Whether vLLM loads modules of such settings.
+fn in_vllm(choices: &Choices, contents: &Contents) -> bool {
+    loader_limits(choices, contents).is_empty()
+}
+
+/// What loaders do not take of it, one sentence each.
+pub(crate) fn loader_limits(choices: &Choices, contents: &Contents) -> Vec<String> {
+    let mut limits = Vec::new();
+    let any = |test: &dyn Fn(&crate::modules::Module) -> bool| contents.modules().any(test);
+    if any(&|module| !matches!(module.settings.bits, 4 | 8) || !module.settings.symmetric) {
+        limits.push(
+            "vLLM (0.32) loads GPTQ with 4 or 8 bits and symmetric codes only: this output is for GPTQModel and transformers"
+                .into(),
+        );
+    }
+    if any(&|module| module.settings.act_order && module.settings.group_size.is_some()) {
+        limits.push(
+            "vLLM (0.32) refuses desc_act; without it, columns are put in order within their groups anyway".into(),
+        );
+    }
+    if choices.format == CheckpointFormat::V2 {
+        limits.push(
+            "vLLM and SGLang do not read gptq_v2: this output is for GPTQModel, transformers and ExLlamaV2".into(),
+        );
+    }
+    if any(&|module| !matches!(module.settings.group_size, None | Some(32 | 64 | 128))) {
+        limits.push("vLLM's kernels for GPUs take groups of 32, 64 or 128, or whole rows".into());
+    }
+    if any(&|module| module.expert.is_some()) {
+        limits.push(
+            "the experts are written one by one, as GPTQModel loads them; vLLM, SGLang and transformers load this model's experts stacked only"
+                .into(),
+        );
+    }
+    limits
+}

@@ -1,0 +1,91 @@
+//! A rounded module into its segments, and tensors that are kept.
+
+use std::sync::{Mutex, PoisonError};
+
+use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Result, RowJob, UnitHandle, chunks, with_scratch};
+use qhost_rounding::{Groups, Rounded};
+
+use crate::{
+    modules::{Kept, Module},
+    options::CheckpointFormat,
+    pack::{pack_codes, pack_groups, pack_scales, pack_zeros, period},
+    weights::in_memory,
+};
+
+/// Packs a module and writes its four segments, each at once.
+pub(crate) fn write_module(
+    io: &UnitHandle,
+    module: &Module,
+    rounded: &Rounded,
+    groups: Groups<'_>,
+    format: CheckpointFormat,
+) -> Result<()> {
+    let (rows, columns) = (in_memory(module.rows)?, in_memory(module.columns)?);
+    let (bits, count) = (module.settings.bits, groups.count(columns));
+    let sizes = (rounded.codes.len(), rounded.scales.len(), rounded.zeros.len());
+    if sizes != (rows * columns, rows * count, rows * count) || count != in_memory(module.groups())? {
+        return Err(Failure::internal("a rounded module of another size than planned").about(&*module.name));
+    }
+    let about = |failure: Failure| failure.about(&*module.name);
+    if let Some(scale) = rounded.scales.iter().find(|scale| !scale.is_finite() || scale.to_f32() == 0.0) {
+        return Err(about(Failure::internal(format!("a scale is {scale}"))));
+    }
+    let (of_period, words) = period(bits);
+    // Periods of inputs are rows of the packed matrix: a task packs some of them, for all outputs.
+    let at_once = (in_memory(CHUNK_WEIGHTS)? / (of_period * rows).max(1)).max(1);
+    let mut packed = vec![0; columns / of_period * words * rows * 4];
+    let parts: Vec<_> = packed.chunks_mut(at_once * words * rows * 4).map(Mutex::new).collect();
+    io.host().parallel_map(parts.len(), |index| {
+        let mut part = parts[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let first = index * at_once;
+        let periods = first..first + part.len() / (words * rows * 4).max(1);
+        pack_codes(&rounded.codes, columns, bits, periods, &mut part);
+        Ok(())
+    })?;
+    drop(parts);
+    io.write(module.segments.qweight, 0, &packed)?;
+    drop(packed);
+    io.write(module.segments.qzeros, 0, &pack_zeros(&rounded.zeros, count, bits, format).map_err(about)?)?;
+    io.write(module.segments.scales, 0, &pack_scales(&rounded.scales, count))?;
+    let group_of = |column| u32::try_from(groups.of(column)).unwrap_or(u32::MAX);
+    io.write(module.segments.g_idx, 0, &pack_groups((0..columns).map(group_of)))
+}
+
+/// Memory that packing takes beside the codes, for all threads.
+pub(crate) fn memory(module: &Module) -> u64 {
+    module.weights() * u64::from(module.settings.bits) / 8 + module.rows * module.groups() * 3
+}
+
+/// Writes tensors that are kept.
+pub(crate) fn copy(io: &UnitHandle, kept: &[&Kept]) -> Result<()> {
+    let jobs: Vec<_> = kept
+        .iter()
+        .map(|kept| {
+            let (row_elements, rows) =
+                kept.shape.split_last().map_or((1, 1), |(last, outer)| (*last, outer.iter().product()));
+            RowJob { item: *kept, rows, row_elements, granule: 1 }
+        })
+        .collect();
+    let chunks = chunks(&jobs);
+    io.host().parallel_map(chunks.len(), |index| {
+        let (kept, rows) = (*chunks[index].item, &chunks[index].rows);
+        if let Some((row, elements)) = kept.part {
+            let lent = io.rows(kept.tensor, row, 1)?;
+            let size = lent.bytes().len() / in_memory(elements.of)?.max(1);
+            let taken = lent.bytes().chunks_exact(size.max(1)).skip(in_memory(elements.first)?);
+            return with_scratch(|scratch| {
+                scratch.bytes.clear();
+                scratch.bytes.extend(taken.step_by(in_memory(elements.step)?).flatten());
+                io.write(kept.segment, 0, &scratch.bytes)?;
+                io.progress(kept.elements());
+                Ok(())
+            });
+        }
+        let lent = io.rows(kept.tensor, rows.start, rows.end - rows.start)?;
+        let row_bytes = lent.bytes().len() as u64 / lent.rows().max(1);
+        io.write(kept.segment, rows.start * row_bytes, lent.bytes())?;
+        io.progress(lent.rows() * lent.row_elements());
+        Ok(())
+    })?;
+    Ok(())
+}
