@@ -11,7 +11,7 @@ use qhost_plugin_api::{
         Companion, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Precision, Segment, Statistic,
         StatisticsNeed, TensorSegment, UnitOrder,
     },
-    sdk::{Failure, FilesHandle, FormatJob, HostHandle, REPLAY, Result, STATISTICS, UnitHandle},
+    sdk::{COMPUTE, Failure, FilesHandle, FormatJob, HostHandle, REPLAY, Result, STATISTICS, UnitHandle},
 };
 
 use crate::{
@@ -42,7 +42,7 @@ impl GptqJob {
     pub(crate) fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
         let choices = Choices::read(&request.options)?;
         let model = &request.model;
-        if [STATISTICS, REPLAY].iter().any(|service| !host.facts().has_service(service)) {
+        if [STATISTICS, REPLAY, COMPUTE].iter().any(|service| !host.facts().has_service(service)) {
             return Err(
                 Failure::unsupported("this qhost does not run models, which GPTQ needs").hint("use a newer qhost")
             );
@@ -182,10 +182,12 @@ fn encoding(settings: Settings) -> String {
 
 fn units(model: &Model, contents: &Contents, choices: &Choices) -> Vec<PlannedUnit> {
     let units = model.units.iter().map(|unit| {
-        let modules = || contents.modules().filter(|module| module.unit == unit.id);
+        let modules: Vec<_> = contents.modules().filter(|module| module.unit == unit.id).collect();
         let mut planned = PlannedUnit::new(unit.id);
-        planned.memory = round_unit::memory(modules());
-        let mut groups: Vec<_> = modules().map(|module| &module.group).collect();
+        let (own, of_arithmetic) = round_unit::memory(&modules);
+        planned.memory = own + of_arithmetic;
+        planned.memory_per_thread = round_unit::memory_per_thread(&modules);
+        let mut groups: Vec<_> = modules.iter().map(|module| &module.group).collect();
         groups.sort_unstable();
         groups.dedup();
         planned.statistics = groups
@@ -236,12 +238,14 @@ impl FormatJob for GptqJob {
     }
 
     fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
-        let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
-        let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
-        let _grant = io.host().grant(memory, "quantising")?;
         let kept: Vec<_> = self.kept().filter(|kept| kept.unit == unit).collect();
         write::copy(io, &kept)?;
         let modules: Vec<_> = self.modules().filter(|module| module.unit == unit).collect();
+        let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
+        let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
+        // Whoever computes for it asks for that part itself.
+        let (_, of_arithmetic) = round_unit::memory(&modules);
+        let _grant = io.host().grant(memory.saturating_sub(of_arithmetic), "quantising")?;
         round_unit::round_unit(io, &self.choices, &modules)
     }
 

@@ -1,150 +1,257 @@
-//! All modules of a unit: what they are rounded to, and that it is written.
+//! All modules of a unit: rounded under the Hessian of their inputs, written, and put in the place of the originals.
 //!
-//! Rounds to nearest, with the scale that covers the largest weight of a group.
+//! Groups of inputs are taken in the order of the data flow, each with the inputs that the modules rounded before it
+//! give ("true-sequential"). It knows no arithmetic of rounding; that is `qhost-rounding`'s.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
-use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Result, UnitHandle};
-use qhost_rounding::{Groups, Rounded, f16};
+use qhost_plugin_api::{
+    documents::{InputGroup, Operation, Statistic, StatisticsAnswer},
+    sdk::{Failure, FailureKind, Result, UnitHandle},
+};
+use qhost_rounding::{
+    Conditioning, Curvature, Effort as Search, Grid, Grouping, Groups, NotPositive, Order, Rounded, TILE, f16,
+    round_rows,
+};
 
 use crate::{
     modules::Module,
-    options::{Choices, Settings},
-    weights::{fetch, in_memory},
+    options::{Choices, Effort},
+    weights::{Substitutes, fetch, in_memory},
     write::{self, write_module},
 };
 
-/// The only metric: the root of the summed squared errors over that of the summed squares.
-pub(crate) const RELATIVE_ERROR: &str = "relative_rms_error";
+/// Figures of a module for the report.
+pub(crate) mod metric {
+    /// The root of the summed squared errors of the weights over that of the summed squares.
+    pub(crate) const RELATIVE_ERROR: &str = "relative_rms_error";
+    /// The squared error of what the module gives over the square of what it gave, over the calibration data.
+    pub(crate) const OUTPUT_LOSS: &str = "output_loss";
+    /// Tokens that its Hessian is of.
+    pub(crate) const TOKENS: &str = "tokens";
+    /// 1 where an expert saw too few tokens and was shown all.
+    pub(crate) const ALL_TOKENS: &str = "all_tokens";
+    /// Inputs that were always zero.
+    pub(crate) const DEAD_INPUTS: &str = "dead_inputs";
+    /// What was added to the Hessian's diagonal, where that is more than was asked for.
+    pub(crate) const DAMPING: &str = "damping";
+    /// 1 where the inputs told nothing and every weight was rounded for itself.
+    pub(crate) const PLAIN: &str = "rounded_to_nearest";
+}
+
+/// What is tried for each group of weights.
+fn search(effort: Effort) -> Search {
+    match effort {
+        Effort::Fast => Search { candidates: 16, passes: 0 },
+        Effort::Default => Search { candidates: 24, passes: 3 },
+        Effort::Best => Search { candidates: 40, passes: 12 },
+    }
+}
 
 /// Makes every module of a unit.
 pub(crate) fn round_unit(io: &UnitHandle, choices: &Choices, modules: &[&Module]) -> Result<()> {
-    for module in modules {
-        let mut weights = vec![0.0; in_memory(module.weights())?];
-        fetch(io, module, &mut weights)?;
-        let (rounded, error) = round(io, module, &weights)?;
-        drop(weights);
-        let groups = Groups::Neighbours(in_memory(module.group_size())?);
-        write_module(io, module, &rounded, groups, choices.format)?;
-        io.metric(module.segments.qweight, RELATIVE_ERROR, error);
-        io.progress(module.weights());
+    let mut substitutes = Substitutes::default();
+    for (group, of_group) in by_inputs(modules) {
+        for (expert, modules) in of_group {
+            let answer = io.statistic(group.clone(), Statistic::Gram, expert)?;
+            for (how, modules) in by_conditioning(&modules, choices)? {
+                let curvature = curvature(io, &answer, &how)?;
+                for module in modules {
+                    let weights = round(io, choices, module, (&curvature, &answer))?;
+                    substitutes.put(io, module, weights)?;
+                }
+            }
+        }
+        substitutes.hand_over(io)?;
     }
     Ok(())
 }
 
-/// Working memory of a unit with these modules.
-pub(crate) fn memory<'a>(modules: impl Iterator<Item = &'a Module>) -> u64 {
-    // Weights, and codes with what packing takes.
-    let of_module = |module: &Module| module.weights() * 5 + module.rows * module.groups() * 3 + write::memory(module);
-    modules.map(of_module).max().unwrap_or(0)
+type OfExperts<'a> = BTreeMap<Option<u32>, Vec<&'a Module>>;
+
+/// Modules by what they read, in the order of the data flow.
+fn by_inputs<'a>(modules: &[&'a Module]) -> BTreeMap<InputGroup, OfExperts<'a>> {
+    let mut groups: BTreeMap<InputGroup, OfExperts<'a>> = BTreeMap::new();
+    for module in modules {
+        let of_group = groups.entry(module.group.clone()).or_default();
+        of_group.entry(module.expert_of_statistics).or_default().push(module);
+    }
+    groups
 }
 
-/// Rounds a matrix; gives the relative error too.
-fn round(io: &UnitHandle, module: &Module, weights: &[f32]) -> Result<(Rounded, f64)> {
-    let (rows, columns) = (in_memory(module.rows)?, in_memory(module.columns)?);
-    let (size, groups) = (in_memory(module.group_size())?, in_memory(module.groups())?);
+/// Modules that can share a conditioned Hessian.
+fn by_conditioning<'a>(modules: &[&'a Module], choices: &Choices) -> Result<Vec<(Conditioning, Vec<&'a Module>)>> {
+    let mut shared: Vec<(Conditioning, Vec<&Module>)> = Vec::new();
+    for module in modules {
+        let size = module.settings.group_size.map_or(Ok(0), in_memory)?;
+        let grouping = Grouping::new(in_memory(module.columns)?, size);
+        let uneven = || Failure::internal("groups that do not divide the inputs").about(&*module.name);
+        let order = if module.settings.act_order { Order::Activation } else { Order::GroupAware };
+        let how = Conditioning { damping: choices.damp, order, grouping: grouping.ok_or_else(uneven)? };
+        match shared.iter_mut().find(|(other, _)| *other == how) {
+            Some((_, modules)) => modules.push(module),
+            None => shared.push((how, vec![module])),
+        }
+    }
+    Ok(shared)
+}
+
+/// The Hessian of some inputs, ready for rounding.
+fn curvature(io: &UnitHandle, answer: &StatisticsAnswer, how: &Conditioning) -> Result<Curvature> {
+    let rows = io.rows(answer.tensor, 0, answer.rows)?;
+    let width = answer.rows;
+    if width != how.grouping.width() as u64 || answer.row_elements != width {
+        return Err(Failure::internal(format!("the inputs have {width} columns, the matrix others")));
+    }
+    let gram: &[f64] = bytemuck::try_cast_slice(rows.bytes())
+        .map_err(|error| Failure::internal(format!("the host lends a Gram matrix that is none: {error}")))?;
+    let compute = io.host().compute().ok_or_else(|| Failure::internal("the host does not compute"))?;
+    Curvature::of(gram, how, |matrix| {
+        let on_device = compute.upload_f64(width, width, &matrix)?;
+        drop(matrix);
+        match compute.batch(vec![Operation::Cholesky { a: on_device.handle() }]) {
+            Ok(()) => Ok(Ok(on_device.download_f64()?)),
+            Err(failure) if failure.kind == FailureKind::CORRUPT => Ok(Err(NotPositive)),
+            Err(failure) => Err(failure),
+        }
+    })
+}
+
+/// Rounds a module and writes it; gives the weights that its codes stand for.
+fn round(
+    io: &UnitHandle,
+    choices: &Choices,
+    module: &Module,
+    (curvature, answer): (&Curvature, &StatisticsAnswer),
+) -> Result<Vec<f32>> {
+    let (rows, columns, groups) = (in_memory(module.rows)?, in_memory(module.columns)?, in_memory(module.groups())?);
+    let listed = curvature.listed_groups();
+    let of_columns = listed.as_deref().map_or(Groups::Neighbours(curvature.grouping().size()), Groups::Listed);
+    let bits = u8::try_from(module.settings.bits).ok();
+    let grid = bits.and_then(|bits| Grid::new(bits, module.settings.symmetric));
+    let grid = grid.ok_or_else(|| Failure::internal("a width of codes that was not planned"))?;
+    let mut weights = vec![0.0; rows * columns];
+    fetch(io, module, &mut weights)?;
     let mut rounded = Rounded {
         codes: vec![0; rows * columns],
         scales: vec![f16::ZERO; rows * groups],
         zeros: vec![0; rows * groups],
     };
-    let at_once = in_memory(CHUNK_WEIGHTS)?.div_ceil(columns);
     let parts: Vec<_> = weights
-        .chunks(at_once * columns)
-        .zip(rounded.codes.chunks_mut(at_once * columns))
-        .zip(rounded.scales.chunks_mut(at_once * groups).zip(rounded.zeros.chunks_mut(at_once * groups)))
+        .chunks_mut(TILE * columns)
+        .zip(rounded.codes.chunks_mut(TILE * columns))
+        .zip(rounded.scales.chunks_mut(TILE * groups).zip(rounded.zeros.chunks_mut(TILE * groups)))
         .map(Mutex::new)
         .collect();
     let sums = io.host().parallel_map(parts.len(), |index| {
         let mut part = parts[index].lock().unwrap_or_else(PoisonError::into_inner);
         let ((weights, codes), (scales, zeros)) = &mut *part;
-        let in_rows = weights.chunks_exact(columns).zip(codes.chunks_exact_mut(columns));
-        let of_groups = in_rows.flat_map(|(weights, codes)| weights.chunks(size).zip(codes.chunks_mut(size)));
-        let mut sums = (0.0, 0.0);
-        for ((weights, codes), (scale, zero)) in of_groups.zip(scales.iter_mut().zip(zeros.iter_mut())) {
-            (*scale, *zero) = grid(weights, module.settings).map_err(|failure| failure.about(&*module.name))?;
-            round_group(weights, (*scale, *zero), module.settings.largest_code(), codes, &mut sums);
+        let tile = round_rows(curvature, grid, search(choices.effort), weights);
+        codes.copy_from_slice(&tile.codes);
+        scales.copy_from_slice(&tile.scales);
+        zeros.copy_from_slice(&tile.zeros);
+        let mut sums = Sums { loss: tile.loss, energy: tile.energy, ..Sums::default() };
+        let rounded = Rounded { codes: tile.codes, scales: tile.scales, zeros: tile.zeros };
+        let mut made = vec![0.0; weights.len()];
+        rounded.dequantize(columns, of_columns, &mut made);
+        for (weight, made) in weights.iter_mut().zip(made) {
+            sums.errors += f64::from(made - *weight).powi(2);
+            sums.squares += f64::from(*weight).powi(2);
+            *weight = made;
         }
+        io.progress(weights.len() as u64);
         Ok(sums)
     })?;
     drop(parts);
-    // In the order of the parts, so that the figure does not depend on the threads.
-    let (errors, squares) = sums.into_iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
-    Ok((rounded, if squares > 0.0 { (errors / squares).sqrt() } else { 0.0 }))
+    if let Some(scale) = rounded.scales.iter().find(|scale| !scale.is_finite()) {
+        return Err(Failure::unsupported(format!(
+            "its weights are too large for a 16-bit scale, which would be {scale}"
+        ))
+        .about(&*module.name)
+        .hint("leave the module as it is with --plugin-option dynamic=…"));
+    }
+    write_module(io, module, &rounded, of_columns, choices.format)?;
+    tell(io, choices, module, (curvature, answer), Sums::of(&sums));
+    Ok(weights)
 }
 
-/// Scale and zero-point of a group, the scale as it is stored.
-fn grid(weights: &[f32], settings: Settings) -> Result<(f16, u8)> {
-    let largest = settings.largest_code();
-    let (low, high) = weights.iter().fold((0.0_f32, 0.0_f32), |(low, high), w| (low.min(*w), high.max(*w)));
-    let range = if settings.symmetric { 2.0 * high.max(-low) } else { high - low };
-    let mut scale = f16::from_f32(range / f32::from(largest));
-    if !scale.is_finite() {
-        return Err(Failure::unsupported(format!("a weight of {} is too large for a 16-bit scale", high.max(-low)))
-            .hint("leave the module as it is with --plugin-option dynamic=…"));
-    }
-    if scale == f16::ZERO {
-        // All weights are zero, or as good as.
-        scale = f16::MIN_POSITIVE_SUBNORMAL;
-    }
-    let zero = if settings.symmetric {
-        largest / 2 + 1
-    } else {
-        // Not 0, which cannot be stored less one.
-        code(-low / scale.to_f32(), largest).max(1)
-    };
-    Ok((scale, zero))
+/// What is summed up over the rows of a module.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    loss: f64,
+    energy: f64,
+    errors: f64,
+    squares: f64,
 }
 
-fn round_group(weights: &[f32], (scale, zero): (f16, u8), largest: u8, codes: &mut [u8], sums: &mut (f64, f64)) {
-    let (scale, zero) = (scale.to_f32(), f32::from(zero));
-    for (weight, out) in weights.iter().zip(codes) {
-        *out = code(weight / scale + zero, largest);
-        let error = f64::from(scale * (f32::from(*out) - zero) - weight);
-        sums.0 += error * error;
-        sums.1 += f64::from(*weight) * f64::from(*weight);
+impl Sums {
+    /// All together, in the order of the parts, so that figures do not depend on the threads.
+    fn of(parts: &[Self]) -> Self {
+        parts.iter().fold(Self::default(), |sum, part| Self {
+            loss: sum.loss + part.loss,
+            energy: sum.energy + part.energy,
+            errors: sum.errors + part.errors,
+            squares: sum.squares + part.squares,
+        })
     }
 }
 
-/// The nearest code.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped to a byte's range")]
-fn code(value: f32, largest: u8) -> u8 {
-    value.round_ties_even().clamp(0.0, f32::from(largest)) as u8
+fn share(part: f64, all: f64) -> f64 {
+    if all > 0.0 { part / all } else { 0.0 }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(bits: u32, symmetric: bool) -> Settings {
-        Settings { bits, group_size: Some(8), symmetric, act_order: false }
+/// Tells the report how a module came out.
+fn tell(
+    io: &UnitHandle,
+    choices: &Choices,
+    module: &Module,
+    (curvature, answer): (&Curvature, &StatisticsAnswer),
+    sums: Sums,
+) {
+    let metric = |key: &str, value: f64| io.metric(module.segments.qweight, key, value);
+    let loss = share(sums.loss, sums.energy);
+    metric(metric::RELATIVE_ERROR, share(sums.errors, sums.squares).sqrt());
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let (tokens, dead) = (answer.tokens as f64, curvature.dead() as f64);
+    metric(metric::TOKENS, tokens);
+    if answer.all_tokens {
+        metric(metric::ALL_TOKENS, 1.0);
     }
-
-    #[test]
-    fn a_symmetric_grid_covers_the_largest_weight_from_the_middle() {
-        let (scale, zero) = grid(&[0.1, -1.5, 0.7], settings(4, true)).unwrap();
-        assert_eq!((scale, zero), (f16::from_f32(0.2), 8));
-        assert_eq!(grid(&[0.0; 4], settings(2, true)).unwrap(), (f16::MIN_POSITIVE_SUBNORMAL, 2));
-        assert_eq!(grid(&[1.0], settings(8, true)).unwrap().1, 128);
-        assert!(grid(&[1e9], settings(4, true)).is_err());
+    if curvature.dead() > 0 {
+        metric(metric::DEAD_INPUTS, dead);
     }
-
-    #[test]
-    fn an_asymmetric_grid_has_a_zero_that_can_be_stored_less_one() {
-        for bits in [2, 3, 4, 8] {
-            let largest = settings(bits, false).largest_code();
-            for weights in [[0.5, 1.0], [-1.0, -0.5], [-0.3, 0.9], [0.0, 0.0]] {
-                let (scale, zero) = grid(&weights, settings(bits, false)).unwrap();
-                assert!((1..=largest).contains(&zero) && scale.to_f32() > 0.0, "{bits} {weights:?}");
-            }
-        }
+    if curvature.is_plain() {
+        metric(metric::PLAIN, 1.0);
+        tracing::warn!("{}: the calibration data tell nothing of its inputs: rounded to nearest", module.name);
+        return;
     }
-
-    #[test]
-    fn codes_are_the_nearest() {
-        let (mut codes, mut sums) = ([0; 4], (0.0, 0.0));
-        round_group(&[0.24, -0.26, 10.0, -10.0], (f16::from_f32(0.5), 8), 15, &mut codes, &mut sums);
-        assert_eq!(codes, [8, 7, 15, 0]);
-        assert!(sums.0 > 0.0 && sums.1 > 200.0);
+    metric(metric::OUTPUT_LOSS, loss);
+    if curvature.damping() > choices.damp {
+        metric(metric::DAMPING, curvature.damping());
+        tracing::warn!("{}: its Hessian took damping of {}", module.name, curvature.damping());
     }
+    tracing::debug!("{}: output loss {loss:.2e}", module.name);
+}
+
+/// Memory that a unit with these modules takes, and what of it is asked for by whoever computes for it.
+pub(crate) fn memory(modules: &[&Module]) -> (u64, u64) {
+    let square = modules.iter().map(|module| module.columns * module.columns).max().unwrap_or(0);
+    // While a Hessian is made ready there is the matrix, then its factor with what rounding reads; in between it is
+    // the arithmetic's.
+    let (conditioning, conditioned, factor) = (14 * square, 6 * square, 8 * square);
+    // The weights and what stands for them, codes, and what packing takes.
+    let of_module = |module: &&Module| module.weights() * 5 + module.rows * module.groups() * 3 + write::memory(module);
+    let largest = modules.iter().map(of_module).max().unwrap_or(0);
+    // Tensors with several modules are kept until all of them are there.
+    let split: u64 = modules.iter().filter(|module| module.expert.is_some()).map(|module| module.weights() * 4).sum();
+    (conditioning.max(conditioned + largest).saturating_add(split), factor)
+}
+
+/// Memory that every thread takes beside that.
+pub(crate) fn memory_per_thread(modules: &[&Module]) -> u64 {
+    // Weights, codes and errors of a tile in floats, and the tile once more as it comes out.
+    modules.iter().map(|module| module.columns * TILE as u64 * (3 * 4 + 1 + 4)).max().unwrap_or(0)
 }

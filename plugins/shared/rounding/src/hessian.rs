@@ -52,6 +52,11 @@ pub struct Curvature {
 /// What is tried when a Hessian cannot be factorised: damping this many times as strong, and again.
 const LADDER: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
 
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+fn single(number: f64) -> f32 {
+    number as f32
+}
+
 impl Curvature {
     /// Conditions the Gram matrix `XᵀX` of the inputs, of which the lower triangle is read, `[width, width]`.
     ///
@@ -74,6 +79,7 @@ impl Curvature {
         assert_eq!(gram.len(), width * width, "a square matrix");
         let energy: Vec<f64> = (0..width).map(|column| gram[column * width + column]).collect();
         let living = energy.iter().filter(|energy| **energy > 0.0).count();
+        #[expect(clippy::cast_precision_loss, reason = "a number of columns")]
         let mean = energy.iter().sum::<f64>() / living.max(1) as f64;
         if !(mean.is_finite() && mean > 0.0) {
             return Ok(Self::plain(how, width - living));
@@ -81,7 +87,7 @@ impl Curvature {
         let columns = how.order.columns(how.grouping, &energy);
         let at = |row: usize, column: usize| {
             let (row, column) = (columns[row], columns[column]);
-            if row == column && !(energy[row] > 0.0) {
+            if row == column && energy[row] <= 0.0 {
                 return 1.0;
             }
             gram[row.max(column) * width + row.min(column)] / mean
@@ -107,14 +113,13 @@ impl Curvature {
                     if row >= column {
                         return 0.0;
                     }
-                    (factor[(width - 1 - row) * width + (width - 1 - column)] / pivot(column)) as f32
+                    single(factor[(width - 1 - row) * width + (width - 1 - column)] / pivot(column))
                 });
             }
-            curvature.conditional = (0..width).map(|place| pivot(place).powi(2) as f32).collect();
+            curvature.conditional = (0..width).map(|place| single(pivot(place).powi(2))).collect();
             drop(factor);
-            let damped = |row: usize, column: usize| {
-                (at(row, column) + if row == column { damping } else { 0.0 }) as f32
-            };
+            let damped =
+                |row: usize, column: usize| single(at(row, column) + if row == column { damping } else { 0.0 });
             for block in &curvature.blocks {
                 curvature.hessian.push(block.clone(), width, damped);
             }
@@ -199,7 +204,7 @@ impl Curvature {
         (self.order == Order::Activation).then(|| {
             let mut groups = vec![0; self.columns.len()];
             for (place, &column) in self.columns.iter().enumerate() {
-                groups[column] = (place / self.grouping.size()) as u32;
+                groups[column] = u32::try_from(place / self.grouping.size()).unwrap_or(u32::MAX);
             }
             groups
         })

@@ -2,7 +2,7 @@
 //!
 //! With `E = W − Ŵ` the loss is `tr(E H Eᵀ)`, and `Γ = E H` tells for each column what a change is good for. A pass visits
 //! each group: every code moves to the whole number at which the loss is least while all others stay (coordinate
-//! descent; CDQuant, 2024), then the scale to where the loss is least for these codes, in closed form. No step raises
+//! descent; `CDQuant`, 2024), then the scale to where the loss is least for these codes, in closed form. No step raises
 //! the loss.
 
 use std::ops::Range;
@@ -141,7 +141,7 @@ fn refit<S: Simd>(simd: S, curvature: &Curvature, group: usize, gradient: &mut [
     for lane in 0..TILE {
         let old = state.scales[group].0[lane];
         let (above, below) = (above.0[lane], below.0[lane]);
-        if !(below > 0.0) {
+        if below.is_nan() || below <= 0.0 {
             continue;
         }
         let new = stored(old + above / below);

@@ -2,7 +2,7 @@
 //!
 //! Errors of a column are made good by those after it, so columns whose inputs are large come first. Where a group has
 //! to be a run of neighbouring columns, groups are ordered, and the columns within each: then the file needs no
-//! table of groups ("group-aware" order of GPTQModel, "weight" order of compressed-tensors).
+//! table of groups ("group-aware" order of `GPTQModel`, "weight" order of compressed-tensors).
 
 use std::{cmp::Reverse, ops::Range};
 
@@ -71,7 +71,9 @@ impl Order {
             Self::Activation => columns.sort_by_key(key),
             Self::GroupAware => {
                 let mut runs: Vec<&mut [usize]> = columns.chunks_mut(groups.size).collect();
-                runs.iter_mut().for_each(|run| run.sort_by_key(key));
+                for run in &mut runs {
+                    run.sort_by_key(key);
+                }
                 runs.sort_by_key(|run| run.first().map(key));
                 columns = runs.iter().flat_map(|run| run.iter().copied()).collect();
             }

@@ -80,6 +80,7 @@ pub(crate) fn search<S: Simd>(grid: Grid, candidates: usize, targets: &[Lanes], 
 }
 
 /// Parts of the scale at which nothing is clipped.
+#[expect(clippy::cast_precision_loss, reason = "a few steps")]
 fn factors(grid: Grid, candidates: usize, first: f32) -> impl Iterator<Item = f32> {
     let last = match grid.bits() {
         2 => 0.4,

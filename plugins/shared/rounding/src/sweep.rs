@@ -21,8 +21,8 @@ pub(crate) fn energy<S: Simd>(simd: S, curvature: &Curvature, weights: &[Lanes])
         sums.extend_from_slice(&weights[places.clone()]);
         curvature.factor.multiply(simd, block, 0..places.end, weights, &mut sums);
         for (sum, variance) in sums.iter().zip(&curvature.conditional[places.clone()]) {
-            for lane in 0..TILE {
-                energy[lane] += f64::from(*variance * sum.0[lane] * sum.0[lane]);
+            for (energy, sum) in energy.iter_mut().zip(&sum.0) {
+                *energy += f64::from(*variance * sum * sum);
             }
         }
     }

@@ -78,7 +78,8 @@ impl Job for Rounding<'_> {
         let width = grouping.width();
         let rows = weights.len() / width;
         assert!(rows <= TILE && rows * width == weights.len(), "some rows of the width of the Hessian");
-        let of_column = |column: usize| Lanes::of(|lane| if lane < rows { weights[lane * width + column] } else { 0.0 });
+        let of_column =
+            |column: usize| Lanes::of(|lane| if lane < rows { weights[lane * width + column] } else { 0.0 });
         let mut state = State {
             weights: curvature.columns.iter().map(|&column| of_column(column)).collect(),
             codes: vec![Lanes::ZERO; width],
@@ -105,19 +106,24 @@ impl Job for Rounding<'_> {
         for (place, &column) in curvature.columns.iter().enumerate() {
             let zero = &state.zeros[place / grouping.size()];
             for row in 0..rows {
-                let code = state.codes[place].0[row] + zero.0[row];
-                tile.codes[row * width + column] = code as u8;
+                tile.codes[row * width + column] = byte(state.codes[place].0[row] + zero.0[row]);
             }
         }
         for (group, (scales, zeros)) in state.scales.iter().zip(&state.zeros).enumerate() {
             let group = curvature.group_in_file(group);
             for row in 0..rows {
                 tile.scales[row * grouping.count() + group] = f16::from_f32(scales.0[row]);
-                tile.zeros[row * grouping.count() + group] = zeros.0[row] as u8;
+                tile.zeros[row * grouping.count() + group] = byte(zeros.0[row]);
             }
         }
         tile
     }
+}
+
+/// A whole number that fits into a byte, as one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "codes and zeros are of the grid")]
+fn byte(number: f32) -> u8 {
+    number as u8
 }
 
 /// The range of a code less its zero.
