@@ -1,6 +1,6 @@
 //! What config files say of the quantisation: every key that a loader looks for.
 //!
-//! Loaders learn in two ways what is not quantised: `gptqmodel`, vLLM and SGLang from `dynamic`, whose `-:` rules are
+//! Loaders learn in two ways what is not quantised: `gptqmodel`, vLLM and `SGLang` from `dynamic`, whose `-:` rules are
 //! about such modules; transformers and vLLM from `modules_in_block_to_quantize`, the ends (or parts) of the names of
 //! those that are. It knows the loaders' keys; which modules there are it is told.
 

@@ -1,4 +1,4 @@
-//! The GPTQ format plugin: folders of packed 2- to 8-bit weights that vLLM, SGLang, transformers and `gptqmodel` load.
+//! The GPTQ format plugin: folders of packed 2- to 8-bit weights that vLLM, `SGLang`, transformers and `gptqmodel` load.
 //!
 //! GPTQ compensates each rounding error under the second moments of the inputs (Frantar et al., 2022, section 3).
 
