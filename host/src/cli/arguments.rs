@@ -198,6 +198,9 @@ pub(super) struct QuantizeArguments {
     /// --calibration; for formats that use an importance matrix.
     #[arg(long, value_name = "FILE|auto", help_heading = "Quantisation")]
     pub(super) imatrix: Option<String>,
+    /// How much is tried for a better result; for formats that search.
+    #[arg(long, value_name = "EFFORT", value_parser = ["fast", "default", "best"], help_heading = "Quantisation")]
+    pub(super) effort: Option<String>,
     /// An option of the plugin's own; may be given several times.
     #[arg(long = "plugin-option", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Quantisation")]
     pub(super) plugin_options: Vec<(String, String)>,

@@ -62,6 +62,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, 
         symmetric: flag(arguments.sym, arguments.asym),
         act_order: flag(arguments.desc_act, arguments.no_desc_act),
         imatrix: arguments.imatrix,
+        effort: arguments.effort,
         plugin: arguments.plugin_options.into_iter().collect(),
         ..Options::default()
     };

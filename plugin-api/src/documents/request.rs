@@ -162,6 +162,9 @@ pub struct Options {
     /// `--imatrix`: `auto`, or a file's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imatrix: Option<String>,
+    /// `--effort`: `fast`, `default` or `best`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effort: Option<String>,
     /// `--plugin-option KEY=VALUE`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plugin: BTreeMap<String, String>,
@@ -204,6 +207,9 @@ impl Options {
         }
         if self.imatrix.is_some() {
             flags.push("--imatrix");
+        }
+        if self.effort.is_some() {
+            flags.push("--effort");
         }
         flags
     }

@@ -95,7 +95,7 @@ impl GptqJob {
 fn suffix(choices: &Choices) -> String {
     let Settings { symmetric, act_order, .. } = choices.settings;
     let (asym, act) = (if symmetric { "" } else { "-asym" }, if act_order { "-act" } else { "" });
-    format!("-gptq-{}{asym}{act}", choices.level().name())
+    format!("-GPTQ-{}{asym}{act}", choices.level().name())
 }
 
 /// The tensors of the folder: four for a module, one for what is kept.

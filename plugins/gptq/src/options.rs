@@ -14,17 +14,16 @@ use crate::{
 };
 
 /// What is added to the diagonal of a Hessian, as a share of its mean, where the user says nothing.
-pub(crate) const DEFAULT_DAMP: f64 = 0.05;
+pub(crate) const DEFAULT_DAMP: f64 = 0.01;
 
 /// The keys of `--plugin-option`, each with a line about it.
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 7] = [
     ("checkpoint-format", "how zero-points are stored: gptq (default; less one, every loader reads it) or gptq_v2"),
-    ("damp", "share of the Hessian's mean diagonal that is added to it, between 0 and 1 (default 0.05)"),
+    ("damp", "share of the Hessian's mean diagonal that is added to it, between 0 and 1 (default 0.01)"),
     (
         "dynamic",
         "JSON: settings for modules by pattern, as GPTQModel has them: {\"+:.*down_proj\": {\"bits\": 8}, \"-:.*o_proj\": {}}",
     ),
-    ("effort", "how long is searched: fast, default or best"),
     ("lm-head", "whether the head is quantised as well: true or false (default)"),
     (
         "scarce-experts",
@@ -159,6 +158,18 @@ impl Choices {
             fewest_tokens: 256,
             shard_bytes: DEFAULT_SHARD_BYTES,
         };
+        if let Some(effort) = &options.effort {
+            choices.effort = match effort.as_str() {
+                "fast" => Effort::Fast,
+                "default" => Effort::Default,
+                "best" => Effort::Best,
+                _ => {
+                    return Err(Failure::usage(format!("`{effort}` is no effort"))
+                        .about("--effort")
+                        .hint("it is fast, default or best"));
+                }
+            };
+        }
         for (key, value) in &options.plugin {
             choices.set(key, value)?;
         }
@@ -177,10 +188,6 @@ impl Choices {
                     .ok_or_else(|| bad(key, value).hint("take a share between 0 and 1, such as 0.05"))?;
             }
             "dynamic" => self.rules = Rules::read(value).map_err(|failure| failure.about("--plugin-option dynamic"))?,
-            "effort" => {
-                let names = [("fast", Effort::Fast), ("default", Effort::Default), ("best", Effort::Best)];
-                self.effort = one_of(key, value, &names)?;
-            }
             "lm-head" => self.lm_head = one_of(key, value, &[("true", true), ("false", false)])?,
             "scarce-experts" => {
                 self.scarce = one_of(key, value, &[("all-tokens", Scarce::AllTokens), ("as-is", Scarce::AsItIs)])?;
@@ -264,7 +271,6 @@ mod tests {
         let set = options(&[
             ("checkpoint-format", "gptq_v2"),
             ("damp", "0.1"),
-            ("effort", "best"),
             ("lm-head", "true"),
             ("scarce-experts", "as-is"),
             ("shard-size", "1MB"),
@@ -278,7 +284,6 @@ mod tests {
             ("damp", "0"),
             ("damp", "1"),
             ("damp", "nan"),
-            ("effort", "high"),
             ("lm-head", "yes"),
             ("scarce-experts", "drop"),
             ("shard-size", "big"),
