@@ -276,9 +276,11 @@ mod tests {
             ("shard-size", "1MB"),
             ("fewest-tokens", "7"),
         ]);
-        let choices = Choices::read(&set).unwrap();
+        let choices = Choices::read(&Options { effort: Some("best".into()), ..set }).unwrap();
         assert_eq!((choices.format, choices.lm_head, choices.effort), (CheckpointFormat::V2, true, Effort::Best));
         assert_eq!((choices.scarce, choices.fewest_tokens, choices.shard_bytes), (Scarce::AsItIs, 7, 1_000_000));
+        let effort = Options { effort: Some("high".into()), ..Options::default() };
+        assert_eq!(Choices::read(&effort).unwrap_err().kind, FailureKind::USAGE);
         for (key, value) in [
             ("checkpoint-format", "v2"),
             ("damp", "0"),
