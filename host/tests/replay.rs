@@ -165,12 +165,14 @@ fn what_is_kept_changes_no_bit_in_any_family() {
 }
 
 #[test]
-fn experts_that_see_all_tokens_see_the_same() {
+fn experts_that_see_all_tokens_see_the_same_and_files_give_what_memory_does() {
     for name in ["llama", "mixtral", "deepseek_v3", "gpt_neox"] {
         let folder = fixtures("arch").into_iter().find(|folder| folder.ends_with(name)).unwrap();
         let plain = observed(&folder, How { keeps: false, fewest: 1000, ..KEEPS });
-        let kept = observed(&folder, How { fewest: 1000, ..KEEPS });
-        assert!(plain.told == kept.told, "{name}");
+        for spills in [false, true] {
+            let kept = observed(&folder, How { spills, fewest: 1000, ..KEEPS });
+            assert!(plain.told == kept.told, "{name}, in files: {spills}");
+        }
         let unforced = observed(&folder, How { keeps: false, ..KEEPS });
         assert_eq!(plain.told != unforced.told, plain.model.hyperparameters.experts.is_some(), "{name}");
     }
