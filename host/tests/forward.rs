@@ -67,7 +67,7 @@ fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
 }
 
 fn all(states: &HiddenStates) -> Vec<f32> {
-    states.read(&Batch { first: 0, lengths: states.lengths().to_vec() }).unwrap()
+    states.read(&Batch { first: 0, lengths: states.lengths().to_vec() }).unwrap().into_owned()
 }
 
 fn check(folder: &Path) {

@@ -50,6 +50,13 @@ pub trait Device: Sync {
     /// Brings numbers back.
     fn download(&self, buffer: &Self::Buffer, out: &mut [f32]) -> Result<(), Error>;
 
+    /// Brings all of them back, the last time; the CPU has them already.
+    fn download_all(&self, buffer: Self::Buffer) -> Result<Vec<f32>, Error> {
+        let mut numbers = vec![0.0; self.length(&buffer)];
+        self.download(&buffer, &mut numbers)?;
+        Ok(numbers)
+    }
+
     /// Brings weights to the device; the CPU uses them where they are.
     fn matrix<'a>(&self, stored: Stored<'a>) -> Result<Self::Matrix<'a>, Error>;
 

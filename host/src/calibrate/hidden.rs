@@ -3,6 +3,7 @@
 //! A snapshot at a layer's border lets an interrupted run go on there.
 
 use std::{
+    borrow::Cow,
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
@@ -42,20 +43,26 @@ impl HiddenStates {
     /// # Errors
     /// Fails when the file cannot be made.
     pub fn new(lengths: Vec<usize>, width: usize, ledger: &Arc<Ledger>, folder: &Path) -> Result<Self, Error> {
-        let starts: Vec<usize> =
-            lengths.iter().scan(0, |next, &length| Some(std::mem::replace(next, *next + length))).collect();
-        let numbers = lengths.iter().sum::<usize>() * width;
-        let bytes = numbers as u64 * 4;
+        let bytes = bytes_of(&lengths, width);
         let grant = (bytes <= MOST_IN_MEMORY).then(|| ledger.hold(bytes, "hidden states").ok()).flatten();
-        let store = if let Some(grant) = grant {
-            Store::Memory { numbers: vec![0.0; numbers], _grant: grant }
-        } else {
-            let failed = |source| Error::States { path: folder.to_owned(), source };
-            let file = tempfile::tempfile_in(folder).map_err(failed)?;
-            file.set_len(bytes).map_err(failed)?;
-            Store::File { file, path: folder.to_owned() }
-        };
-        Ok(Self { width, lengths, starts, store })
+        match grant {
+            Some(grant) => Ok(Self::in_memory(lengths, width, grant)),
+            None => Self::in_file(lengths, width, folder),
+        }
+    }
+
+    /// Room in memory that is granted.
+    pub(super) fn in_memory(lengths: Vec<usize>, width: usize, grant: Grant) -> Self {
+        let numbers = vec![0.0; lengths.iter().sum::<usize>() * width];
+        Self { width, starts: starts(&lengths), lengths, store: Store::Memory { numbers, _grant: grant } }
+    }
+
+    /// Room in a file.
+    pub(super) fn in_file(lengths: Vec<usize>, width: usize, folder: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::States { path: folder.to_owned(), source };
+        let file = tempfile::tempfile_in(folder).map_err(failed)?;
+        file.set_len(bytes_of(&lengths, width)).map_err(failed)?;
+        Ok(Self { width, starts: starts(&lengths), lengths, store: Store::File { file, path: folder.to_owned() } })
     }
 
     /// Tokens of each sample.
@@ -81,20 +88,28 @@ impl HiddenStates {
         start..start + batch.tokens() * self.width
     }
 
-    /// The states of a batch, `[tokens, width]`.
+    /// The states of a batch, `[tokens, width]`, where they are if they are in memory.
     ///
     /// # Errors
     /// Fails when the file cannot be read.
-    pub fn read(&self, batch: &Batch) -> Result<Vec<f32>, Error> {
-        let range = self.range(batch);
+    pub fn read(&self, batch: &Batch) -> Result<Cow<'_, [f32]>, Error> {
+        self.part(batch, 0, batch.tokens() * self.width)
+    }
+
+    /// Some of the numbers of a batch.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read.
+    pub(super) fn part(&self, batch: &Batch, first: usize, count: usize) -> Result<Cow<'_, [f32]>, Error> {
+        let start = self.range(batch).start + first;
         match &self.store {
-            Store::Memory { numbers, .. } => Ok(numbers[range].to_vec()),
+            Store::Memory { numbers, .. } => Ok(Cow::Borrowed(numbers.get(start..start + count).unwrap_or_default())),
             Store::File { file, path } => {
-                let mut numbers = vec![0.0; range.len()];
+                let mut numbers = vec![0.0; count];
                 let failed = |source| Error::States { path: path.clone(), source };
                 let bytes = bytemuck::cast_slice_mut(&mut numbers);
-                positioned::read_exact_at(file, range.start as u64 * 4, bytes).map_err(failed)?;
-                Ok(numbers)
+                positioned::read_exact_at(file, start as u64 * 4, bytes).map_err(failed)?;
+                Ok(Cow::Owned(numbers))
             }
         }
     }
@@ -179,6 +194,15 @@ impl HiddenStates {
         let digest = input.digest.digest();
         Ok(input.number() == Some(digest))
     }
+}
+
+/// Bytes of states.
+pub(super) fn bytes_of(lengths: &[usize], width: usize) -> u64 {
+    (lengths.iter().sum::<usize>() * width) as u64 * 4
+}
+
+fn starts(lengths: &[usize]) -> Vec<usize> {
+    lengths.iter().scan(0, |next, &length| Some(std::mem::replace(next, *next + length))).collect()
 }
 
 struct Snapshot<R> {

@@ -8,8 +8,9 @@ use qhost_compute::{Columns, Device, Norm, Rotation};
 use qhost_plugin_api::documents::{InputGroup, LatentAttention, RoleKind};
 
 use super::{
-    Batch, Decoder, Error, Input, Interruption, Observer,
+    Batch, Decoder, Error, Input, Interruption, Observer, Point,
     decoder::{LayerShape, Order},
+    kept::Pieces,
     routing::{Assignment, Router},
     weights::{Gain, Linear, Modules},
 };
@@ -20,7 +21,7 @@ pub struct Tables<D: Device> {
     pub(super) sines: D::Buffer,
 }
 
-/// A layer that is about to run over a batch.
+/// A layer, or a stretch of it, that is about to run over a batch.
 pub(super) struct Run<'a, 't, D: Device> {
     pub(super) device: &'a D,
     pub(super) decoder: &'a Decoder,
@@ -30,6 +31,10 @@ pub(super) struct Run<'a, 't, D: Device> {
     /// The tables of this layer, and for every row of the batch its row there.
     pub(super) rotation: Option<(&'a Tables<D>, &'a [u32])>,
     pub(super) batch: &'a Batch,
+    /// The stream before the layer.
+    pub(super) before: &'a [f32],
+    /// What is run of the layer, what that goes on from, and what it leaves.
+    pub(super) pieces: Pieces<'a>,
     /// Experts that are shown all tokens, if that is what the layer is run for.
     pub(super) forced: Option<&'a BTreeSet<u32>>,
     pub(super) observer: &'a mut dyn Observer<D>,
@@ -41,53 +46,91 @@ type Heads<D> = (<D as Device>::Buffer, <D as Device>::Buffer, <D as Device>::Bu
 type Outcome<D> = Result<<D as Device>::Buffer, Interruption>;
 
 impl<'t, D: Device> Run<'_, 't, D> {
-    /// Runs the layer: the stream before it becomes the stream after it.
-    pub(super) fn forward(&mut self, mut stream: D::Buffer) -> Outcome<D> {
-        let scale = self.decoder.residual_scale;
-        match self.decoder.order {
-            Order::SideBySide => {
-                let input = self.normed(&RoleKind::AttentionNorm, &stream)?;
-                let attention = self.attention(input.as_ref().unwrap_or(&stream))?;
-                // Without a norm of its own the block reads what attention read.
-                let own = self.normed(&RoleKind::FfnNorm, &stream)?.or(input);
-                let ffn = self.feed_forward(own.as_ref().unwrap_or(&stream))?;
-                self.device.add(&mut stream, scale, &attention)?;
-                self.device.add(&mut stream, scale, &ffn)?;
-            }
-            Order::InTurn => {
-                let input = self.normed(&RoleKind::AttentionNorm, &stream)?;
-                let attention = self.attention(input.as_ref().unwrap_or(&stream))?;
-                let attention = self.normed(&RoleKind::AttentionPostNorm, &attention)?.unwrap_or(attention);
-                self.device.add(&mut stream, scale, &attention)?;
-                let input = self.normed(&RoleKind::FfnNorm, &stream)?;
-                let ffn = self.feed_forward(input.as_ref().unwrap_or(&stream))?;
-                let ffn = self.normed(&RoleKind::FfnPostNorm, &ffn)?.unwrap_or(ffn);
-                self.device.add(&mut stream, scale, &ffn)?;
-            }
-            Order::NormAfter => {
-                let attention = self.attention(&stream)?;
-                self.device.add(&mut stream, scale, &attention)?;
-                stream = self.normed(&RoleKind::AttentionNorm, &stream)?.unwrap_or(stream);
-                let ffn = self.feed_forward(&stream)?;
-                self.device.add(&mut stream, scale, &ffn)?;
-                stream = self.normed(&RoleKind::FfnNorm, &stream)?.unwrap_or(stream);
-            }
+    /// Runs the layer, or the stretch of it that is wanted: the stream before it becomes the stream after it.
+    pub(super) fn forward(&mut self) -> Outcome<D> {
+        let (device, scale) = (self.device, self.decoder.residual_scale);
+        let (mut stream, input) = self.until_feed_forward()?;
+        let ffn = self.feed_forward(input.as_ref().unwrap_or(&stream))?;
+        let ffn = match self.decoder.order {
+            Order::InTurn => self.normed(&RoleKind::FfnPostNorm, &ffn)?.unwrap_or(ffn),
+            Order::SideBySide | Order::NormAfter => ffn,
+        };
+        device.add(&mut stream, scale, &ffn)?;
+        if self.decoder.order == Order::NormAfter {
+            stream = self.normed(&RoleKind::FfnNorm, &stream)?.unwrap_or(stream);
         }
         Ok(stream)
     }
 
-    fn attention(&mut self, x: &D::Buffer) -> Outcome<D> {
-        self.look(InputGroup::AttentionIn, None, x, None)?;
-        let (q, k, v) = match self.decoder.latent.clone() {
-            Some(latent) => self.latent(x, &latent)?,
-            None => self.heads(x)?,
+    /// The stream with what attention adds, and what the feed-forward block reads, if that is not the stream.
+    fn until_feed_forward(&mut self) -> Result<(D::Buffer, Option<D::Buffer>), Interruption> {
+        let order = self.decoder.order;
+        let stream = if self.pieces.stretch.from >= Point::FfnIn {
+            self.device.upload(&self.pieces.whole(Point::FfnIn)?)?
+        } else {
+            let mut stream = self.device.upload(self.before)?;
+            let attention = self.attention(&stream)?;
+            let attention = match order {
+                Order::InTurn => self.normed(&RoleKind::AttentionPostNorm, &attention)?.unwrap_or(attention),
+                Order::SideBySide | Order::NormAfter => attention,
+            };
+            self.device.add(&mut stream, self.decoder.residual_scale, &attention)?;
+            if order == Order::NormAfter {
+                stream = self.normed(&RoleKind::AttentionNorm, &stream)?.unwrap_or(stream);
+            }
+            self.keep(Point::FfnIn, &[&stream])?;
+            stream
         };
-        let sinks = self.modules.vector_of(&RoleKind::AttentionSinks);
-        let sinks = sinks.map(|sinks| self.device.upload(sinks)).transpose()?;
-        let shape = &self.shape.attention;
-        let attended = self.device.attention(&q, &k, &v, &self.batch.lengths, shape, sinks.as_ref())?;
+        let input = match order {
+            Order::InTurn => self.normed(&RoleKind::FfnNorm, &stream)?,
+            Order::NormAfter => None,
+            Order::SideBySide => {
+                let before = self.device.upload(self.before)?;
+                let own = self.normed(&RoleKind::FfnNorm, &before)?;
+                // Without a norm of its own the block reads what attention read.
+                let own = if own.is_some() { own } else { self.normed(&RoleKind::AttentionNorm, &before)? };
+                Some(own.unwrap_or(before))
+            }
+        };
+        Ok((stream, input))
+    }
+
+    fn attention(&mut self, stream: &D::Buffer) -> Outcome<D> {
+        let attended = if self.pieces.stretch.from == Point::AttentionOut {
+            self.device.upload(&self.pieces.whole(Point::AttentionOut)?)?
+        } else {
+            let (q, k, v) = self.queries_keys_values(stream)?;
+            let sinks = self.modules.vector_of(&RoleKind::AttentionSinks);
+            let sinks = sinks.map(|sinks| self.device.upload(sinks)).transpose()?;
+            let shape = &self.shape.attention;
+            let attended = self.device.attention(&q, &k, &v, &self.batch.lengths, shape, sinks.as_ref())?;
+            self.keep(Point::AttentionOut, &[&attended])?;
+            attended
+        };
         self.look(InputGroup::AttentionOut, None, &attended, None)?;
+        self.stop_at(Point::AttentionOut)?;
         self.linear(&RoleKind::AttentionOutput, &attended)
+    }
+
+    fn queries_keys_values(&mut self, stream: &D::Buffer) -> Result<Heads<D>, Interruption> {
+        let latent = self.decoder.latent.clone();
+        let narrow = if let (Some(latent), Point::Latents) = (&latent, self.pieces.stretch.from) {
+            self.kept_latents(latent)?
+        } else {
+            let input = match self.decoder.order {
+                Order::InTurn | Order::SideBySide => self.normed(&RoleKind::AttentionNorm, stream)?,
+                Order::NormAfter => None,
+            };
+            let x = input.as_ref().unwrap_or(stream);
+            self.look(InputGroup::AttentionIn, None, x, None)?;
+            self.stop_at(Point::Start)?;
+            let Some(latent) = &latent else { return self.heads(x) };
+            self.latents(x, latent)?
+        };
+        match &latent {
+            Some(latent) => self.widened(narrow, latent),
+            None => Err(self.missing("latent attention").into()),
+        }
     }
 
     /// Queries, keys and values of plain attention, rotated.
@@ -119,26 +162,50 @@ impl<'t, D: Device> Run<'_, 't, D> {
         Ok((q, k, v))
     }
 
-    /// Queries, keys and values of latent attention (DeepSeek-V2, section 2.1), as if there were no latents.
-    fn latent(&mut self, x: &D::Buffer, latent: &LatentAttention) -> Result<Heads<D>, Interruption> {
-        let size = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-        let (rank, unrotated, rotated) = (size(latent.kv_rank), size(latent.unrotated), size(latent.rotated));
-        let (heads, key, value) = (self.shape.attention.heads, unrotated + rotated, size(latent.value));
-        let mut q = if self.modules.linear_of(&RoleKind::AttentionQA, None).is_some() {
+    /// Latent queries, keys and values (DeepSeek-V2, section 2.1): queries, narrow after their norm or as they are,
+    /// the part of the keys that all heads share, and what is narrow of keys and values.
+    fn latents(&mut self, x: &D::Buffer, latent: &LatentAttention) -> Result<Heads<D>, Interruption> {
+        let (rank, rotated) = (size(latent.kv_rank), size(latent.rotated));
+        let q = if self.modules.has(&RoleKind::AttentionQA) {
             let narrow = self.linear(&RoleKind::AttentionQA, x)?;
-            let narrow = self.normed(&RoleKind::AttentionQANorm, &narrow)?.unwrap_or(narrow);
-            self.look(InputGroup::AttentionQB, None, &narrow, None)?;
-            self.linear(&RoleKind::AttentionQB, &narrow)?
+            self.normed(&RoleKind::AttentionQANorm, &narrow)?.unwrap_or(narrow)
         } else {
             self.linear(&RoleKind::AttentionQ, x)?
         };
-        self.rotate(&mut q, key, unrotated, rotated)?;
         let both = self.linear(&RoleKind::AttentionKvA, x)?;
         let narrow = self.device.columns(&both, rank + rotated, Columns::range(0, rank))?;
-        let mut shared = self.device.columns(&both, rank + rotated, Columns::range(rank, rotated))?;
-        self.rotate(&mut shared, rotated, 0, rotated)?;
+        let shared = self.device.columns(&both, rank + rotated, Columns::range(rank, rotated))?;
         let narrow = self.normed(&RoleKind::AttentionKvANorm, &narrow)?.unwrap_or(narrow);
+        self.keep(Point::Latents, &[&shared, &narrow, &q])?;
+        Ok((q, shared, narrow))
+    }
+
+    /// Those that are kept.
+    fn kept_latents(&mut self, latent: &LatentAttention) -> Result<Heads<D>, Interruption> {
+        let tokens = self.batch.tokens();
+        let (shared, narrow) = (tokens * size(latent.rotated), tokens * size(latent.kv_rank));
+        let all = self.pieces.whole(Point::Latents)?;
+        let cut =
+            all.split_at_checked(shared).and_then(|(shared, rest)| Some((shared, rest.split_at_checked(narrow)?)));
+        let (shared, (narrow, q)) = cut.ok_or_else(|| self.missing("kept latents"))?;
+        let device = self.device;
+        Ok((device.upload(q)?, device.upload(shared)?, device.upload(narrow)?))
+    }
+
+    /// Queries, keys and values, as if there were no latents.
+    fn widened(&mut self, latents: Heads<D>, latent: &LatentAttention) -> Result<Heads<D>, Interruption> {
+        let (q, mut shared, narrow) = latents;
+        let (unrotated, rotated) = (size(latent.unrotated), size(latent.rotated));
+        let (heads, key, value) = (self.shape.attention.heads, unrotated + rotated, size(latent.value));
+        let has_narrow_queries = self.modules.has(&RoleKind::AttentionQA);
+        if has_narrow_queries {
+            self.look(InputGroup::AttentionQB, None, &q, None)?;
+        }
         self.look(InputGroup::AttentionKvB, None, &narrow, None)?;
+        self.stop_at(Point::Latents)?;
+        let mut q = if has_narrow_queries { self.linear(&RoleKind::AttentionQB, &q)? } else { q };
+        self.rotate(&mut q, key, unrotated, rotated)?;
+        self.rotate(&mut shared, rotated, 0, rotated)?;
         let wide = self.linear(&RoleKind::AttentionKvB, &narrow)?;
         let of_heads = |first, take, stride| Columns { first, take, stride, count: heads };
         let width = heads * (unrotated + value);
@@ -174,9 +241,35 @@ impl<'t, D: Device> Run<'_, 't, D> {
     }
 
     fn dense(&mut self, x: &D::Buffer) -> Outcome<D> {
-        let hidden = self.activated([&RoleKind::FfnGateUp, &RoleKind::FfnGate, &RoleKind::FfnUp], None, x)?;
+        self.stop_at(Point::FfnIn)?;
+        let kinds = [&RoleKind::FfnGateUp, &RoleKind::FfnGate, &RoleKind::FfnUp];
+        let hidden = self.between(kinds, (&RoleKind::FfnDown, None), x, None)?;
         self.look(InputGroup::FfnMid, None, &hidden, None)?;
+        self.stop_at(Point::FfnMid)?;
         self.linear(&RoleKind::FfnDown, &hidden)
+    }
+
+    /// What a down projection reads: kept, or computed of `x`, of some of its rows if not of all.
+    fn between(
+        &mut self,
+        kinds: [&RoleKind; 3],
+        (down, expert): (&RoleKind, Option<u32>),
+        x: &D::Buffer,
+        rows: Option<&[u32]>,
+    ) -> Outcome<D> {
+        if self.pieces.stretch.from == Point::FfnMid {
+            let count = rows.map_or_else(|| self.batch.tokens(), <[u32]>::len);
+            let count = count * self.module(down, expert)?.inputs;
+            return Ok(self.device.upload(&self.pieces.next(count)?)?);
+        }
+        let gathered = rows.map(|rows| self.device.gather(x, self.decoder.width, rows)).transpose()?;
+        let x = gathered.as_ref().unwrap_or(x);
+        if rows.is_some() {
+            self.look(InputGroup::FfnIn, expert, x, rows)?;
+        }
+        let hidden = self.activated(kinds, expert, x)?;
+        self.keep(Point::FfnMid, &[&hidden])?;
+        Ok(hidden)
     }
 
     /// Gate and up projections and what is between them and the down projection.
@@ -214,8 +307,10 @@ impl<'t, D: Device> Run<'_, 't, D> {
         if let Some(forced) = self.forced {
             for &expert in forced {
                 self.look(InputGroup::FfnIn, Some(expert), x, None)?;
-                let hidden = self.activated(self.kinds(expert).0, Some(expert), x)?;
-                self.look(InputGroup::FfnMid, Some(expert), &hidden, None)?;
+                if self.pieces.stretch.uses(Point::FfnIn) {
+                    let hidden = self.activated(self.kinds().0, Some(expert), x)?;
+                    self.look(InputGroup::FfnMid, Some(expert), &hidden, None)?;
+                }
             }
             return Err(Interruption::Enough);
         }
@@ -230,24 +325,32 @@ impl<'t, D: Device> Run<'_, 't, D> {
         };
         let assignments = routing.assign(&logits);
         let width = self.decoder.width;
+        let stretch = self.pieces.stretch;
         let mut sum = self.device.zeros(tokens * width)?;
         for (expert, Assignment { rows, weights }) in (0..).zip(&assignments) {
             if rows.is_empty() {
                 continue;
             }
-            let (kinds, down) = self.kinds(expert);
+            let (kinds, down) = self.kinds();
             let expert = Some(expert);
-            let input = self.device.gather(x, width, rows)?;
-            self.look(InputGroup::FfnIn, expert, &input, Some(rows))?;
-            let hidden = self.activated(kinds, expert, &input)?;
+            if stretch.ends_at(Point::FfnIn) {
+                let input = self.device.gather(x, width, rows)?;
+                self.look(InputGroup::FfnIn, expert, &input, Some(rows))?;
+                continue;
+            }
+            let hidden = self.between(kinds, (down, expert), x, Some(rows))?;
             self.look(InputGroup::FfnMid, expert, &hidden, Some(rows))?;
-            let answer = self.through(self.module(down, expert)?, &hidden)?;
-            self.device.scatter_add(&mut sum, width, rows, weights, &answer)?;
+            if !stretch.ends_at(Point::FfnMid) {
+                let answer = self.through(self.module(down, expert)?, &hidden)?;
+                self.device.scatter_add(&mut sum, width, rows, weights, &answer)?;
+            }
         }
-        if self.modules.linear_of(&RoleKind::SharedDown, None).is_some() {
+        self.stop_at(Point::FfnIn)?;
+        if self.modules.has(&RoleKind::SharedDown) {
             let kinds = [&RoleKind::FfnGateUp, &RoleKind::SharedGate, &RoleKind::SharedUp];
-            let hidden = self.activated(kinds, None, x)?;
+            let hidden = self.between(kinds, (&RoleKind::SharedDown, None), x, None)?;
             self.look(InputGroup::SharedMid, None, &hidden, None)?;
+            self.stop_at(Point::FfnMid)?;
             let answer = self.linear(&RoleKind::SharedDown, &hidden)?;
             match self.modules.linear_of(&RoleKind::SharedRouter, None) {
                 None => self.device.add(&mut sum, 1.0, &answer)?,
@@ -260,16 +363,34 @@ impl<'t, D: Device> Run<'_, 't, D> {
                 }
             }
         }
+        self.stop_at(Point::FfnMid)?;
         Ok(sum)
     }
 
-    /// The kinds of an expert's linears: fused, gate, up, and down.
-    fn kinds(&self, expert: u32) -> ([&'static RoleKind; 3], &'static RoleKind) {
-        if self.modules.linear_of(&RoleKind::ExpertsDown, Some(expert)).is_some() {
+    /// The kinds of experts' linears: fused, gate, up, and down.
+    fn kinds(&self) -> ([&'static RoleKind; 3], &'static RoleKind) {
+        if self.modules.has(&RoleKind::ExpertsDown) {
             ([&RoleKind::ExpertsGateUp, &RoleKind::FfnGate, &RoleKind::FfnUp], &RoleKind::ExpertsDown)
         } else {
             ([&RoleKind::FfnGateUp, &RoleKind::FfnGate, &RoleKind::FfnUp], &RoleKind::FfnDown)
         }
+    }
+
+    /// Ends a stretch here, if it was to end here.
+    fn stop_at(&self, point: Point) -> Result<(), Interruption> {
+        if self.pieces.stretch.ends_at(point) { Err(Interruption::Enough) } else { Ok(()) }
+    }
+
+    /// Leaves numbers for a later stretch, one after the other.
+    fn keep(&mut self, point: Point, numbers: &[&D::Buffer]) -> Result<(), Interruption> {
+        if self.forced.is_some() || !self.pieces.keeps(point) {
+            return Ok(());
+        }
+        for buffer in numbers {
+            let room = self.pieces.leave(point, self.device.length(buffer));
+            self.device.download(buffer, room)?;
+        }
+        Ok(())
     }
 
     fn look(
@@ -309,6 +430,11 @@ impl<'t, D: Device> Run<'_, 't, D> {
         let rows = self.device.length(x) / linear.inputs.max(1);
         Ok(self.device.linear(x, rows, &linear.matrix, linear.bias.as_ref())?)
     }
+}
+
+/// Sizes of a decoder are those of tensors, which a machine can address.
+fn size(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 /// Applies a norm of the model.

@@ -15,8 +15,9 @@ use qhost_plugin_api::{
 };
 
 use super::{
-    Batch, Decoder, Error, HiddenStates, Input, Interruption, Nobody, Observer, RotaryTable, Substitutes, Tables,
-    UnitTensors, Weights,
+    Batch, Decoder, Error, HiddenStates, Input, Interruption, Kept, Nobody, Observer, Point, RotaryTable, Stretch,
+    Substitutes, Tables, UnitTensors, Weights,
+    kept::Pieces,
     layer::{Run, normed},
     weights::Modules,
 };
@@ -58,6 +59,20 @@ pub struct LayerRun<'a> {
     /// Experts that are shown all tokens; then nothing else is sent to experts, and the layer ends there.
     pub forced: Option<&'a BTreeSet<u32>>,
 }
+
+/// A stretch of a layer that runs over a batch.
+struct Piece<'a, 't, D: Device> {
+    index: usize,
+    modules: &'a Modules<'t, D>,
+    batch: &'a Batch,
+    before: &'a [f32],
+    forced: Option<&'a BTreeSet<u32>>,
+    stretch: Stretch,
+    kept: &'a Kept,
+}
+
+/// The stream after a layer, and what it left on its way.
+type Outcome<D> = (Result<<D as Device>::Buffer, Interruption>, BTreeMap<Point, Vec<f32>>);
 
 impl<D: Device> Engine<D> {
     /// An engine for samples of these lengths.
@@ -112,14 +127,23 @@ impl<D: Device> Engine<D> {
     /// # Errors
     /// Fails when a token is unknown or weights cannot be read.
     pub fn embed(&self, samples: &[Vec<u32>], ledger: &Arc<Ledger>, folder: &Path) -> Result<HiddenStates, Error> {
+        let lengths = samples.iter().map(Vec::len).collect();
+        let mut states = HiddenStates::new(lengths, self.decoder.width, ledger, folder)?;
+        self.embed_into(&mut states, samples)?;
+        Ok(states)
+    }
+
+    /// Embeds the samples that there is room for.
+    ///
+    /// # Errors
+    /// Fails when a token is unknown or weights cannot be read.
+    pub(super) fn embed_into(&self, states: &mut HiddenStates, samples: &[Vec<u32>]) -> Result<(), Error> {
         let width = self.decoder.width;
-        let lengths: Vec<usize> = samples.iter().map(Vec::len).collect();
         for (sample, tokens) in samples.iter().enumerate() {
             if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.decoder.vocabulary) {
                 return Err(Error::UnknownToken { token, sample, vocabulary: self.decoder.vocabulary as u64 });
             }
         }
-        let mut states = HiddenStates::new(lengths, width, ledger, folder)?;
         let table = self.tensor(&RoleKind::TokenEmbedding)?;
         for batch in Batch::cut(states.lengths()) {
             self.go_on()?;
@@ -140,7 +164,7 @@ impl<D: Device> Engine<D> {
             }
             states.write(&batch, &numbers)?;
         }
-        Ok(states)
+        Ok(())
     }
 
     fn tensor(&self, kind: &RoleKind) -> Result<u32, Error> {
@@ -190,54 +214,75 @@ impl<D: Device> Engine<D> {
         how: &LayerRun<'_>,
         observer: &mut dyn Observer<D>,
     ) -> Result<(), Error> {
+        self.stretch(index, states, how, (Stretch::WHOLE, &mut Kept::nothing()), observer)
+    }
+
+    /// Runs a stretch of a layer over all samples, which goes on from what is kept, and keeps what is at its end.
+    ///
+    /// # Errors
+    /// Fails when weights cannot be read, or an activation is not finite.
+    pub fn stretch(
+        &self,
+        index: usize,
+        states: &mut HiddenStates,
+        how: &LayerRun<'_>,
+        (stretch, kept): (Stretch, &mut Kept),
+        observer: &mut dyn Observer<D>,
+    ) -> Result<(), Error> {
         let missing = || Error::MissingModule { layer: index.to_string(), role: "weights".into() };
         let shape = self.decoder.layers.get(index).ok_or_else(missing)?;
         self.tell(Step::Layer(index));
-        let tensors = UnitTensors::borrow(&self.model, &*self.weights, how.substitutes, shape.unit, |_| true)?;
+        let wanted = |role: &Role| is_used(stretch, &role.kind);
+        let tensors = UnitTensors::borrow(&self.model, &*self.weights, how.substitutes, shape.unit, wanted)?;
         let modules = Modules::load(&self.device, &tensors)?;
+        kept.begin();
         for batch in Batch::cut(states.lengths()) {
             self.go_on()?;
             let before = states.read(&batch)?;
-            let run = |observer: &mut dyn Observer<D>| self.run(index, &modules, &batch, &before, how.forced, observer);
-            let after = match run(observer) {
-                Ok(after) => after,
-                Err(Interruption::Enough) => continue,
+            let piece =
+                Piece { index, modules: &modules, batch: &batch, before: &before, forced: how.forced, stretch, kept };
+            let (after, left) = self.run(&piece, observer);
+            let after = match after {
+                Ok(after) => Some(after),
+                Err(Interruption::Enough) => None,
                 Err(Interruption::Failed(error)) => return Err(error),
             };
-            if let Some(at) = self.device.first_not_finite(&after)? {
+            let at = match &after {
+                Some(after) => self.device.first_not_finite(after)?,
+                None => left.values().flatten().any(|number| !number.is_finite()).then_some(0),
+            };
+            if let Some(at) = at {
                 // It takes another run to say where it came from.
                 let mut finder = Finder { layer: index, found: None };
-                drop(run(&mut finder));
+                drop(self.run(&piece, &mut finder));
                 let (sample, token) = batch.place(at / self.decoder.width);
                 let output = Error::NotFinite { place: format!("layer {index}, output"), sample, token };
                 return Err(finder.found.unwrap_or(output));
             }
-            if how.keep {
-                let mut numbers = before;
+            drop(before);
+            kept.add(&batch, states.lengths(), &left);
+            if let Some(after) = after.filter(|_| how.keep) {
+                let mut numbers = vec![0.0; self.device.length(&after)];
                 self.device.download(&after, &mut numbers)?;
                 states.write(&batch, &numbers)?;
             }
             self.tell(Step::Tokens(batch.tokens()));
         }
+        kept.end();
         Ok(())
     }
 
-    /// Runs a layer over a batch.
-    fn run(
-        &self,
-        index: usize,
-        modules: &Modules<'_, D>,
-        batch: &Batch,
-        before: &[f32],
-        forced: Option<&BTreeSet<u32>>,
-        observer: &mut dyn Observer<D>,
-    ) -> Result<D::Buffer, Interruption> {
+    /// Runs a layer, or a stretch of it, over a batch.
+    fn run(&self, piece: &Piece<'_, '_, D>, observer: &mut dyn Observer<D>) -> Outcome<D> {
+        let &Piece { index, modules, batch, before, forced, stretch, kept } = piece;
         let shape = &self.decoder.layers[index];
         let rows = shape.frequencies.map(|at| batch.table_rows(&self.tables[at].1));
         let rotation = shape.frequencies.zip(rows.as_deref()).map(|(at, rows)| (&self.tables[at].0, rows));
-        let stream = self.device.upload(before)?;
         let (device, decoder) = (&self.device, &self.decoder);
-        Run { device, decoder, index, shape, modules, rotation, batch, forced, observer }.forward(stream)
+        let pieces = Pieces::new(stretch, kept, batch);
+        let mut run = Run { device, decoder, index, shape, modules, rotation, batch, before, pieces, forced, observer };
+        let after = run.forward();
+        (after, run.pieces.left())
     }
 
     /// Mean squares of what substitutes change at a layer's output, and of that output without them, over the
@@ -263,8 +308,10 @@ impl<D: Device> Engine<D> {
             self.go_on()?;
             let before = states.read(&batch)?;
             let after = |modules: &Modules<'_, D>| {
-                let after =
-                    self.run(index, modules, &batch, &before, None, &mut Nobody).map_err(Interruption::error)?;
+                let (batch, kept) = (&batch, &Kept::nothing());
+                let piece =
+                    Piece { index, modules, batch, before: &before, forced: None, stretch: Stretch::WHOLE, kept };
+                let after = self.run(&piece, &mut Nobody).0.map_err(Interruption::error)?;
                 let mut numbers = vec![0.0; before.len()];
                 self.device.download(&after, &mut numbers)?;
                 Ok::<_, Error>(numbers)
@@ -356,6 +403,14 @@ impl<D: Device> Engine<D> {
         self.tell(Step::Tokens(rows));
         Ok(numbers)
     }
+}
+
+/// Whether a stretch of a layer needs a module. A router says which rows are an expert's wherever it begins.
+fn is_used(stretch: Stretch, kind: &RoleKind) -> bool {
+    let routes = matches!(kind, RoleKind::Router | RoleKind::SharedRouter);
+    let point = InputGroup::of(kind).map(|group| Point::of(&group)).filter(|_| !routes);
+    // What is kept before down projections is cut by their sizes.
+    point.is_none_or(|point| stretch.uses(point) || (point, stretch.from) == (Point::FfnMid, Point::FfnMid))
 }
 
 /// Finds the first input that is not finite.

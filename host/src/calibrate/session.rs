@@ -14,10 +14,10 @@ use qhost_plugin_api::documents::{
 };
 
 use super::{
-    Batch, Engine, Error, HiddenStates, Input, LayerRun, Nobody, Observer, Substitutes,
+    Batch, Engine, Error, HiddenStates, Input, Kept, LayerRun, Nobody, Observer, Point, Stretch, Substitutes,
     statistics::{Collector, Gathered, Key, Numbers, comes_after},
 };
-use crate::stream::Ledger;
+use crate::stream::{Grant, Ledger};
 
 /// Ids of tensors that no file has.
 const FIRST_VIRTUAL: u32 = 1 << 31;
@@ -34,12 +34,15 @@ pub struct Calibration<D: Device> {
     engine: Engine<D>,
     model: Arc<Model>,
     needs: Needs,
+    samples: Vec<Vec<u32>>,
     ledger: Arc<Ledger>,
     inner: Mutex<Inner<D>>,
 }
 
 struct Inner<D: Device> {
     states: HiddenStates,
+    /// What is kept of the layer at work, if it replays.
+    kept: Kept,
     /// The unit at work.
     place: Place,
     /// Whether the states are those after the unit already.
@@ -73,6 +76,7 @@ pub struct Virtual {
     pub rows: u64,
     /// Elements of a row.
     pub row_elements: u64,
+    _memory: Arc<Grant>,
 }
 
 /// What a plugin may not ask.
@@ -101,6 +105,12 @@ pub type Answer<T> = Result<Result<T, Refusal>, Error>;
 
 /// A calibration under way, on whatever computes.
 pub trait Calibrating: Send + Sync {
+    /// Embeds the samples: the states before the first layer.
+    ///
+    /// # Errors
+    /// Fails when a token is unknown, or weights cannot be read.
+    fn embed(&self) -> Result<(), Error>;
+
     /// Goes on from a snapshot, if there is a sound one: the states before a layer.
     ///
     /// # Errors
@@ -151,28 +161,37 @@ pub trait Calibrating: Send + Sync {
 }
 
 impl<D: Device> Calibration<D> {
-    /// Embeds the samples.
+    /// Makes room for the hidden states of samples. They are there once they are embedded or restored. What is kept
+    /// within a layer leaves a reserve of the ledger's memory to the unit at work.
     ///
     /// # Errors
-    /// Fails when a token is unknown, or weights cannot be read.
-    pub fn begin(
+    /// Fails when there is none.
+    pub fn new(
         engine: Engine<D>,
         model: Arc<Model>,
         needs: Needs,
-        samples: &[Vec<u32>],
-        ledger: &Arc<Ledger>,
+        samples: Vec<Vec<u32>>,
+        (ledger, reserve): (&Arc<Ledger>, u64),
         folder: &Path,
     ) -> Result<Self, Error> {
-        let states = engine.embed(samples, ledger, folder)?;
+        let lengths = samples.iter().map(Vec::len).collect();
         let inner = Inner {
-            states,
+            states: HiddenStates::new(lengths, engine.decoder().width, ledger, folder)?,
+            kept: Kept::new(ledger, reserve, folder.to_owned()),
             place: Place::Before(0),
             advanced: false,
             substitutes: Substitutes::new(),
             gathered: BTreeMap::new(),
             lent: Vec::new(),
         };
-        Ok(Self { engine, model, needs, ledger: Arc::clone(ledger), inner: Mutex::new(inner) })
+        Ok(Self { engine, model, needs, samples, ledger: Arc::clone(ledger), inner: Mutex::new(inner) })
+    }
+
+    /// The same calibration, which keeps nothing within a layer: each stretch begins at the layer's input.
+    #[must_use]
+    pub fn keeping_nothing(self) -> Self {
+        self.lock().kept = Kept::nothing();
+        self
     }
 
     /// Those of a layer that is done are of no more use.
@@ -188,15 +207,14 @@ impl<D: Device> Calibration<D> {
         let mut collector = Collector { needs, only: None, group, gathered, ledger: &self.ledger };
         match inner.place {
             Place::In(layer) => {
-                let run = LayerRun { substitutes: &inner.substitutes, keep: group.is_none(), forced: None };
-                if group.is_some() || needs.iter().all(|need| need.fewest_tokens == 0) {
-                    self.engine.layer(layer, &mut inner.states, &run, &mut collector)?;
-                    inner.advanced = group.is_none();
-                } else {
-                    // The states before the layer are needed once more for experts that saw too few tokens.
-                    let run = LayerRun { keep: false, ..run };
-                    self.engine.layer(layer, &mut inner.states, &run, &mut collector)?;
-                }
+                // The states before the layer are needed once more for experts that saw too few tokens.
+                let again = group.is_some() || needs.iter().any(|need| need.fewest_tokens > 0);
+                let until = group.map(Point::of).or(again.then_some(Point::FfnMid));
+                let run = LayerRun { substitutes: &inner.substitutes, keep: !again, forced: None };
+                let stretch = Stretch { from: inner.kept.last(until), until };
+                let Inner { states, kept, .. } = inner;
+                self.engine.stretch(layer, states, &run, (stretch, kept), &mut collector)?;
+                inner.advanced = !again;
                 let mut gathered = collector.gathered;
                 let scarce = self.scarce(needs, layer, group, &gathered);
                 if !scarce.is_empty() {
@@ -204,7 +222,10 @@ impl<D: Device> Calibration<D> {
                     let mut again = Collector { needs, only: Some(&scarce), group, gathered, ledger: &self.ledger };
                     let forced: BTreeSet<u32> = scarce.iter().filter_map(|(_, expert)| *expert).collect();
                     let run = LayerRun { substitutes: &inner.substitutes, keep: false, forced: Some(&forced) };
-                    self.engine.layer(layer, &mut inner.states, &run, &mut again)?;
+                    // What is kept of experts is of the tokens that were sent to them.
+                    let stretch = Stretch { from: inner.kept.last(Some(Point::FfnIn)), until };
+                    let Inner { states, kept, .. } = inner;
+                    self.engine.stretch(layer, states, &run, (stretch, kept), &mut again)?;
                     gathered = again.gathered;
                     for (_, of_expert) in gathered.iter_mut().filter(|(key, _)| scarce.contains(key)) {
                         of_expert.all_tokens = true;
@@ -281,6 +302,13 @@ impl<D: Device> Calibration<D> {
 }
 
 impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
+    fn embed(&self) -> Result<(), Error> {
+        let mut inner = self.lock();
+        self.engine.embed_into(&mut inner.states, &self.samples)?;
+        inner.place = Place::Before(0);
+        Ok(())
+    }
+
     fn restore(&self, path: &Path, layer: usize) -> Result<bool, Error> {
         let mut inner = self.lock();
         let restored = inner.states.restore(path)?;
@@ -306,6 +334,7 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
         let mut inner = self.lock();
         inner.gathered.clear();
         inner.lent.clear();
+        inner.kept.clear();
         let done = match inner.place {
             Place::Before(layer) | Place::Outside(layer) | Place::In(layer) => layer,
             Place::Head => self.engine.decoder().layers.len(),
@@ -327,8 +356,11 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
             Place::In(layer) => {
                 if !inner.advanced {
                     let run = LayerRun { substitutes: &inner.substitutes, keep: true, forced: None };
-                    self.engine.layer(layer, &mut inner.states, &run, &mut Nobody)?;
+                    let stretch = Stretch { from: inner.kept.last(None), until: None };
+                    let Inner { states, kept, .. } = inner;
+                    self.engine.stretch(layer, states, &run, (stretch, kept), &mut Nobody)?;
                 }
+                inner.kept.clear();
                 self.drop_substitutes(inner, layer);
                 Place::Before(layer + 1)
             }
@@ -354,7 +386,7 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
         if !inner.gathered.contains_key(&key) && self.is_unseen_expert(inner, &key) {
             self.nothing_seen(inner, need, &key)?;
         }
-        let Some(gathered) = inner.gathered.get(&key) else {
+        let Some(gathered) = inner.gathered.get_mut(&key) else {
             let expert = request.expert.map_or_else(String::new, |expert| format!(" of expert {expert}"));
             return Ok(Err(Refusal::Absent(format!("{}{expert}", request.group))));
         };
@@ -366,7 +398,8 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
             let Some((rows, numbers)) = gathered.numbers(self.engine.device(), request.what)? else {
                 return Ok(Err(Refusal::Absent(format!("{:?}", request.what))));
             };
-            let lent = Virtual { numbers, rows: rows as u64, row_elements: gathered.width as u64 };
+            let (rows, row_elements) = (rows as u64, gathered.width as u64);
+            let lent = Virtual { numbers, rows, row_elements, _memory: gathered.memory() };
             inner.lent.push((lent_key, Arc::new(lent)));
             inner.lent.len() - 1
         };
@@ -400,6 +433,7 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
             Some(numbers) => drop(inner.substitutes.insert(tensor, Arc::new(numbers))),
         }
         // What comes later in the layer reads other inputs now.
+        inner.kept.forget_after(group.as_ref());
         let stale = |other: &InputGroup| group.as_ref().is_none_or(|group| comes_after(other, group));
         inner.gathered.retain(|(other, _), _| !stale(other));
         // Ids of tensors that are lent already must keep their meaning; those that are stale are never found again.

@@ -11,7 +11,7 @@ use std::{
 use qhost_compute::Device;
 use qhost_plugin_api::documents::{InputGroup, Precision, Statistic, StatisticsNeed};
 
-use super::{Error, Input, Interruption, Observer};
+use super::{Error, Input, Interruption, Observer, Point};
 use crate::stream::{Grant, Ledger};
 
 /// A group, of an expert if it has several.
@@ -31,7 +31,7 @@ pub struct Gathered<D: Device> {
     squares: Vec<f64>,
     sample: Vec<f32>,
     random: u64,
-    _memory: Grant,
+    memory: Arc<Grant>,
 }
 
 /// A Gram matrix, of which the lower triangle is kept.
@@ -70,7 +70,7 @@ impl<D: Device> Gathered<D> {
         ledger: &Arc<Ledger>,
     ) -> Result<Self, Error> {
         let wants_gram = need.what.contains(&Statistic::Gram);
-        let memory = ledger.hold(memory(need, width as u64), "statistics of activations")?;
+        let memory = Arc::new(ledger.hold(memory(need, width as u64), "statistics of activations")?);
         let gram = match (wants_gram, need.precision) {
             (false, _) => None,
             (true, Precision::Double) => Some(Gram::Double(vec![0.0; width * width])),
@@ -82,7 +82,7 @@ impl<D: Device> Gathered<D> {
             });
         let (absolute, squares) = (vec![0.0; width], vec![0.0; width]);
         let sample = Vec::new();
-        Ok(Self { width, tokens: 0, all_tokens: false, gram, absolute, squares, sample, random: seed, _memory: memory })
+        Ok(Self { width, tokens: 0, all_tokens: false, gram, absolute, squares, sample, random: seed, memory })
     }
 
     fn take(&mut self, device: &D, need: &StatisticsNeed, x: &D::Buffer) -> Result<(), Error> {
@@ -136,47 +136,56 @@ impl<D: Device> Gathered<D> {
         mixed ^ (mixed >> 31)
     }
 
-    /// A statistic as it is lent, and its rows.
+    /// The memory that it was granted, which what is lent of it lies in.
+    pub(super) fn memory(&self) -> Arc<Grant> {
+        Arc::clone(&self.memory)
+    }
+
+    /// A statistic as it is lent, and its rows. A Gram matrix is large: it is not here any more then.
     ///
     /// # Errors
     /// Fails when the device refuses.
-    pub(super) fn numbers(&self, device: &D, what: Statistic) -> Result<Option<(usize, Numbers)>, Error> {
+    pub(super) fn numbers(&mut self, device: &D, what: Statistic) -> Result<Option<(usize, Numbers)>, Error> {
         #[expect(clippy::cast_precision_loss, reason = "counts of tokens")]
         let count = self.tokens.max(1) as f64;
         #[expect(clippy::cast_possible_truncation, reason = "means are lent in f32")]
         let mean = |sums: &[f64]| Numbers::Single(sums.iter().map(|sum| (sum / count) as f32).collect());
-        Ok(match (what, &self.gram) {
-            (Statistic::Gram, Some(Gram::Single(gram))) => {
-                let mut numbers = vec![0.0; self.width * self.width];
-                device.download(gram, &mut numbers)?;
-                mirror(&mut numbers, self.width);
-                Some((self.width, Numbers::Single(numbers)))
-            }
-            (Statistic::Gram, Some(Gram::Double(gram))) => {
-                let mut numbers = gram.clone();
-                mirror(&mut numbers, self.width);
-                Some((self.width, Numbers::Double(numbers)))
-            }
-            (Statistic::MeanAbs, _) => Some((1, mean(&self.absolute))),
-            (Statistic::MeanSquare, _) => Some((1, mean(&self.squares))),
-            (Statistic::Sample, _) => {
-                Some((self.sample.len() / self.width.max(1), Numbers::Single(self.sample.clone())))
-            }
+        Ok(match what {
+            Statistic::Gram => match self.gram.take() {
+                Some(Gram::Single(gram)) => {
+                    let mut numbers = device.download_all(gram)?;
+                    mirror(&mut numbers, self.width);
+                    Some((self.width, Numbers::Single(numbers)))
+                }
+                Some(Gram::Double(mut numbers)) => {
+                    mirror(&mut numbers, self.width);
+                    Some((self.width, Numbers::Double(numbers)))
+                }
+                None => None,
+            },
+            Statistic::MeanAbs => Some((1, mean(&self.absolute))),
+            Statistic::MeanSquare => Some((1, mean(&self.squares))),
+            Statistic::Sample => Some((self.sample.len() / self.width.max(1), Numbers::Single(self.sample.clone()))),
             _ => None,
         })
     }
 }
 
-/// Fills what is above the diagonal.
+/// Fills what is above the diagonal, square by square: neighbours of a column are far from each other.
 fn mirror<T: Copy>(matrix: &mut [T], width: usize) {
-    for row in 0..width {
-        for column in row + 1..width {
-            matrix[row * width + column] = matrix[column * width + row];
+    const SQUARE: usize = 32;
+    for first_row in (0..width).step_by(SQUARE) {
+        for first_column in (first_row..width).step_by(SQUARE) {
+            for row in first_row..(first_row + SQUARE).min(width) {
+                for column in first_column.max(row + 1)..(first_column + SQUARE).min(width) {
+                    matrix[row * width + column] = matrix[column * width + row];
+                }
+            }
         }
     }
 }
 
-/// Bytes that a group of this width takes while it is gathered, and once more to be lent.
+/// Bytes that a group of this width takes while it is gathered and lent.
 #[must_use]
 pub fn memory(need: &StatisticsNeed, width: u64) -> u64 {
     let wants = |what| need.what.contains(&what);
@@ -200,9 +209,6 @@ pub(super) struct Collector<'a, D: Device> {
 
 impl<D: Device> Observer<D> for Collector<'_, D> {
     fn look(&mut self, device: &D, input: &Input<'_, D>) -> Result<(), Interruption> {
-        if self.group.is_some_and(|group| stage(&input.group) > stage(group) && input.expert.is_none()) {
-            return Err(Interruption::Enough);
-        }
         if self.group.is_some_and(|group| *group != input.group) {
             return Ok(());
         }
@@ -222,19 +228,7 @@ impl<D: Device> Observer<D> for Collector<'_, D> {
     }
 }
 
-/// When a group's input comes in a layer. Experts' come with those of the whole block, in turn.
-fn stage(group: &InputGroup) -> u8 {
-    match group {
-        InputGroup::AttentionIn => 0,
-        InputGroup::AttentionQB | InputGroup::AttentionKvB => 1,
-        InputGroup::AttentionOut => 2,
-        InputGroup::FfnIn => 3,
-        InputGroup::FfnMid | InputGroup::SharedMid => 4,
-        _ => 5,
-    }
-}
-
 /// Whether a group's input depends on the weights that read another's.
 pub(super) fn comes_after(group: &InputGroup, other: &InputGroup) -> bool {
-    stage(group) > stage(other)
+    Point::of(group) > Point::of(other)
 }

@@ -1,7 +1,7 @@
 //! Where a model's weights come from while it is run, and those of a unit made ready for a device.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     ops::Deref,
     sync::Arc,
@@ -84,6 +84,8 @@ impl Deref for Floats {
 #[derive(Debug)]
 pub struct UnitTensors<'a> {
     tensors: Vec<(u32, &'a SourceTensor, Lent<'a>)>,
+    /// The kinds of all weights of the unit, wanted or not.
+    kinds: BTreeSet<RoleKind>,
 }
 
 impl<'a> UnitTensors<'a> {
@@ -108,12 +110,16 @@ impl<'a> UnitTensors<'a> {
                 lent.map_err(|failure| Error::Weights { tensor: tensor.name.clone(), failure: Box::new(failure) })?;
             Ok((id, tensor, lent))
         });
-        Ok(Self { tensors: tensors.collect::<Result<_, Error>>()? })
+        let weights_of_unit =
+            model.tensors.iter().filter(|tensor| tensor.unit == unit && tensor.role.part == Part::Weight);
+        let kinds = weights_of_unit.map(|tensor| tensor.role.kind.clone()).collect();
+        Ok(Self { tensors: tensors.collect::<Result<_, Error>>()?, kinds })
     }
 
     /// Adds those of another unit.
     pub(super) fn extend(&mut self, other: Self) {
         self.tensors.extend(other.tensors);
+        self.kinds.extend(other.kinds);
     }
 }
 
@@ -144,6 +150,8 @@ pub struct Modules<'t, D: Device> {
     linears: BTreeMap<(RoleKind, Option<u32>), Linear<'t, D>>,
     norms: BTreeMap<RoleKind, Gain<D>>,
     vectors: BTreeMap<RoleKind, Vec<f32>>,
+    /// The kinds of all weights of the unit, whether they are here or not.
+    kinds: BTreeSet<RoleKind>,
 }
 
 impl<'t, D: Device> Modules<'t, D> {
@@ -152,7 +160,8 @@ impl<'t, D: Device> Modules<'t, D> {
     /// # Errors
     /// Fails when the device refuses.
     pub fn load(device: &D, tensors: &'t UnitTensors<'_>) -> Result<Self, Error> {
-        let mut modules = Self { linears: BTreeMap::new(), norms: BTreeMap::new(), vectors: BTreeMap::new() };
+        let (linears, norms, vectors) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut modules = Self { linears, norms, vectors, kinds: tensors.kinds.clone() };
         let is_weight = |role: &Role| role.part == Part::Weight;
         for (_, tensor, lent) in tensors.tensors.iter().filter(|(_, tensor, _)| is_weight(&tensor.role)) {
             modules.weight(device, tensor, lent)?;
@@ -227,7 +236,13 @@ impl<'t, D: Device> Modules<'t, D> {
         Ok(())
     }
 
-    /// A linear, if the unit has it.
+    /// Whether the unit has weights of a kind, even if they were not wanted here.
+    #[must_use]
+    pub fn has(&self, kind: &RoleKind) -> bool {
+        self.kinds.contains(kind)
+    }
+
+    /// A linear, if it is here.
     #[must_use]
     pub fn linear_of(&self, kind: &RoleKind, expert: Option<u32>) -> Option<&Linear<'t, D>> {
         self.linears.get(&(kind.clone(), expert))

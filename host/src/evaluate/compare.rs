@@ -54,8 +54,8 @@ pub struct LayerError {
 pub(super) fn layer_error(states: &HiddenStates, original: &HiddenStates) -> Result<LayerError, Error> {
     let (mut difference, mut square, mut other, mut product) = (0.0, 0.0, 0.0, 0.0);
     for batch in Batch::cut(states.lengths()) {
-        for (x, y) in states.read(&batch)?.into_iter().zip(original.read(&batch)?) {
-            let (x, y) = (f64::from(x), f64::from(y));
+        for (x, y) in states.read(&batch)?.iter().zip(&*original.read(&batch)?) {
+            let (x, y) = (f64::from(*x), f64::from(*y));
             difference += (x - y).powi(2);
             square += x * x;
             other += y * y;

@@ -101,8 +101,7 @@ fn statistics_of_a_unit(plan: &Plan, model: &Model) -> u64 {
                 }
             }
             let of_inputs = inputs.values().map(|width| calibrate::statistics_memory(need, *width));
-            let lent = inputs.values().map(|width| calibrate::statistics_memory(need, *width)).max().unwrap_or(0);
-            of_inputs.fold(lent, u64::saturating_add)
+            of_inputs.fold(0, u64::saturating_add)
         });
         needs.fold(0, u64::saturating_add)
     };
@@ -118,6 +117,7 @@ pub(super) struct Running {
     last: usize,
     /// The number of layers.
     layers: usize,
+    events: Arc<dyn Events>,
 }
 
 /// What a calibration begins with.
@@ -127,13 +127,15 @@ struct Begin<'a> {
     needs: Needs,
     samples: &'a [Vec<u32>],
     settings: &'a ConnectSettings,
+    /// Memory that a unit needs for itself.
+    reserve: u64,
     folder: &'a Path,
     events: Arc<dyn Events>,
 }
 
 impl Begin<'_> {
     fn on<D: Device + Send + 'static>(self, device: D) -> Result<Box<dyn Calibrating>, calibrate::Error> {
-        let Self { model, weights, needs, samples, settings, folder, events } = self;
+        let Self { model, weights, needs, samples, settings, reserve, folder, events } = self;
         let lengths: Vec<_> = samples.iter().map(Vec::len).collect();
         let engine = Engine::new(device, Arc::clone(model), weights, &lengths, settings.cancel.clone())?;
         let (all, layers) = (lengths.iter().sum::<usize>(), engine.decoder().layers.len());
@@ -150,14 +152,15 @@ impl Begin<'_> {
             }
             Step::Head => {}
         });
-        let calibration = Calibration::begin(engine, Arc::clone(model), needs, samples, &settings.ledger, folder)?;
+        let room = (&settings.ledger, reserve);
+        let calibration = Calibration::new(engine, Arc::clone(model), needs, samples.to_vec(), room, folder)?;
         Ok(Box::new(calibration))
     }
 }
 
 impl Running {
-    /// Embeds the samples.
-    pub(super) fn begin(
+    /// Makes everything ready but the hidden states, which [`Running::restore`] or [`Running::embed`] brings.
+    pub(super) fn new(
         model: &Arc<Model>,
         weights: Arc<dyn Weights>,
         plan: &Plan,
@@ -166,7 +169,6 @@ impl Running {
         folder: &Path,
         events: &Arc<dyn Events>,
     ) -> Result<Self, calibrate::Error> {
-        events.emit(Event::UnitStarted { name: "embedding of the samples" });
         let failed = |source| calibrate::Error::States { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(failed)?;
         let needs = needs(plan);
@@ -174,11 +176,12 @@ impl Running {
         let last = last_layer(model, &needs);
         // Hidden states can be in a file; what a unit needs cannot.
         let working = plan.units.iter().map(|unit| unit.working_memory(settings.threads())).max().unwrap_or(0);
-        let reserved = settings.ledger.hold(statistics_of_a_unit(plan, model).saturating_add(working), "a unit")?;
+        let reserve = statistics_of_a_unit(plan, model).saturating_add(working);
+        let reserved = settings.ledger.hold(reserve, "a unit")?;
         let told = |error: &qhost_compute::Error| tracing::warn!("the GPU is passed over: {error}");
         let (device, begin) = (
             settings.device.open(told)?,
-            Begin { model, weights, needs, samples, settings, folder, events: Arc::clone(events) },
+            Begin { model, weights, needs, samples, settings, reserve, folder, events: Arc::clone(events) },
         );
         tracing::info!("the model is run on the {}", device.describe());
         let calibration = settings.pool.install(|| match device {
@@ -186,7 +189,8 @@ impl Running {
             Opened::Cuda(cuda) => begin.on(*cuda),
         })?;
         drop(reserved);
-        Ok(Self { calibration, pool: Arc::clone(&settings.pool), folder: folder.to_owned(), last, layers })
+        let pool = Arc::clone(&settings.pool);
+        Ok(Self { calibration, pool, folder: folder.to_owned(), last, layers, events: Arc::clone(events) })
     }
 
     fn snapshot(&self, layer: usize) -> PathBuf {
@@ -204,10 +208,19 @@ impl Running {
         self.place(unit) <= self.last
     }
 
-    /// Takes up the states before a unit that an earlier run has left.
+    /// Embeds the samples: the states before the first layer.
+    pub(super) fn embed(&self) -> Result<(), calibrate::Error> {
+        self.events.emit(Event::UnitStarted { name: "embedding of the samples" });
+        self.pool.install(|| self.calibration.embed())
+    }
+
+    /// Brings the states before a unit: those that an earlier run has left, or the embedded samples before the first
+    /// layer. Tells whether there are any.
     pub(super) fn restore(&self, unit: u32) -> Result<bool, calibrate::Error> {
-        let place = self.place(unit);
-        Ok(place == 0 || self.calibration.restore(&self.snapshot(place), place)?)
+        match self.place(unit) {
+            0 => self.embed().map(|()| true),
+            place => self.calibration.restore(&self.snapshot(place), place),
+        }
     }
 
     /// Begins a unit.

@@ -377,13 +377,10 @@ impl<'a> Run<'a> {
         let Some(first) = units.clone().find(|unit| !done.contains_key(unit)) else { return Ok(None) };
         let (model, settings) = (&self.prepared.model, &self.prepared.settings);
         let place = |unit| model.units.iter().position(|info| info.id == unit);
-        let begin = || {
-            let weights = Arc::<Sources>::clone(&self.shared.sources);
-            let running =
-                Running::begin(model, weights, self.plan, &samples.rows, settings, &self.work.states(), self.events);
-            running.map_err(|error| self.failed_running(error))
-        };
-        let mut running = begin()?;
+        let weights = Arc::<Sources>::clone(&self.shared.sources);
+        let running =
+            Running::new(model, weights, self.plan, &samples.rows, settings, &self.work.states(), self.events);
+        let running = running.map_err(|error| self.failed_running(error))?;
         if !running.is_needed_from(first) {
             return Ok(None);
         }
@@ -394,7 +391,7 @@ impl<'a> Run<'a> {
             let warning = format!("the hidden states before {name} are lost: the layers before it are made again");
             self.events.emit(Event::Warning(&warning));
             done.retain(|unit, _| running.layer_of(*unit).is_none());
-            running = begin()?;
+            running.embed().map_err(|error| self.failed_running(error))?;
         }
         Ok(Some(Arc::new(running)))
     }
