@@ -66,7 +66,7 @@ impl Subject {
         catalog: &Catalog,
         settings: &ConnectSettings,
     ) -> Result<Self, Error> {
-        if are_files(path) && revision.is_none() {
+        if revision.is_none() && (are_files(path) || inspect::is_folder_of_plugin(path, catalog)) {
             return Self::of_files(path, catalog, settings);
         }
         let source = ModelSource { name: path.to_owned(), revision, hub: hub.clone() };
