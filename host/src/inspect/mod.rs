@@ -6,6 +6,7 @@
 
 mod error;
 mod files;
+mod roles;
 mod safetensors;
 
 use std::path::{Path, PathBuf};
@@ -158,6 +159,11 @@ impl Opened {
                 inspection.family = model::find(architecture, None).map(|family| family.id.to_owned());
                 inspection.warnings.append(&mut inspection.reading.warnings);
                 inspection.quantization = self.quantization();
+                if self.files.iter().any(|file| !file.has_weights) {
+                    let origin = plugin.origin(&named(&self.files))?;
+                    let filled = roles::fill(&mut inspection.reading, &origin, &mut inspection.warnings);
+                    inspection.not_understood = filled.err().map(|error| error.to_string());
+                }
             }
         }
         Ok(inspection)

@@ -19,7 +19,7 @@ use crate::{
     exit_code::Fault,
     hub, inspect,
     plugin::{Catalog, ConnectSettings},
-    quantised::QuantisedSource,
+    quantised::{self, QuantisedSource},
     run::{self, Events, ModelSource, OpenedModel},
     source,
 };
@@ -67,7 +67,11 @@ impl Subject {
         settings: &ConnectSettings,
     ) -> Result<Self, Error> {
         if revision.is_none() && (are_files(path) || inspect::is_folder_of_plugin(path, catalog)) {
-            return Self::of_files(path, catalog, settings);
+            match Self::of_files(path, catalog, settings) {
+                // It looked like a folder of a plugin's, and is none: then it is the host's.
+                Err(Error::Quantised(quantised::Error::Checkpoint { .. })) => {}
+                opened => return opened,
+            }
         }
         let source = ModelSource { name: path.to_owned(), revision, hub: hub.clone() };
         let mut opened = run::open_model(&source, &settings.cancel)?;

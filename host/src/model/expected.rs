@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     Error, Presence, Understood, hyperparameters,
-    inventory::{find_family, of_tensors, units},
+    inventory::{Given, find_family, of_tensors, units},
     text_part,
 };
 use crate::source::StoredTensor;
@@ -23,11 +23,7 @@ const MOST_TENSORS: usize = 1 << 21;
 ///
 /// # Errors
 /// Fails as for a checkpoint; see [`Error`].
-pub fn of_parameters(
-    name: &str,
-    config: &Value,
-    parameters: &[NamedParameter],
-) -> Result<(Model, Vec<String>), Error> {
+pub fn of_parameters(name: &str, config: &Value, parameters: &[NamedParameter]) -> Result<(Model, Vec<String>), Error> {
     let mut config = config.clone();
     for holder in ["", "/text_config"] {
         if let Some(Value::Object(holder)) = config.pointer_mut(holder) {
@@ -44,8 +40,14 @@ pub fn of_parameters(
         bytes: 0,
     };
     let tensors: Vec<_> = parameters.iter().map(stored).collect();
-    let linear = |index: usize| parameters.get(index).is_some_and(|parameter| parameter.rows_are_outputs);
-    let Understood { model, warnings, .. } = of_tensors(name, &config, &tensors, &linear)?;
+    let given = |index: usize| {
+        let known = |parameter: &NamedParameter| Given {
+            rows_are_outputs: parameter.rows_are_outputs,
+            does_nothing: parameter.does_nothing,
+        };
+        parameters.get(index).map(known).unwrap_or_default()
+    };
+    let Understood { model, warnings, .. } = of_tensors(name, &config, &tensors, &given)?;
     Ok((model, warnings))
 }
 

@@ -30,19 +30,27 @@ pub struct Understood {
 /// # Errors
 /// Fails when the architecture is unknown, or config and tensors do not agree; see [`Error`].
 pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
-    let mut understood =
-        of_tensors(&checkpoint.name, &checkpoint.config, &checkpoint.tensors, &|_| false)?;
+    let mut understood = of_tensors(&checkpoint.name, &checkpoint.config, &checkpoint.tensors, &|_| Given::default())?;
     let companions = checkpoint.companions.iter();
     understood.model.companions = companions.map(|file| SourceFile::new(file.name.clone(), file.bytes)).collect();
     Ok(understood)
 }
 
-/// Understands tensors; `rows_are_outputs` tells of one whether its rows are a linear's outputs whatever the table says.
+/// What is known of a tensor beside its header.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Given {
+    /// Its rows are a linear's outputs whatever the table says.
+    pub(super) rows_are_outputs: bool,
+    /// It changes nothing, and is left out of a family that does not have it.
+    pub(super) does_nothing: bool,
+}
+
+/// Understands tensors, with what is given of each by its index.
 pub(super) fn of_tensors(
     name: &str,
     config: &Value,
     tensors: &[StoredTensor],
-    rows_are_outputs: &dyn Fn(usize) -> bool,
+    given: &dyn Fn(usize) -> Given,
 ) -> Result<Understood, Error> {
     let (config, nested) = text_part::config(config);
     let family = find_family(&config)?;
@@ -55,7 +63,7 @@ pub(super) fn of_tensors(
     let hyperparameters = hyperparameters::read(&config, family)?;
     let units = units(family, &hyperparameters);
     let names = text_part::Names::of(tensors, family, nested);
-    let mut inventory = Inventory::new(names.known, family, &hyperparameters, (scheme, rows_are_outputs));
+    let mut inventory = Inventory::new(names.known, family, &hyperparameters, (scheme, given));
     for unit in &units {
         unit.entries.iter().try_for_each(|entry| inventory.take(entry, unit))?;
     }
@@ -115,8 +123,7 @@ struct Inventory<'a> {
     left: BTreeMap<String, (usize, &'a StoredTensor)>,
     taken: Vec<(SourceTensor, StoredAs)>,
     scheme: Scheme,
-    /// Whether a tensor's rows are a linear's outputs whatever the table says.
-    rows_are_outputs: &'a dyn Fn(usize) -> bool,
+    given: &'a dyn Fn(usize) -> Given,
     warnings: Vec<String>,
 }
 
@@ -125,9 +132,9 @@ impl<'a> Inventory<'a> {
         left: BTreeMap<String, (usize, &'a StoredTensor)>,
         family: &'static Family,
         hyperparameters: &'a Hyperparameters,
-        (scheme, rows_are_outputs): (Scheme, &'a dyn Fn(usize) -> bool),
+        (scheme, given): (Scheme, &'a dyn Fn(usize) -> Given),
     ) -> Self {
-        Self { family, hyperparameters, left, taken: Vec::new(), scheme, rows_are_outputs, warnings: Vec::new() }
+        Self { family, hyperparameters, left, taken: Vec::new(), scheme, given, warnings: Vec::new() }
     }
 
     fn take(&mut self, entry: &Entry, unit: &UnitTable) -> Result<(), Error> {
@@ -166,7 +173,7 @@ impl<'a> Inventory<'a> {
 
     /// A tensor under its own name: floats, or scaled ones.
     fn plain(&mut self, entry: &Entry, name: &str, index: usize, stored: &StoredTensor) -> Result<Found, Error> {
-        let transposed = entry.transposed && !(self.rows_are_outputs)(index);
+        let transposed = entry.transposed && !(self.given)(index).rows_are_outputs;
         let mut expected = self.shape(entry);
         if let (true, [.., inputs, outputs]) = (entry.transposed && !transposed, expected.as_mut_slice()) {
             std::mem::swap(inputs, outputs);
@@ -227,6 +234,8 @@ impl<'a> Inventory<'a> {
     fn rest(&mut self, config: &Value) -> Result<Vec<String>, Error> {
         let family = self.family;
         self.left.retain(|name, _| !family.buffers.iter().any(|ending| name.ends_with(ending)));
+        let given = self.given;
+        self.left.retain(|_, (index, _)| !given(*index).does_nothing);
         let predicting = config.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
         let layers = u64::from(self.hyperparameters.layers);
         let extra = |name: &str| {

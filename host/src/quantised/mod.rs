@@ -71,8 +71,8 @@ impl QuantisedSource {
             return Err(Error::Incomplete { path, what: what.clone() });
         }
         let origin = plugin.origin(&named(&files))?;
-        let (mut model, told) = described(&origin, &name_of(&path))
-            .map_err(|source| Error::Model { path: path.clone(), source })?;
+        let (mut model, told) =
+            described(&origin, &name_of(&path)).map_err(|source| Error::Model { path: path.clone(), source })?;
         let mut warnings = origin.warnings;
         warnings.extend(told);
         let told = origin.companions.into_iter().map(|file| (file.name, file.text.into_bytes()));

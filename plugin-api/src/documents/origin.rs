@@ -81,17 +81,30 @@ pub struct NamedParameter {
     /// Whether its rows are a linear's outputs even where the family's checkpoints store them as columns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rows_are_outputs: bool,
+    /// The tensor of the files that holds it, where that has another name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_in: Option<String>,
+    /// Whether it changes nothing (a bias of zeros), so that a family without it loses nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub does_nothing: bool,
 }
 
 impl NamedParameter {
     /// A parameter as checkpoints of the family store it.
     pub fn new(name: impl Into<String>, shape: Vec<u64>) -> Self {
-        Self { name: name.into(), shape, rows_are_outputs: false }
+        Self { name: name.into(), shape, rows_are_outputs: false, stored_in: None, does_nothing: false }
     }
 
     /// The weight of a linear, with its outputs as rows.
     pub fn linear(name: impl Into<String>, outputs: u64, inputs: u64) -> Self {
-        Self { name: name.into(), shape: vec![outputs, inputs], rows_are_outputs: true }
+        Self { rows_are_outputs: true, ..Self::new(name, vec![outputs, inputs]) }
+    }
+
+    /// The same, held by the tensor of this name.
+    #[must_use]
+    pub fn stored_in(mut self, tensor: impl Into<String>) -> Self {
+        self.stored_in = Some(tensor.into());
+        self
     }
 }
 

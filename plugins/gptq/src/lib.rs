@@ -6,17 +6,25 @@
 //! nothing else yet.
 
 mod format;
+mod read;
+
+use std::{borrow::Cow, sync::Arc};
 
 use qhost_plugin_api::{
-    documents::{Description, OpenRequest},
-    sdk::{Failure, FilesHandle, Format, HostHandle, NoJob, Result},
+    documents::{Description, Findings, OpenRequest, Plan},
+    sdk::{
+        Failure, FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result, UnitHandle, VERIFY,
+        reader_service, verify_service,
+    },
 };
+
+use crate::read::{Comparison, Decoding, Reader};
 
 /// The plugin.
 pub struct Gptq;
 
 impl Format for Gptq {
-    type Job = NoJob;
+    type Job = Job;
 
     fn connect(_: HostHandle) -> Result<Self> {
         Ok(Self)
@@ -26,9 +34,59 @@ impl Format for Gptq {
         Description::new(vec![format::description()])
     }
 
-    fn open(&self, _: OpenRequest, _: FilesHandle) -> Result<NoJob> {
-        Err(Failure::unsupported("gptq needs calibration, which is not available yet")
-            .hint("gguf needs none: use --format gguf"))
+    fn open(&self, request: OpenRequest, _: FilesHandle) -> Result<Job> {
+        match &request.existing {
+            Some(existing) if request.decode => Ok(Job::Decode(Box::new(Decoding::open(&request.model, existing)?))),
+            Some(existing) => Ok(Job::Compare(Box::new(Comparison::open(&request.model, existing)?))),
+            None => Err(Failure::unsupported("gptq needs calibration, which is not available yet")
+                .hint("gguf needs none: use --format gguf")),
+        }
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        match name {
+            READER => Some(reader_service(Arc::new(Reader))),
+            VERIFY => Some(verify_service(Arc::new(Reader))),
+            _ => None,
+        }
+    }
+}
+
+/// What the plugin was asked for.
+pub enum Job {
+    /// A folder that exists is held against the source.
+    Compare(Box<dyn FormatJob>),
+    /// A folder that exists is the source of weights.
+    Decode(Box<dyn FormatJob>),
+}
+
+impl Job {
+    fn inner(&self) -> &dyn FormatJob {
+        match self {
+            Self::Compare(job) | Self::Decode(job) => job.as_ref(),
+        }
+    }
+}
+
+impl FormatJob for Job {
+    fn plan(&self) -> &Plan {
+        self.inner().plan()
+    }
+
+    fn constant(&self, segment: u32) -> Result<Cow<'_, [u8]>> {
+        self.inner().constant(segment)
+    }
+
+    fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
+        self.inner().run_unit(unit, io)
+    }
+
+    fn check(&self, files: &FilesHandle) -> Result<Findings> {
+        self.inner().check(files)
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        self.inner().service(name)
     }
 }
 
@@ -44,6 +102,12 @@ qhost_plugin_api::export_plugin! {
                 "2bit-g32", "2bit-g128", "3bit-g32", "3bit-g128", "4bit-g32", "4bit-g128", "4bit-channel", "8bit-g32",
                 "8bit-g128", "8bit-channel",
             ],
+            folders: [
+                { file: "config.json", key: "quantization_config.quant_method", value: "gptq" },
+                { file: "config.json", key: "quantization_config.quant_method", value: "auto-round" },
+                { file: "quantize_config.json", key: "", value: "" },
+            ],
+            loaders: ["transformers", "gptqmodel", "vllm", "sglang"],
         },
     ],
     plugin: Gptq,
@@ -58,5 +122,7 @@ mod tests {
         let manifest = Manifest::from_json(super::MANIFEST_JSON).unwrap();
         let described: Vec<_> = super::format::description().levels.into_iter().map(|level| level.id).collect();
         assert_eq!(manifest.formats[0].levels, described);
+        assert_eq!(manifest.formats[0].loaders, super::read::LOADERS);
+        assert_eq!(manifest.formats[0].folders.len(), 3);
     }
 }
