@@ -15,8 +15,10 @@
 ///             id: "example",
 ///             summary: "Rows of bytes",
 ///             levels: ["small", "large"],
-///             // Both may be left out. The first is for plugins with the service `reader/1`.
+///             // All three may be left out. The first two are for plugins with the service `reader/1`: how its files
+///             // are known, or its folders, by what a JSON file in them says.
 ///             reads: { ending: "rows", magic: "524f5753" },
+///             folders: [{ file: "config.json", key: "packing.method", value: "rows" }],
 ///             loaders: ["row-runner"],
 ///         },
 ///     ],
@@ -102,12 +104,19 @@ macro_rules! __manifest_format {
     ({
         id: $id:literal, summary: $summary:literal, levels: [ $first:literal $(, $rest:literal)* $(,)? ] $(,)?
         $(reads: { ending: $ending:literal, magic: $magic:literal } $(,)?)?
+        $(folders: [ { file: $file:literal, key: $key:literal, value: $value:literal }
+            $(, { file: $more_file:literal, key: $more_key:literal, value: $more_value:literal })* $(,)? ] $(,)?)?
         $(loaders: [ $loader:literal $(, $more_loaders:literal)* $(,)? ] $(,)?)?
     }) => {
         ::core::concat!(
             "{\"id\":\"", $id, "\",\"summary\":\"", $summary,
             "\",\"levels\":[\"", $first, "\"", $(",\"", $rest, "\"",)* "]",
             $(",\"reads\":[{\"ending\":\"", $ending, "\",\"magic\":\"", $magic, "\"}]",)?
+            $(
+                ",\"folders\":[{\"file\":\"", $file, "\",\"key\":\"", $key, "\",\"value\":\"", $value,
+                $("\"},{\"file\":\"", $more_file, "\",\"key\":\"", $more_key, "\",\"value\":\"", $more_value,)*
+                "\"}]",
+            )?
             $(",\"loaders\":[\"", $loader, "\"", $(",\"", $more_loaders, "\"",)* "]",)?
             "}",
         )
@@ -121,11 +130,13 @@ macro_rules! __check_manifest_format {
     ({
         id: $id:literal, summary: $summary:literal, levels: [ $($level:literal),+ $(,)? ] $(,)?
         $(reads: { ending: $ending:literal, magic: $magic:literal } $(,)?)?
+        $(folders: [ $({ file: $file:literal, key: $key:literal, value: $value:literal }),+ $(,)? ] $(,)?)?
         $(loaders: [ $($loader:literal),+ $(,)? ] $(,)?)?
     }) => {
         $crate::export::assert_id($id);
         $crate::export::assert_plain(&[$id, $summary, $($level),+]);
         $($crate::export::assert_id($ending); $crate::export::assert_hex($magic);)?
+        $($crate::export::assert_plain(&[$($file, $key, $value),+]);)?
         $($crate::export::assert_plain(&[$($loader),+]);)?
     };
 }

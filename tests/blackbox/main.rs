@@ -20,6 +20,7 @@ mod inspect;
 mod loading;
 mod memory;
 mod messages;
+mod packed;
 mod plugins;
 mod quantised;
 mod quantize;

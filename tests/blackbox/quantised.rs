@@ -41,7 +41,7 @@ const KEYS: [&str; 14] = [
     "no_rope_layer_interval",
 ];
 
-fn open(path: &Path) -> Result<QuantisedSource, Error> {
+pub(crate) fn open(path: &Path) -> Result<QuantisedSource, Error> {
     let settings = SearchSettings { given: vec![dist().join("plugins")], ..SearchSettings::default() };
     let catalog = Catalog::search(&SearchPath::new(&settings)).unwrap();
     let resources = Resources {

@@ -7,10 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use qhost_plugin_api::documents::SourceFile;
+use qhost_plugin_api::documents::{Manifest, SourceFile};
 
 use super::Error;
-use crate::{plugin::Catalog, stream::MappedFile};
+use crate::{
+    plugin::{Catalog, Found},
+    source,
+    stream::MappedFile,
+};
 
 /// Bytes that magic numbers are looked for in.
 const FRONT: usize = 64;
@@ -18,8 +22,10 @@ const FRONT: usize = 64;
 /// A mapped file.
 #[derive(Debug, Clone)]
 pub struct File {
-    /// Its name, without the folder.
+    /// Its name, relative to the folder.
     pub name: String,
+    /// Whether it has weights; else it is a small file that belongs to the model.
+    pub has_weights: bool,
     /// Its bytes.
     pub mapping: Arc<MappedFile>,
 }
@@ -41,9 +47,35 @@ impl File {
 pub(super) fn map(paths: &[PathBuf]) -> Result<Vec<File>, Error> {
     let open = |path: &PathBuf| {
         let mapping = MappedFile::open(path).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
-        Ok(File { name: name_of(path), mapping: Arc::new(mapping) })
+        Ok(File { name: name_of(path), has_weights: true, mapping: Arc::new(mapping) })
     };
     paths.iter().map(open).collect()
+}
+
+/// Maps the files of the model in a folder: those with weights first.
+pub(super) fn map_folder(folder: &Path) -> Result<Vec<File>, Error> {
+    let unreadable = |path: &Path, source| Error::Unreadable { path: path.to_owned(), source };
+    let found = source::model_files(folder).map_err(|source| unreadable(folder, source))?;
+    let weights = found.weights.into_iter().map(|file| (file, true));
+    let small = found.small.into_iter().map(|file| (file, false));
+    let open = |((name, path), has_weights): ((String, PathBuf), bool)| {
+        let mapping = MappedFile::open(&path).map_err(|source| unreadable(&path, source))?;
+        Ok(File { name, has_weights, mapping: Arc::new(mapping) })
+    };
+    weights.chain(small).map(open).collect()
+}
+
+/// The plugins that may read the model in a folder, by what its small files say.
+pub(super) fn readers_of_folder<'a>(folder: &Path, catalog: &'a Catalog) -> Vec<(&'a Found, &'a Manifest)> {
+    if !folder.is_dir() {
+        return Vec::new();
+    }
+    catalog.reading_folder(&|name| {
+        // A name with a path in it is no file of the folder.
+        let plain = Path::new(name).file_name().is_some_and(|plain| plain == name);
+        let bytes = plain.then(|| fs::read(folder.join(name)).ok()).flatten()?;
+        serde_json::from_slice(&bytes).ok()
+    })
 }
 
 /// A file, together with the other parts if it is one of several.

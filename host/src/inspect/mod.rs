@@ -6,6 +6,7 @@
 
 mod error;
 mod files;
+mod roles;
 mod safetensors;
 
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use crate::{
 pub struct Opened {
     /// What the user named.
     pub path: PathBuf,
-    /// The files with weights, mapped, in order.
+    /// The files, mapped: those with weights, in order, and behind them whatever else a plugin gets of a folder.
     pub files: Vec<File>,
     /// What reads them.
     pub content: Content,
@@ -79,10 +80,23 @@ impl Inspection {
 /// # Errors
 /// Fails when nothing is there that can be read; see [`Error`].
 pub fn open(path: &Path, catalog: &Catalog, settings: &ConnectSettings) -> Result<Opened, Error> {
+    for (found, manifest) in files::readers_of_folder(path, catalog) {
+        let files = files::map_folder(path)?;
+        let plugin = LoadedPlugin::load(found, manifest, settings)?;
+        if let Some(format) = plugin.recognise(&named(&files))? {
+            let content = Content::Plugin(Box::new(plugin), format);
+            return Ok(Opened { path: path.to_owned(), files, content, warnings: Vec::new() });
+        }
+    }
     if source::has_weights(path) || !path.exists() {
         let mut checkpoint = source::look(path)?;
         let files = checkpoint.shards.iter();
-        let files = files.map(|shard| File { name: shard.file_name.clone(), mapping: shard.mapping.clone() }).collect();
+        let file = |shard: &source::Shard| File {
+            name: shard.file_name.clone(),
+            has_weights: true,
+            mapping: shard.mapping.clone(),
+        };
+        let files = files.map(file).collect();
         let warnings = std::mem::take(&mut checkpoint.warnings);
         return Ok(Opened {
             path: path.to_owned(),
@@ -106,6 +120,12 @@ pub fn open(path: &Path, catalog: &Catalog, settings: &ConnectSettings) -> Resul
     Err(Error::Unknown { path: path.to_owned(), endings: files::endings(catalog) })
 }
 
+/// Whether a path is a folder that a plugin may read, by what its small files say.
+#[must_use]
+pub fn is_folder_of_plugin(path: &Path, catalog: &Catalog) -> bool {
+    !files::readers_of_folder(path, catalog).is_empty()
+}
+
 /// Files as plugins get them.
 #[must_use]
 pub fn named(files: &[File]) -> Vec<NamedBytes<'_>> {
@@ -120,13 +140,13 @@ impl Opened {
     pub fn inspect(&self, most_elements: Option<u64>) -> Result<Inspection, Error> {
         let mut inspection = Inspection {
             path: self.path.clone(),
-            files: self.files.iter().map(File::described).collect(),
+            files: self.files.iter().filter(|file| file.has_weights).map(File::described).collect(),
             reading: Reading::new("", Vec::new()),
             plugin: None,
             family: None,
             not_understood: None,
             quantization: None,
-            companions: Vec::new(),
+            companions: self.files.iter().filter(|file| !file.has_weights).map(File::described).collect(),
             warnings: self.warnings.clone(),
         };
         match &self.content {
@@ -138,9 +158,22 @@ impl Opened {
                 let architecture = inspection.reading.architecture.as_deref();
                 inspection.family = model::find(architecture, None).map(|family| family.id.to_owned());
                 inspection.warnings.append(&mut inspection.reading.warnings);
+                inspection.quantization = self.quantization();
+                if self.files.iter().any(|file| !file.has_weights) {
+                    let origin = plugin.origin(&named(&self.files))?;
+                    let filled = roles::fill(&mut inspection.reading, &origin, &mut inspection.warnings);
+                    inspection.not_understood = filled.err().map(|error| error.to_string());
+                }
             }
         }
         Ok(inspection)
+    }
+
+    /// How the config beside the weights says that they are quantised.
+    fn quantization(&self) -> Option<Value> {
+        let config = self.files.iter().find(|file| !file.has_weights && file.name == "config.json")?;
+        let mut config: Value = serde_json::from_slice(config.mapping.bytes()).ok()?;
+        config.get_mut("quantization_config").map(Value::take).filter(|found| !found.is_null())
     }
 
     /// The id of the format, and the programs that are known to load it.

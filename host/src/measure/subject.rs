@@ -19,7 +19,7 @@ use crate::{
     exit_code::Fault,
     hub, inspect,
     plugin::{Catalog, ConnectSettings},
-    quantised::QuantisedSource,
+    quantised::{self, QuantisedSource},
     run::{self, Events, ModelSource, OpenedModel},
     source,
 };
@@ -66,8 +66,12 @@ impl Subject {
         catalog: &Catalog,
         settings: &ConnectSettings,
     ) -> Result<Self, Error> {
-        if are_files(path) && revision.is_none() {
-            return Self::of_files(path, catalog, settings);
+        if revision.is_none() && (are_files(path) || inspect::is_folder_of_plugin(path, catalog)) {
+            match Self::of_files(path, catalog, settings) {
+                // It looked like a folder of a plugin's, and is none: then it is the host's.
+                Err(Error::Quantised(quantised::Error::Checkpoint { .. })) => {}
+                opened => return opened,
+            }
         }
         let source = ModelSource { name: path.to_owned(), revision, hub: hub.clone() };
         let mut opened = run::open_model(&source, &settings.cancel)?;

@@ -3,20 +3,53 @@
 //!
 //! It knows no files: who asks tells which of the tensors are there that only some checkpoints have.
 
-use qhost_plugin_api::documents::{Model, Role, SourceTensor};
+use qhost_plugin_api::documents::{Model, NamedParameter, Role, SourceTensor};
 use serde_json::Value;
 
 use super::{
-    Error, Presence, hyperparameters,
-    inventory::{find_family, units},
+    Error, Presence, Understood, hyperparameters,
+    inventory::{Given, find_family, of_tensors, units},
     text_part,
 };
+use crate::source::StoredTensor;
 
 /// The dtype of tensors that are decoded.
 const DTYPE: &str = "F32";
 
 /// No model comes near this; a config that passes it lies, and would only cost memory.
 const MOST_TENSORS: usize = 1 << 21;
+
+/// The model of parameters that go by a checkpoint's own names, and what the user should know.
+///
+/// # Errors
+/// Fails as for a checkpoint; see [`Error`].
+pub fn of_parameters(name: &str, config: &Value, parameters: &[NamedParameter]) -> Result<(Model, Vec<String>), Error> {
+    let mut config = config.clone();
+    for holder in ["", "/text_config"] {
+        if let Some(Value::Object(holder)) = config.pointer_mut(holder) {
+            // What is given are floats.
+            holder.remove("quantization_config");
+        }
+    }
+    let stored = |parameter: &NamedParameter| StoredTensor {
+        name: parameter.name.clone(),
+        shard: 0,
+        dtype: DTYPE.into(),
+        shape: parameter.shape.clone(),
+        offset: 0,
+        bytes: 0,
+    };
+    let tensors: Vec<_> = parameters.iter().map(stored).collect();
+    let given = |index: usize| {
+        let known = |parameter: &NamedParameter| Given {
+            rows_are_outputs: parameter.rows_are_outputs,
+            does_nothing: parameter.does_nothing,
+        };
+        parameters.get(index).map(known).unwrap_or_default()
+    };
+    let Understood { model, warnings, .. } = of_tensors(name, &config, &tensors, &given)?;
+    Ok((model, warnings))
+}
 
 /// The model of a config; `present` tells of a role in a layer, or in none, whether it is there.
 ///

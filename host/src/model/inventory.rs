@@ -30,7 +30,29 @@ pub struct Understood {
 /// # Errors
 /// Fails when the architecture is unknown, or config and tensors do not agree; see [`Error`].
 pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
-    let (config, nested) = text_part::config(&checkpoint.config);
+    let mut understood = of_tensors(&checkpoint.name, &checkpoint.config, &checkpoint.tensors, &|_| Given::default())?;
+    let companions = checkpoint.companions.iter();
+    understood.model.companions = companions.map(|file| SourceFile::new(file.name.clone(), file.bytes)).collect();
+    Ok(understood)
+}
+
+/// What is known of a tensor beside its header.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Given {
+    /// Its rows are a linear's outputs whatever the table says.
+    pub(super) rows_are_outputs: bool,
+    /// It changes nothing, and is left out of a family that does not have it.
+    pub(super) does_nothing: bool,
+}
+
+/// Understands tensors, with what is given of each by its index.
+pub(super) fn of_tensors(
+    name: &str,
+    config: &Value,
+    tensors: &[StoredTensor],
+    given: &dyn Fn(usize) -> Given,
+) -> Result<Understood, Error> {
+    let (config, nested) = text_part::config(config);
     let family = find_family(&config)?;
     let scheme = Scheme::of(&config)?;
     let mut config = text_part::completed(config, family);
@@ -40,8 +62,8 @@ pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
     }
     let hyperparameters = hyperparameters::read(&config, family)?;
     let units = units(family, &hyperparameters);
-    let names = text_part::Names::of(&checkpoint.tensors, family, nested);
-    let mut inventory = Inventory::new(names.known, family, &hyperparameters, scheme);
+    let names = text_part::Names::of(tensors, family, nested);
+    let mut inventory = Inventory::new(names.known, family, &hyperparameters, (scheme, given));
     for unit in &units {
         unit.entries.iter().try_for_each(|entry| inventory.take(entry, unit))?;
     }
@@ -49,14 +71,11 @@ pub fn understand(checkpoint: &Checkpoint) -> Result<Understood, Error> {
     warnings.extend(other_parts(&names.left_out));
     warnings.extend(scheme.told().map(str::to_owned));
     let (tensors, stored) = inventory.taken.into_iter().unzip();
-    let companions = checkpoint.companions.iter();
-    let companions = companions.map(|file| SourceFile::new(file.name.clone(), file.bytes)).collect();
-    let mut model = Model::new(checkpoint.name.clone(), family.id);
+    let mut model = Model::new(name, family.id);
     model.config = config;
     model.hyperparameters = hyperparameters;
     model.units = units.into_iter().map(|unit| unit.info).collect();
     model.tensors = tensors;
-    model.companions = companions;
     Ok(Understood { model, stored, warnings })
 }
 
@@ -104,6 +123,7 @@ struct Inventory<'a> {
     left: BTreeMap<String, (usize, &'a StoredTensor)>,
     taken: Vec<(SourceTensor, StoredAs)>,
     scheme: Scheme,
+    given: &'a dyn Fn(usize) -> Given,
     warnings: Vec<String>,
 }
 
@@ -112,9 +132,9 @@ impl<'a> Inventory<'a> {
         left: BTreeMap<String, (usize, &'a StoredTensor)>,
         family: &'static Family,
         hyperparameters: &'a Hyperparameters,
-        scheme: Scheme,
+        (scheme, given): (Scheme, &'a dyn Fn(usize) -> Given),
     ) -> Self {
-        Self { family, hyperparameters, left, taken: Vec::new(), scheme, warnings: Vec::new() }
+        Self { family, hyperparameters, left, taken: Vec::new(), scheme, given, warnings: Vec::new() }
     }
 
     fn take(&mut self, entry: &Entry, unit: &UnitTable) -> Result<(), Error> {
@@ -153,7 +173,11 @@ impl<'a> Inventory<'a> {
 
     /// A tensor under its own name: floats, or scaled ones.
     fn plain(&mut self, entry: &Entry, name: &str, index: usize, stored: &StoredTensor) -> Result<Found, Error> {
-        let expected = self.shape(entry);
+        let transposed = entry.transposed && !(self.given)(index).rows_are_outputs;
+        let mut expected = self.shape(entry);
+        if let (true, [.., inputs, outputs]) = (entry.transposed && !transposed, expected.as_mut_slice()) {
+            std::mem::swap(inputs, outputs);
+        }
         if stored.shape != expected {
             return Err(Error::WrongShape { name: stored.name.clone(), actual: stored.shape.clone(), expected });
         }
@@ -176,7 +200,7 @@ impl<'a> Inventory<'a> {
             name: stored.name.clone(),
             dtype,
             shape: expected,
-            transposed: entry.transposed,
+            transposed,
             stored: StoredAs { tensor: index, widening },
         })
     }
@@ -210,6 +234,8 @@ impl<'a> Inventory<'a> {
     fn rest(&mut self, config: &Value) -> Result<Vec<String>, Error> {
         let family = self.family;
         self.left.retain(|name, _| !family.buffers.iter().any(|ending| name.ends_with(ending)));
+        let given = self.given;
+        self.left.retain(|_, (index, _)| !given(*index).does_nothing);
         let predicting = config.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
         let layers = u64::from(self.hyperparameters.layers);
         let extra = |name: &str| {

@@ -13,7 +13,7 @@ mod text_part;
 mod widening;
 
 pub use error::Error;
-pub use expected::expected;
+pub use expected::{expected, of_parameters};
 pub use families::{FAMILIES, find};
 pub use family::{Dim, Entry, Family, Heads, Layers, Positions, Presence, Windows};
 pub use forward::{Blocks, Factor, Forward, Fused, Gate, Norm, Pairs, Rotated, Routing, Scores};

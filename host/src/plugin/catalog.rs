@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qhost_plugin_api::documents::{FileSignature, Manifest};
+use qhost_plugin_api::documents::{FileSignature, FolderSignature, Manifest};
+use serde_json::Value;
 
 use super::{Error, SearchPath, Unreadable, manifest};
 
@@ -138,6 +139,14 @@ impl Catalog {
         let sure = self.ready().filter(|(_, manifest)| by_bytes(manifest));
         let unsure = self.ready().filter(|(_, manifest)| !by_bytes(manifest) && by_name(manifest));
         sure.chain(unsure).collect()
+    }
+
+    /// The plugins that read a folder; `contents` gives the JSON of a small file in it.
+    #[must_use]
+    pub fn reading_folder(&self, contents: &dyn Fn(&str) -> Option<Value>) -> Vec<(&Found, &Manifest)> {
+        let fits = |signature: &FolderSignature| contents(&signature.file).is_some_and(|found| signature.fits(&found));
+        let reads = |manifest: &Manifest| manifest.formats.iter().flat_map(|format| &format.folders).any(fits);
+        self.ready().filter(|(_, manifest)| reads(manifest)).collect()
     }
 
     /// The endings of files that an installed plugin reads.

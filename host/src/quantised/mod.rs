@@ -12,7 +12,7 @@ use std::{
 
 use qhost_plugin_api::{
     abi::{Failure, FailureKind},
-    documents::{Model, OpenRequest, Options, PlacedRole, SourceFile},
+    documents::{Model, OpenRequest, Options, Origin, PlacedRole, Role, SourceFile},
 };
 
 pub use error::Error;
@@ -71,13 +71,14 @@ impl QuantisedSource {
             return Err(Error::Incomplete { path, what: what.clone() });
         }
         let origin = plugin.origin(&named(&files))?;
-        let present: BTreeSet<PlacedRole> = origin.present.into_iter().collect();
-        let is_present = |role: &_, layer| present.contains(&PlacedRole::new(Clone::clone(role), layer));
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let model = model::expected(&origin.name.unwrap_or(stem), &origin.config, &is_present);
-        let mut model = model.map_err(|source| Error::Model { path: path.clone(), source })?;
-        let companions: Vec<_> =
-            origin.companions.into_iter().map(|file| (file.name, file.text.into_bytes())).collect();
+        let (mut model, told) =
+            described(&origin, &name_of(&path)).map_err(|source| Error::Model { path: path.clone(), source })?;
+        let mut warnings = origin.warnings;
+        warnings.extend(told);
+        let told = origin.companions.into_iter().map(|file| (file.name, file.text.into_bytes()));
+        let beside = files.iter().filter(|file| !file.has_weights);
+        let beside = beside.map(|file| (file.name.clone(), file.mapping.bytes().to_vec()));
+        let companions: Vec<_> = told.chain(beside).collect();
         model.companions =
             companions.iter().map(|(name, bytes)| SourceFile::new(&**name, bytes.len() as u64)).collect();
         let level = reading.level.clone();
@@ -90,8 +91,12 @@ impl QuantisedSource {
             companions,
             format,
             level,
-            file_bytes: files.iter().map(|file| file.mapping.bytes().len() as u64).sum(),
-            warnings: origin.warnings,
+            file_bytes: files
+                .iter()
+                .filter(|file| file.has_weights)
+                .map(|file| file.mapping.bytes().len() as u64)
+                .sum(),
+            warnings,
             files,
             decoder: job.decoder()?,
             _job: job,
@@ -112,6 +117,24 @@ impl QuantisedSource {
         let files: Vec<&[u8]> = self.files.iter().map(|file| file.mapping.bytes()).collect();
         Ok(self.decoder.rows(&files, tensor, first_row, (rows, source.row_elements()))?)
     }
+}
+
+/// A name for people: that of the folder, or of the file without its ending.
+fn name_of(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let name = if path.is_dir() { absolute.file_name() } else { absolute.file_stem() };
+    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The model of which the files tell, and what the user should know.
+fn described(origin: &Origin, name: &str) -> Result<(Model, Vec<String>), model::Error> {
+    let name = origin.name.as_deref().unwrap_or(name);
+    if !origin.parameters.is_empty() {
+        return model::of_parameters(name, &origin.config, &origin.parameters);
+    }
+    let present: BTreeSet<&PlacedRole> = origin.present.iter().collect();
+    let is_present = |role: &Role, layer| present.contains(&PlacedRole::new(role.clone(), layer));
+    Ok((model::expected(name, &origin.config, &is_present)?, Vec::new()))
 }
 
 /// The companions of a model that is in no folder: the plugin has told them itself.

@@ -29,7 +29,7 @@ pub fn inspection_document(inspection: &Inspection) -> Value {
         .map(|tensor| Stored {
             name: &tensor.name,
             encoding: &tensor.encoding,
-            elements: tensor.elements(),
+            elements: counted(tensor),
             bytes: tensor.bytes,
             fallback: None,
             instead_of: None,
@@ -62,13 +62,19 @@ pub fn inspection_document(inspection: &Inspection) -> Value {
     })
 }
 
-/// The number of weights; where a checkpoint packs several into an element, the elements do not tell it.
+/// The number of weights; where a checkpoint packs several into an element, only a plugin can tell it.
 fn weights(inspection: &Inspection) -> Option<u64> {
-    inspection.quantization.is_none().then(|| inspection.reading.elements())
+    let known = inspection.plugin.is_some() || inspection.quantization.is_none();
+    known.then(|| inspection.reading.weights())
+}
+
+/// What bits are told of: weights, and of scales and the like each of them.
+fn counted(tensor: &StoredTensor) -> u64 {
+    tensor.weights.filter(|weights| *weights > 0).unwrap_or_else(|| tensor.elements())
 }
 
 fn tensor(tensor: &StoredTensor) -> Value {
-    json!({
+    let mut document = json!({
         "name": tensor.name,
         "encoding": tensor.encoding,
         "shape": tensor.shape,
@@ -78,7 +84,11 @@ fn tensor(tensor: &StoredTensor) -> Value {
         "offset": tensor.offset,
         "role": tensor.role.as_ref().map(ToString::to_string),
         "layer": tensor.layer,
-    })
+    });
+    if let Some(weights) = tensor.weights {
+        document::merge(&mut document, json!({"weights": weights}));
+    }
+    document
 }
 
 fn metadata(entry: &MetadataEntry) -> Value {
@@ -112,9 +122,10 @@ pub fn show_inspection(inspection: &Inspection, full: bool) -> String {
     if let Some(quantization) = &inspection.quantization {
         row("quantised", &shown(&settings(quantization)));
     }
-    let (elements, tensors) = (HumanCount(reading.elements()), reading.tensors.len());
-    let what = if weights(inspection).is_some() { "weights" } else { "elements" };
-    row(what, &format!("{elements} in {tensors} tensors"));
+    let tensors = reading.tensors.len();
+    let (what, count) =
+        weights(inspection).map_or_else(|| ("elements", reading.elements()), |weights| ("weights", weights));
+    row(what, &format!("{} in {tensors} tensors", HumanCount(count)));
     row("size", &size(inspection));
     if let Some(alignment) = reading.alignment {
         row("aligned", &format!("to {alignment} bytes"));
@@ -164,7 +175,7 @@ fn encodings(text: &mut String, inspection: &Inspection) {
             sums.len() - 1
         });
         let sum = &mut sums[index];
-        *sum = (sum.0, sum.1 + 1, sum.2.saturating_add(tensor.elements()), sum.3.saturating_add(tensor.bytes));
+        *sum = (sum.0, sum.1 + 1, sum.2.saturating_add(counted(tensor)), sum.3.saturating_add(tensor.bytes));
     }
     sums.sort_by_key(|sum| std::cmp::Reverse(sum.3));
     if sums.is_empty() {

@@ -66,7 +66,7 @@ pub fn has_weights(path: &Path) -> bool {
 }
 
 /// The weight files of a folder, sorted by name.
-fn weight_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn weight_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -4,6 +4,7 @@
 
 mod companions;
 mod error;
+mod files;
 mod fingerprint;
 mod folder;
 mod look;
@@ -17,6 +18,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::SystemTime};
 
 pub use companions::TEMPLATE_FOLDER;
 pub use error::Error;
+pub use files::{ModelFiles, model_files};
 pub use fingerprint::{fingerprint, is_unchanged};
 pub use folder::{open, shards_in_index};
 pub use look::{has_weights, look};

@@ -15,7 +15,7 @@ use std::{
 
 use qhost_plugin_api::{
     abi::{Failure, FailureKind},
-    documents::{Check, ExistingRequest, OpenRequest, Options, Plan, Reading, SegmentContent},
+    documents::{Check, ExistingRequest, OpenRequest, Options, Plan, Reading, SegmentContent, StoredTensor},
     sdk::{EXISTING, FormatService, Operand, OperandMut, ServiceAnswer},
 };
 
@@ -153,7 +153,9 @@ pub(super) fn compare(
         });
     }
     let planned: std::collections::BTreeSet<_> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    let not_compared = reading.tensors.iter().filter(|tensor| !planned.contains(tensor.name.as_str()));
+    // Scales and the like have been compared with the weights that they belong to.
+    let other = |tensor: &&StoredTensor| !planned.contains(tensor.name.as_str()) && tensor.weights != Some(0);
+    let not_compared = reading.tensors.iter().filter(other);
     let not_compared = not_compared.map(|tensor| tensor.name.clone()).collect();
     let missing = job.plan.unused.iter().filter_map(|unused| model.tensors.get(unused.tensor as usize));
     let missing = missing.map(|tensor| tensor.name.clone()).collect();

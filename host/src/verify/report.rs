@@ -38,7 +38,7 @@ fn differences(report: &Value, inspection: &Inspection) -> Option<String> {
         };
         let same = told["encoding"] == *tensor.encoding
             && told["bytes"] == tensor.bytes
-            && told["elements"] == tensor.elements();
+            && (told["elements"] == tensor.elements() || told["elements"] == tensor.weights());
         if !same {
             return Some(format!(
                 "{name} is {} of {} bytes, {NAME} tells of {} of {} bytes",

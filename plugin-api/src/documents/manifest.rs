@@ -46,6 +46,9 @@ pub struct ManifestFormat {
     /// here, and not in the description, so that only the plugin that is concerned is loaded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<FileSignature>,
+    /// How a folder of its files is known among those of safetensors, where the plugin has the service `reader/1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folders: Vec<FolderSignature>,
     /// Programs that load the format, for `--for`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loaders: Vec<String>,
@@ -78,13 +81,40 @@ impl FileSignature {
     }
 }
 
+/// How a folder of a format looks from outside: a small JSON file in it has a value under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderSignature {
+    /// The file's name, such as `config.json`.
+    pub file: String,
+    /// The key, with dots between those of nested objects. Empty where it is enough that the file is an object.
+    #[serde(default)]
+    pub key: String,
+    /// The text that the key has.
+    #[serde(default)]
+    pub value: String,
+}
+
+impl FolderSignature {
+    /// Whether the contents of a file of that name are those of the format.
+    #[must_use]
+    pub fn fits(&self, contents: &serde_json::Value) -> bool {
+        if self.key.is_empty() {
+            return contents.is_object();
+        }
+        let found = self.key.split('.').try_fold(contents, |inner, key| inner.get(key));
+        found.and_then(serde_json::Value::as_str) == Some(&self.value)
+    }
+}
+
 impl Document for Manifest {
     const SCHEMA: &'static str = "qhost.manifest/1";
 }
 
 #[cfg(test)]
 mod tests {
-    use super::FileSignature;
+    use serde_json::json;
+
+    use super::{FileSignature, FolderSignature};
 
     #[test]
     fn a_file_is_known_by_its_ending_or_its_first_bytes() {
@@ -95,5 +125,20 @@ mod tests {
         for magic in ["", "5", "52f", "zz", "+5"] {
             assert!(!FileSignature { ending: "x".into(), magic: magic.into() }.fits_bytes(b"ROWS"), "{magic}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_known_by_what_a_file_in_it_says() {
+        let signature = |key: &str, value: &str| FolderSignature {
+            file: "config.json".into(),
+            key: key.into(),
+            value: value.into(),
+        };
+        let config = json!({"packing": {"method": "rows", "bits": 4}});
+        assert!(signature("packing.method", "rows").fits(&config) && signature("", "").fits(&config));
+        for (key, value) in [("packing.method", "row"), ("packing.bits", "4"), ("packing", ""), ("method", "rows")] {
+            assert!(!signature(key, value).fits(&config), "{key}");
+        }
+        assert!(!signature("", "").fits(&json!([])));
     }
 }

@@ -21,9 +21,9 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use compute::{BatchRequest, KernelRequest, MatrixHandle, MatrixRequest, Operation};
 pub use description::{Description, Encoding, FormatDescription, LevelDescription, OptionDescription};
 pub use findings::{Check, CheckStatus, Findings};
-pub use manifest::{FileSignature, Manifest, ManifestFormat};
+pub use manifest::{FileSignature, FolderSignature, Manifest, ManifestFormat};
 pub use model::{Experts, Hyperparameters, LatentAttention, Model, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind};
-pub use origin::{Origin, PlacedRole, RowsRequest, TextFile};
+pub use origin::{NamedParameter, Origin, PlacedRole, RowsRequest, TextFile};
 pub use plan::{
     Companion, CompanionContent, Output, OutputKind, Plan, PlannedFile, PlannedUnit, Segment, SegmentContent,
     TensorSegment, UnitOrder, UnusedTensor,

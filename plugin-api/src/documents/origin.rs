@@ -24,6 +24,10 @@ pub struct Origin {
     /// a family have.
     #[serde(default)]
     pub present: Vec<PlacedRole>,
+    /// Every parameter by the checkpoint's own name, where the files keep these names: then the host's family tables
+    /// give roles to them as to those of a checkpoint, and `present` is not looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<NamedParameter>,
     /// What the user should know, such as what the files do not tell.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -39,6 +43,7 @@ impl Origin {
             config,
             companions: Vec::new(),
             present: Vec::new(),
+            parameters: Vec::new(),
             warnings: Vec::new(),
         }
     }
@@ -62,6 +67,44 @@ impl TextFile {
     /// A file of this name.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         Self { name: name.into(), text: text.into() }
+    }
+}
+
+/// A parameter under the checkpoint's own name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NamedParameter {
+    /// The name.
+    pub name: String,
+    /// The shape in which its rows are given, outermost dimension first.
+    pub shape: Vec<u64>,
+    /// Whether its rows are a linear's outputs even where the family's checkpoints store them as columns.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rows_are_outputs: bool,
+    /// The tensor of the files that holds it, where that has another name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_in: Option<String>,
+    /// Whether it changes nothing (a bias of zeros), so that a family without it loses nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub does_nothing: bool,
+}
+
+impl NamedParameter {
+    /// A parameter as checkpoints of the family store it.
+    pub fn new(name: impl Into<String>, shape: Vec<u64>) -> Self {
+        Self { name: name.into(), shape, rows_are_outputs: false, stored_in: None, does_nothing: false }
+    }
+
+    /// The weight of a linear, with its outputs as rows.
+    pub fn linear(name: impl Into<String>, outputs: u64, inputs: u64) -> Self {
+        Self { rows_are_outputs: true, ..Self::new(name, vec![outputs, inputs]) }
+    }
+
+    /// The same, held by the tensor of this name.
+    #[must_use]
+    pub fn stored_in(mut self, tensor: impl Into<String>) -> Self {
+        self.stored_in = Some(tensor.into());
+        self
     }
 }
 

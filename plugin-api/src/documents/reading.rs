@@ -93,10 +93,16 @@ impl Reading {
         }
     }
 
-    /// The number of weights: the elements of all tensors.
+    /// The number of elements of all tensors.
     #[must_use]
     pub fn elements(&self) -> u64 {
         self.tensors.iter().map(StoredTensor::elements).fold(0, u64::saturating_add)
+    }
+
+    /// The number of weights of all tensors.
+    #[must_use]
+    pub fn weights(&self) -> u64 {
+        self.tensors.iter().map(StoredTensor::weights).fold(0, u64::saturating_add)
     }
 
     /// Bytes of all tensors.
@@ -154,6 +160,10 @@ pub struct StoredTensor {
     pub offset: u64,
     /// Length.
     pub bytes: u64,
+    /// How many weights of the model it holds, where that is not the number of its elements: several may be packed
+    /// into one, and scales hold none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<u64>,
     /// What it is for, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
@@ -172,6 +182,7 @@ impl StoredTensor {
             file: 0,
             offset: 0,
             bytes: 0,
+            weights: None,
             role: None,
             layer: None,
         }
@@ -188,6 +199,12 @@ impl StoredTensor {
     #[must_use]
     pub fn elements(&self) -> u64 {
         self.shape.iter().fold(1, |product, dim| product.saturating_mul(*dim))
+    }
+
+    /// The number of weights of the model that it holds.
+    #[must_use]
+    pub fn weights(&self) -> u64 {
+        self.weights.unwrap_or_else(|| self.elements())
     }
 
     /// The number of rows: all dimensions but the last.

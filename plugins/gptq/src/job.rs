@@ -29,7 +29,7 @@ const MODULE_COST: f64 = 20.0;
 const COPY_COST: f64 = 0.5;
 
 /// A planned folder.
-pub struct GptqJob {
+pub(crate) struct GptqJob {
     host: HostHandle,
     plan: Plan,
     choices: Choices,

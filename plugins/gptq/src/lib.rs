@@ -9,6 +9,7 @@ mod job;
 mod modules;
 mod options;
 mod pack;
+mod read;
 mod round_unit;
 mod rules;
 mod stacked;
@@ -16,12 +17,20 @@ mod usage;
 mod weights;
 mod write;
 
+use std::{borrow::Cow, sync::Arc};
+
 use qhost_plugin_api::{
-    documents::{Description, OpenRequest},
-    sdk::{Failure, FilesHandle, Format, HostHandle, Result},
+    documents::{Description, Findings, OpenRequest, Plan},
+    sdk::{
+        FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result, UnitHandle, VERIFY,
+        reader_service, verify_service,
+    },
 };
 
-pub use job::GptqJob;
+use crate::{
+    job::GptqJob,
+    read::{Comparison, Decoding, Reader},
+};
 
 /// The plugin.
 pub struct Gptq {
@@ -29,7 +38,7 @@ pub struct Gptq {
 }
 
 impl Format for Gptq {
-    type Job = GptqJob;
+    type Job = Job;
 
     fn connect(host: HostHandle) -> Result<Self> {
         Ok(Self { host })
@@ -39,11 +48,60 @@ impl Format for Gptq {
         Description::new(vec![format::description()])
     }
 
-    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<GptqJob> {
-        if request.existing.is_some() || request.decode {
-            return Err(Failure::unsupported("this version of the plugin does not read GPTQ files"));
+    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<Job> {
+        match &request.existing {
+            Some(existing) if request.decode => Ok(Job::Decode(Box::new(Decoding::open(&request.model, existing)?))),
+            Some(existing) => Ok(Job::Compare(Box::new(Comparison::open(&request.model, existing)?))),
+            None => Ok(Job::Make(Box::new(GptqJob::open(&request, &companions, self.host.clone())?))),
         }
-        GptqJob::open(&request, &companions, self.host.clone())
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        match name {
+            READER => Some(reader_service(Arc::new(Reader))),
+            VERIFY => Some(verify_service(Arc::new(Reader))),
+            _ => None,
+        }
+    }
+}
+
+/// What the plugin was asked for.
+pub enum Job {
+    /// A folder is made.
+    Make(Box<dyn FormatJob>),
+    /// A folder that exists is held against the source.
+    Compare(Box<dyn FormatJob>),
+    /// A folder that exists is the source of weights.
+    Decode(Box<dyn FormatJob>),
+}
+
+impl Job {
+    fn inner(&self) -> &dyn FormatJob {
+        match self {
+            Self::Make(job) | Self::Compare(job) | Self::Decode(job) => job.as_ref(),
+        }
+    }
+}
+
+impl FormatJob for Job {
+    fn plan(&self) -> &Plan {
+        self.inner().plan()
+    }
+
+    fn constant(&self, segment: u32) -> Result<Cow<'_, [u8]>> {
+        self.inner().constant(segment)
+    }
+
+    fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
+        self.inner().run_unit(unit, io)
+    }
+
+    fn check(&self, files: &FilesHandle) -> Result<Findings> {
+        self.inner().check(files)
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        self.inner().service(name)
     }
 }
 
@@ -59,6 +117,12 @@ qhost_plugin_api::export_plugin! {
                 "2bit-g32", "2bit-g128", "3bit-g32", "3bit-g128", "4bit-g32", "4bit-g128", "4bit-channel", "8bit-g32",
                 "8bit-g128", "8bit-channel",
             ],
+            folders: [
+                { file: "config.json", key: "quantization_config.quant_method", value: "gptq" },
+                { file: "config.json", key: "quantization_config.quant_method", value: "auto-round" },
+                { file: "quantize_config.json", key: "", value: "" },
+            ],
+            loaders: ["transformers", "gptqmodel", "vllm", "sglang"],
         },
     ],
     plugin: Gptq,
@@ -73,5 +137,7 @@ mod tests {
         let manifest = Manifest::from_json(super::MANIFEST_JSON).unwrap();
         let described: Vec<_> = super::format::description().levels.into_iter().map(|level| level.id).collect();
         assert_eq!(manifest.formats[0].levels, described);
+        assert_eq!(manifest.formats[0].loaders, super::read::LOADERS);
+        assert_eq!(manifest.formats[0].folders.len(), 3);
     }
 }

@@ -1,0 +1,218 @@
+//! What a folder says of how its linears are packed: `quantization_config` of `config.json`, or `quantize_config.json`.
+//!
+//! GPTQModel, AutoGPTQ and AutoRound write the same settings under names of their own.
+
+use std::collections::BTreeSet;
+
+use qhost_folder::json;
+use qhost_plugin_api::sdk::{Failure, FileView, Result};
+use serde_json::{Map, Value};
+
+/// The config of the model.
+pub(crate) const CONFIG: &str = "config.json";
+/// The settings on their own, as the first writers of the format stored them.
+pub(crate) const SETTINGS: &str = "quantize_config.json";
+/// The key of the settings in the config of the model.
+pub(crate) const KEY: &str = "quantization_config";
+/// The names of the method: the format's, and what `AutoRound` calls the same tensors.
+const METHODS: [&str; 2] = ["gptq", "auto-round"];
+/// Bits that every reader of the format knows.
+pub(crate) const BITS: [u32; 4] = [2, 3, 4, 8];
+
+/// How zero points are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// Less one.
+    V1,
+    /// As they are.
+    V2,
+}
+
+impl Version {
+    /// The name in `checkpoint_format`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "gptq",
+            Self::V2 => "gptq_v2",
+        }
+    }
+}
+
+/// The settings of a folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The bits of linears for which nothing else is said.
+    pub(crate) bits: u32,
+    /// Bits that single linears may have instead.
+    pub(crate) other_bits: BTreeSet<u32>,
+    /// Weights in a group of these linears; −1 is a whole row.
+    pub(crate) group_size: i64,
+    /// Sizes of groups that single linears may have instead.
+    pub(crate) other_groups: BTreeSet<i64>,
+    /// How zero points are stored.
+    pub(crate) version: Version,
+    /// All of the settings, as they are written.
+    pub(crate) written: Map<String, Value>,
+    /// The file that they are in.
+    pub(crate) file: &'static str,
+}
+
+/// The settings as they are written, and the file that has them; none if the folder is of another format.
+///
+/// # Errors
+/// Fails with kind `CORRUPT` when one of the files is no JSON.
+pub(crate) fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Value>, &'static str)>> {
+    let of_config = json(files, CONFIG)?.and_then(|mut config| config.get_mut(KEY).map(Value::take));
+    let own = || json(files, SETTINGS).map(|found| found.map(|settings| (settings, SETTINGS)));
+    let found = match of_config.filter(|found| !found.is_null()) {
+        Some(settings) => Some((settings, CONFIG)),
+        None => own()?,
+    };
+    let Some((Value::Object(settings), file)) = found else { return Ok(None) };
+    let ours = match settings.get("quant_method").and_then(Value::as_str) {
+        Some(method) => METHODS.contains(&method),
+        // The first writers named no method; the file's name and these keys were enough.
+        None => file == SETTINGS && settings.contains_key("bits") && settings.contains_key("group_size"),
+    };
+    Ok(ours.then_some((settings, file)))
+}
+
+impl Settings {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT` for values that are impossible, and with `UNSUPPORTED` for layouts that are not the
+    /// format's.
+    pub(crate) fn read(files: &[FileView<'_>]) -> Result<Self> {
+        let (written, file) =
+            written(files)?.ok_or_else(|| Failure::corrupt(format!("has no `{KEY}` of this format")).about(CONFIG))?;
+        Self::parse(written, file)
+    }
+
+    pub(super) fn parse(written: Map<String, Value>, file: &'static str) -> Result<Self> {
+        let impossible = |key: &str, value: &Value| Failure::corrupt(format!("`{key}` is {value}")).about(file);
+        let absent = |key: &str| Failure::corrupt(format!("the settings have no `{key}`")).about(file);
+        let bits = written.get("bits").ok_or_else(|| absent("bits"))?;
+        let bits = whole(bits).ok_or_else(|| impossible("bits", bits))?;
+        let group = written.get("group_size").ok_or_else(|| absent("group_size"))?;
+        let group_size = whole(group).filter(|size| is_group(*size)).ok_or_else(|| impossible("group_size", group))?;
+        let bits = known_bits(bits).ok_or_else(|| {
+            Failure::unsupported(format!("its weights have {bits} bits"))
+                .about(file)
+                .hint("2, 3, 4 and 8 bits are read: only one program packs others, in a layout of its own")
+        })?;
+        if let Some(other) = written.get("pack_dtype").and_then(Value::as_str).filter(|dtype| *dtype != "int32") {
+            return Err(Failure::unsupported(format!("its codes are packed into {other}"))
+                .about(file)
+                .hint("only packing into int32 is read, which all other readers ask for too"));
+        }
+        let version = version(&written, file)?;
+        let (mut other_bits, mut other_groups) = (BTreeSet::new(), BTreeSet::new());
+        // What single linears have: by pattern of their names (GPTQModel), or by name (AutoRound).
+        for rules in ["dynamic", "extra_config"].iter().filter_map(|key| written.get(*key)?.as_object()) {
+            for rule in rules.values() {
+                other_bits.extend(rule.get("bits").and_then(whole).and_then(known_bits));
+                other_groups.extend(rule.get("group_size").and_then(whole).filter(|size| is_group(*size)));
+            }
+        }
+        Ok(Self { bits, other_bits, group_size, other_groups, version, written, file })
+    }
+
+    /// Bits that a linear may have, the usual ones first.
+    pub(crate) fn possible_bits(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.bits).chain(self.other_bits.iter().copied())
+    }
+
+    /// Sizes that its groups may have, the usual one first.
+    pub(crate) fn possible_groups(&self) -> impl Iterator<Item = i64> {
+        std::iter::once(self.group_size).chain(self.other_groups.iter().copied())
+    }
+}
+
+/// A whole number, however JSON has it.
+fn whole(value: &Value) -> Option<i64> {
+    value.as_i64()
+}
+
+fn known_bits(bits: i64) -> Option<u32> {
+    BITS.into_iter().find(|known| i64::from(*known) == bits)
+}
+
+fn is_group(size: i64) -> bool {
+    size == -1 || size > 0
+}
+
+/// How zero points are stored, by whichever key the writer uses.
+fn version(written: &Map<String, Value>, file: &'static str) -> Result<Version> {
+    let text = |key: &str| written.get(key).and_then(Value::as_str);
+    let is_autoround = text("quant_method") == Some("auto-round");
+    let name = match (is_autoround, text("packing_format")) {
+        (true, packing) => packing.unwrap_or("auto_round"),
+        (false, _) => text("checkpoint_format").or_else(|| text("format")).unwrap_or(Version::V1.name()),
+    };
+    match name {
+        // In AutoRound's own layouts zero points are stored as they are.
+        "gptq_v2" | "auto_round" | "auto_round:gptqmodel" => Ok(Version::V2),
+        "gptq" | "auto_round:auto_gptq" | "auto_round:gptq" => Ok(Version::V1),
+        other => Err(Failure::unsupported(format!("its checkpoint format is `{other}`"))
+            .about(file)
+            .hint("`gptq` and `gptq_v2` are read; others are made for one kernel")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qhost_plugin_api::sdk::FailureKind;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(config: &Value, settings: Option<&Value>) -> Result<Settings> {
+        let (config, settings) = (config.to_string(), settings.map(Value::to_string));
+        let mut files = vec![FileView { name: CONFIG, bytes: config.as_bytes() }];
+        files.extend(settings.as_ref().map(|text| FileView { name: SETTINGS, bytes: text.as_bytes() }));
+        Settings::read(&files)
+    }
+
+    #[test]
+    fn every_writer_s_words_are_understood() {
+        let gptqmodel = json!({KEY: {"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "gptq_v2",
+            "dynamic": {"+:.*down": {"bits": 8, "group_size": 32}, "-:.*head": {}}}});
+        let found = read(&gptqmodel, None).unwrap();
+        assert_eq!((found.bits, found.group_size, found.version), (4, 128, Version::V2));
+        assert_eq!(found.possible_bits().collect::<Vec<_>>(), [4, 8]);
+        assert_eq!(found.possible_groups().collect::<Vec<_>>(), [128, 32]);
+        let old = json!({"bits": 3, "group_size": -1, "damp_percent": 0.01, "desc_act": true});
+        let found = read(&json!({"model_type": "llama"}), Some(&old)).unwrap();
+        assert_eq!((found.bits, found.group_size, found.version, found.file), (3, -1, Version::V1, SETTINGS));
+        for (packing, version) in [("auto_round:auto_gptq", Version::V1), ("auto_round", Version::V2)] {
+            let config =
+                json!({KEY: {"quant_method": "auto-round", "bits": 2, "group_size": 32, "packing_format": packing}});
+            assert_eq!(read(&config, None).unwrap().version, version);
+        }
+    }
+
+    #[test]
+    fn settings_that_are_impossible_or_of_another_layout_are_refused() {
+        let with = |key: &str, value: Value| {
+            let mut config = json!({KEY: {"quant_method": "gptq", "bits": 4, "group_size": 128}});
+            config[KEY][key] = value;
+            read(&config, None).unwrap_err()
+        };
+        for (key, value, kind) in [
+            ("bits", json!(5), FailureKind::UNSUPPORTED),
+            ("bits", json!("4"), FailureKind::CORRUPT),
+            ("bits", json!(1_u64 << 40), FailureKind::UNSUPPORTED),
+            ("group_size", json!(0), FailureKind::CORRUPT),
+            ("group_size", json!(-2), FailureKind::CORRUPT),
+            ("checkpoint_format", json!("marlin"), FailureKind::UNSUPPORTED),
+            ("pack_dtype", json!("int64"), FailureKind::UNSUPPORTED),
+        ] {
+            let failure = with(key, value.clone());
+            assert_eq!(failure.kind, kind, "{key} {value}: {failure}");
+            assert!(failure.to_string().contains(CONFIG), "{failure}");
+        }
+        assert!(read(&json!({}), None).is_err());
+        assert!(read(&json!({KEY: {"quant_method": "other", "bits": 4, "group_size": 128}}), None).is_err());
+    }
+}

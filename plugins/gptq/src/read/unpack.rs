@@ -1,0 +1,121 @@
+//! Codes and zero points out of packed 32-bit words.
+//!
+//! Codes are a continuous stream of bits, the lowest first, along the packed dimension: 32 of them are in as many words
+//! as a code has bits, whatever that is.
+
+use super::settings::Version;
+
+/// Codes that fill whole words for every width.
+pub(crate) const RUN: usize = 32;
+
+/// The word at an index of little-endian data.
+pub(crate) fn word(bytes: &[u8], index: usize) -> u32 {
+    bytes.as_chunks::<4>().0.get(index).map_or(0, |raw| u32::from_le_bytes(*raw))
+}
+
+/// The codes of a run, out of its words.
+#[inline]
+pub(crate) fn codes<const BITS: usize>(words: &[u32; BITS]) -> [u8; RUN] {
+    let mut codes = [0; RUN];
+    for (index, code) in codes.iter_mut().enumerate() {
+        let (at, shift) = (index * BITS / 32, index * BITS % 32);
+        let next = words.get(at + 1).copied().unwrap_or(0);
+        let window = u64::from(words[at]) | u64::from(next) << 32;
+        #[expect(clippy::cast_possible_truncation, reason = "a code has at most 8 bits")]
+        let low = (window >> shift) as u8;
+        *code = low & mask(BITS);
+    }
+    codes
+}
+
+/// The largest code of so many bits.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "at most 8 bits")]
+pub(crate) const fn mask(bits: usize) -> u8 {
+    ((1_u16 << bits) - 1) as u8
+}
+
+/// The zero points `first..first + out.len()` of one group; `word` gives the words of the group.
+///
+/// In version 1 they are stored less one. The reference reads them so: of 2, 4 and 8 bits one is added to all fields of
+/// a word at once, so that a stored −1 that has borrowed from its neighbour comes back as 0 together with it; of 3 bits,
+/// which cross words, one is added to each field by itself, modulo 8.
+pub(crate) fn zeros(word: impl Fn(usize) -> u32, bits: u32, version: Version, first: usize, out: &mut [f32]) {
+    let width = bits as usize;
+    let added = match (version, bits) {
+        (Version::V1, 2 | 4 | 8) => (0..32).step_by(width).fold(0, |sum, bit| sum | 1_u32 << bit),
+        _ => 0,
+    };
+    let word = |index| word(index).wrapping_add(added);
+    let one = u8::from(version == Version::V1 && bits == 3);
+    for (zero, index) in out.iter_mut().zip(first..) {
+        let (at, shift) = (index * width / 32, index * width % 32);
+        let low = word(at) >> shift;
+        // Only codes whose width does not divide 32 go on in the next word.
+        let high = if shift + width > 32 { word(at + 1) << (32 - shift) } else { 0 };
+        #[expect(clippy::cast_possible_truncation, reason = "a zero point has at most 8 bits")]
+        let field = ((low | high) as u8) & mask(width);
+        *zero = f32::from((field + one) & mask(width));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Packs as the format's text says: code `i` in the bits from `i * bits` on.
+    fn packed(codes: &[u8], bits: usize) -> Vec<u32> {
+        let mut words = vec![0_u32; (codes.len() * bits).div_ceil(32)];
+        for (index, code) in codes.iter().enumerate() {
+            for bit in (0..bits).filter(|bit| code >> bit & 1 == 1) {
+                let at = index * bits + bit;
+                words[at / 32] |= 1 << (at % 32);
+            }
+        }
+        words
+    }
+
+    fn sample(bits: usize, count: usize) -> Vec<u8> {
+        (0..count).map(|index| (index * 37 + index / 7 + 5) as u8 & mask(bits)).collect()
+    }
+
+    #[test]
+    fn codes_come_back_for_every_width() {
+        fn check<const BITS: usize>() {
+            let codes = sample(BITS, RUN);
+            let words: [u32; BITS] = packed(&codes, BITS).try_into().unwrap();
+            assert_eq!(super::codes(&words).to_vec(), codes, "{BITS} bits");
+        }
+        (check::<2>(), check::<3>(), check::<4>(), check::<8>());
+    }
+
+    #[test]
+    fn zero_points_come_back_in_both_versions_from_any_place() {
+        for bits in [2_usize, 3, 4, 8] {
+            // At least 1, so that version 1 borrows nothing.
+            let expected: Vec<u8> = sample(bits, 96).into_iter().map(|zero| zero.max(1)).collect();
+            for (version, less) in [(Version::V1, 1), (Version::V2, 0)] {
+                let words = packed(&expected.iter().map(|zero| zero - less).collect::<Vec<_>>(), bits);
+                for first in [0, 1, 10, 21, 31, 64] {
+                    let mut out = vec![0.0; 96 - first];
+                    zeros(|at| words[at], bits as u32, version, first, &mut out);
+                    let expected: Vec<f32> = expected[first..].iter().map(|zero| f32::from(*zero)).collect();
+                    assert_eq!(out, expected, "{bits} bits from {first}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_zero_that_borrowed_from_its_neighbour_comes_back_with_it() {
+        // What the reference stores for the zero points 0, 8, 0, 0, 15, 1, 0, 3: all fields less one at once.
+        let word = packed(&[0, 8, 0, 0, 15, 1, 0, 3], 4)[0].wrapping_sub(0x1111_1111);
+        let mut out = [0.0; 8];
+        zeros(|_| word, 4, Version::V1, 0, &mut out);
+        assert_eq!(out, [0.0, 8.0, 0.0, 0.0, 15.0, 1.0, 0.0, 3.0]);
+        let fields = packed(&[7, 0, 6, 7].repeat(8), 3);
+        let mut out = [0.0; 32];
+        zeros(|at| fields[at], 3, Version::V1, 0, &mut out);
+        assert_eq!(out[..4], [0.0, 1.0, 7.0, 0.0]);
+    }
+}
