@@ -46,8 +46,8 @@ pub(crate) mod metric {
 fn search(effort: Effort) -> Search {
     match effort {
         Effort::Fast => Search { candidates: 16, passes: 0 },
-        Effort::Default => Search { candidates: 24, passes: 3 },
-        Effort::Best => Search { candidates: 40, passes: 12 },
+        Effort::Default => Search { candidates: 24, passes: 2 },
+        Effort::Best => Search { candidates: 40, passes: 8 },
     }
 }
 
