@@ -344,7 +344,7 @@ fn programs_that_load_the_format_are_asked_for() {
     }
     let (_place, copy) = spoiled("b4", |_| ());
     assert!(Qhost::new(["verify"]).arg(&copy).args(["--for", "vllm"]).fail_with(8).to_string().contains("tokenizer"));
-    Qhost::new(["verify"]).arg(&copy).args(["--for", "ollama"]).fail_with(2);
+    drop(Qhost::new(["verify"]).arg(&copy).args(["--for", "ollama"]).fail_with(2));
 }
 
 #[test]
