@@ -142,7 +142,7 @@ impl Kept {
         let usable = |point: Point| {
             until.is_none_or(|until| point <= until) && (point != Point::FfnMid || self.at.contains_key(&Point::FfnIn))
         };
-        self.at.keys().copied().filter(|point| usable(*point)).next_back().unwrap_or(Point::Start)
+        self.at.keys().copied().rfind(|point| usable(*point)).unwrap_or(Point::Start)
     }
 
     /// Forgets what depends on the weights that read a group; all, if it is none's.
