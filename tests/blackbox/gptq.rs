@@ -167,6 +167,7 @@ fn what_loaders_do_not_take_is_told_in_the_plan() {
         (&["--asym"], "symmetric"),
         (&["--desc-act"], "desc_act"),
         (&["--plugin-option", "checkpoint-format=gptq_v2"], "gptq_v2"),
+        (&["--asym", "--plugin-option", "checkpoint-format=gptq"], "take gptq_v2"),
         (&["--group-size", "16"], "32, 64 or 128"),
         (&["--plugin-option", "dynamic={\"+:.*k_proj\": {\"bits\": 8}}"], "q_proj, k_proj, v_proj"),
     ];
@@ -176,6 +177,10 @@ fn what_loaders_do_not_take_is_told_in_the_plan() {
     }
     let warnings = plan("tinylm", &[]).json()["warnings"].to_string();
     assert!(!warnings.contains("vLLM"), "{warnings}");
+    for (model, word) in [("mixtral", "experts"), ("phi3", "gate and up"), ("gpt_oss", "one by one")] {
+        let warnings = plan(&format!("arch/{model}"), &["--group-size", "32"]).json()["warnings"].to_string();
+        assert!(warnings.contains(word) && warnings.contains("GPTQModel"), "{model}: {warnings}");
+    }
 }
 
 /// Everything in a folder of each width: names, dtypes, shapes, weights close to the checkpoint's, files beside.
@@ -185,14 +190,15 @@ fn a_folder_is_complete_and_its_weights_are_close_to_the_model_s() {
     let original = tensors(&model);
     for (bits, most, arguments) in [
         (2, 0.8, &["--bits", "2", "--group-size", "32"][..]),
-        (3, 0.4, &["--bits", "3", "--asym"]),
-        (4, 0.2, &["--bits", "4", "--plugin-option", "checkpoint-format=gptq_v2", "--asym"]),
+        (3, 0.4, &["--bits", "3", "--asym", "--plugin-option", "checkpoint-format=gptq"]),
+        (4, 0.2, &["--bits", "4", "--asym"]),
         (8, 0.01, &["--bits", "8", "--group-size", "-1"]),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let output = made(&model, folder.path(), arguments);
         let ours = tensors(&output);
-        let v2 = arguments.contains(&"checkpoint-format=gptq_v2");
+        // Without another wish, asymmetric zero-points are stored as they are.
+        let v2 = bits == 4;
         let mut modules = 0;
         for (name, tensor) in &original {
             let module = name.strip_suffix(".weight").unwrap();
@@ -353,7 +359,7 @@ fn neither_threads_nor_a_kill_change_a_byte() {
     fs::create_dir_all(&output).unwrap();
     let start = || run("quantize", &model, &output, &arguments).arg("-o").arg(&output);
     let (mut child, _home) = start().start();
-    let journal = output.join("tinylm-gptq-4bit-g128.partial").join("journal");
+    let journal = output.join("tinylm-GPTQ-4bit-g128.partial").join("journal");
     let began = Instant::now();
     // The start, the headers, the embedding and a layer.
     while fs::read_to_string(&journal).map_or(0, |text| text.lines().count()) < 4 && child.try_wait().unwrap().is_none()
