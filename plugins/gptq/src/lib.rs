@@ -22,8 +22,8 @@ use std::{borrow::Cow, sync::Arc};
 use qhost_plugin_api::{
     documents::{Description, Findings, OpenRequest, Plan},
     sdk::{
-        FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result, UnitHandle, VERIFY,
-        reader_service, verify_service,
+        FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result, UnitHandle, VERIFY, reader_service,
+        verify_service,
     },
 };
 
