@@ -11,6 +11,7 @@ mod estimates;
 mod eval;
 mod families;
 mod gguf;
+mod gptq;
 mod help;
 mod hub;
 mod hub_faults;

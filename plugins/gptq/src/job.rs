@@ -68,6 +68,7 @@ impl GptqJob {
         plan.companions = small_files(&contents, &choices, files, &layout, &host.facts().version)?;
         plan.warnings = std::mem::take(&mut contents.warnings);
         plan.warnings.extend(usage::loader_limits(&choices, &contents));
+        plan.warnings.extend(usage::renamed(&model.family, &contents));
         if let Some(file) = files.list().iter().find(|file| file.name.contains('/')) {
             plan.warnings.push(format!("{} is not taken along: the output is one folder", file.name));
         }

@@ -18,7 +18,10 @@ pub(crate) const DEFAULT_DAMP: f64 = 0.01;
 
 /// The keys of `--plugin-option`, each with a line about it.
 const KEYS: [(&str, &str); 7] = [
-    ("checkpoint-format", "how zero-points are stored: gptq (default; less one, every loader reads it) or gptq_v2"),
+    (
+        "checkpoint-format",
+        "how zero-points are stored: gptq (less one; default with symmetric codes) or gptq_v2 (as they are; default without)",
+    ),
     ("damp", "share of the Hessian's mean diagonal that is added to it, between 0 and 1 (default 0.01)"),
     (
         "dynamic",
@@ -150,7 +153,8 @@ impl Choices {
         let mut choices = Self {
             settings,
             rules: Rules::default(),
-            format: CheckpointFormat::V1,
+            // Readers trust asymmetric zero-points that are stored less one only where they know who wrote them.
+            format: if settings.symmetric { CheckpointFormat::V1 } else { CheckpointFormat::V2 },
             lm_head: false,
             damp: DEFAULT_DAMP,
             effort: Effort::Default,
@@ -248,6 +252,8 @@ mod tests {
         assert_eq!(choices.settings, expected);
         assert_eq!(choices.level().name(), "4bit-g128");
         assert_eq!((choices.format, choices.lm_head), (CheckpointFormat::V1, false));
+        let asymmetric = Choices::read(&Options { symmetric: Some(false), ..Options::default() }).unwrap();
+        assert_eq!(asymmetric.format, CheckpointFormat::V2);
     }
 
     #[test]

@@ -46,10 +46,15 @@ pub(crate) fn loader_limits(choices: &Choices, contents: &Contents) -> Vec<Strin
             "vLLM (0.32) refuses desc_act; without it, columns are put in order within their groups anyway".into(),
         );
     }
-    if choices.format == CheckpointFormat::V2 {
-        limits.push(
+    match choices.format {
+        CheckpointFormat::V2 if any(&|module| module.settings.symmetric) => limits.push(
             "vLLM and SGLang do not read gptq_v2: this output is for GPTQModel, transformers and ExLlamaV2".into(),
-        );
+        ),
+        CheckpointFormat::V1 if any(&|module| !module.settings.symmetric) => limits.push(
+            "GPTQModel (7.7), and transformers through it, refuse asymmetric codes in the format gptq: take gptq_v2"
+                .into(),
+        ),
+        _ => {}
     }
     if any(&|module| !matches!(module.settings.group_size, None | Some(32 | 64 | 128))) {
         limits.push("vLLM's kernels for GPUs take groups of 32, 64 or 128, or whole rows".into());
@@ -61,4 +66,17 @@ pub(crate) fn loader_limits(choices: &Choices, contents: &Contents) -> Vec<Strin
         );
     }
     limits
+}
+
+/// What `gptqmodel` looks for under other names than the checkpoint's, which the output keeps.
+pub(crate) fn renamed(family: &str, contents: &Contents) -> Option<String> {
+    let fused = contents.modules().any(|module| module.name.ends_with("gate_up_proj"));
+    let what = match family {
+        "mixtral" => "experts",
+        _ if fused => "gate and up",
+        _ => return None,
+    };
+    Some(format!(
+        "GPTQModel (7.7) looks for this model's {what} under names of its own, and does not load the output; vLLM and transformers have the checkpoint's names"
+    ))
 }
