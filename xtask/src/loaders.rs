@@ -167,12 +167,12 @@ impl Check<'_> {
     /// Makes a folder and has it read by all.
     fn check(&mut self, case: &Case) -> Result<Value> {
         let (model, rows) = (qhost_tests::fixture("tinylm"), qhost_tests::fixture("text/prose.tinylm.jsonl"));
-        let folder = self.folder().join("folders").join(case.name);
         let mut quantize = self.qhost("quantize", &model);
         quantize.args(["--format", "gptq", "--samples", "16", "--seq-len", "128", "--force", "--fresh"]);
         quantize.arg("--calibration").arg(qhost_tests::fixture("text/prose.txt"));
-        quantize.args(case.options).arg("-o").arg(&folder);
-        document(&mut quantize)?;
+        quantize.args(case.options).arg("-o").arg(self.folder().join("folders").join(case.name));
+        let quantized = document(&mut quantize)?;
+        let folder = PathBuf::from(quantized["output_path"].as_str().context("the result has no output_path")?);
         let eval = document(self.qhost("eval", &folder).arg("--dataset").arg(&rows).arg("--against").arg(&model))?;
         let decoded = document(self.numpy.script("decoder.py").arg(&folder).arg(&rows).arg(&model))?;
         self.expect_near(case, "qhost eval", &eval, &decoded, "mean_nll", SAME);
