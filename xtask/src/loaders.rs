@@ -84,8 +84,8 @@ const VLLM: python::Environment = python::Environment {
     gigabytes: 7,
 };
 
-/// Sums of f32 in another order.
-const SAME: f64 = 1e-5;
+/// Sums of f32 in another order; the losses found differ by 1e-7.
+const SAME: f64 = 2e-6;
 
 const LOADERS: [Loader; 3] = [
     Loader { name: "gptqmodel", script: "gptqmodel_reader.py", tolerance: SAME, environment: GPTQMODEL },
@@ -146,7 +146,10 @@ impl Check<'_> {
         let names: Vec<_> = self.loaders.iter().map(|(loader, _)| format!("{:>14}", loader.name)).collect();
         println!("{:<22}{:>12}{:>12}{:>12}{}", "mean loss", "divergence", "qhost eval", "decoder", names.concat());
         for case in chosen {
-            let told = self.check(case).with_context(|| format!("the case {}", case.name))?;
+            let told = self.check(case).unwrap_or_else(|error| {
+                self.fault(case, "cannot be compared", &format!("{error:#}"));
+                Value::Null
+            });
             println!("{}", self.line(case, &told));
             cases.insert(case.name.to_owned(), told);
         }
@@ -182,8 +185,14 @@ impl Check<'_> {
         let mut told = Map::new();
         told.insert("qhost".to_owned(), json!({"mean_nll": eval["mean_nll"], "kl_mean": eval["kl_mean"]}));
         for (loader, python) in self.loaders.clone() {
-            let found = document(python.script(loader.script).arg(&folder).arg(&rows))?;
-            told.insert(loader.name.to_owned(), self.compare(case, loader, found, &decoded));
+            let told_by = match document(python.script(loader.script).arg(&folder).arg(&rows)) {
+                Ok(found) => self.compare(case, loader, found, &decoded),
+                Err(error) => {
+                    self.fault(case, loader.name, &format!("{error:#}"));
+                    Value::Null
+                }
+            };
+            told.insert(loader.name.to_owned(), told_by);
         }
         told.insert("decoder".to_owned(), without_digests(decoded));
         Ok(Value::Object(told))
