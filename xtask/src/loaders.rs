@@ -30,27 +30,29 @@ struct Case {
     refused_by: &'static [&'static str],
 }
 
-/// vLLM reads 4 and 8 bits, symmetric, in columns' own order; on CPU it has no kernel for 8.
-const CASES: [Case; 12] = [
+/// vLLM reads 4 and 8 bits, symmetric, in columns' own order; on CPU it has no kernel for 8. optimum knows no rules but
+/// those that leave modules out, and the kernel that it takes for 4 bits on CPU no groups beyond 256.
+const CASES: [Case; 13] = [
     Case::new("4bit-g128", &[], &[]),
     Case::new("4bit-g128-asym", &["--asym"], &["vllm"]),
     Case::new("4bit-g32", &["--group-size", "32"], &[]),
-    Case::new("4bit-channel", &["--group-size", "-1"], &[]),
+    Case::new("4bit-channel", &["--group-size", "-1"], &["transformers"]),
     Case::new("3bit-g128", &["--bits", "3"], &["vllm"]),
     Case::new("3bit-g32-asym", &["--bits", "3", "--group-size", "32", "--asym"], &["vllm"]),
     Case::new("2bit-g128", &["--bits", "2"], &["vllm"]),
     Case::new("8bit-g128-in-shards", &["--bits", "8", "--plugin-option", "shard-size=2MB"], &["vllm"]),
     Case::new("4bit-g128-act-order", &["--desc-act"], &["vllm"]),
     Case::new("4bit-g128-asym-v2", &["--asym", "--plugin-option", "checkpoint-format=gptq_v2"], &["vllm"]),
+    Case::new("rules-to-skip", &["--plugin-option", r#"dynamic={"-:.*\\.o_proj": {}}"#], &[]),
     Case::new(
         "rules-for-groups",
         &["--plugin-option", r#"dynamic={"-:.*\\.o_proj": {}, "+:.*\\.down_proj": {"group_size": 32}}"#],
-        &[],
+        &["transformers"],
     ),
     Case::new(
         "rules-for-bits",
         &["--plugin-option", r#"dynamic={"-:.*\\.0\\..*": {}, "+:.*\\.down_proj": {"bits": 8, "sym": false}}"#],
-        &["vllm"],
+        &["transformers", "vllm"],
     ),
 ];
 

@@ -54,8 +54,8 @@ pub(crate) fn quantization(choices: &Choices, contents: &Contents, version: &str
     }
     let mut makers = vec![format!("qhost:{version}")];
     if !settings.symmetric && choices.format == CheckpointFormat::V1 {
-        // GPTQModel, and transformers with it, load such files only from makers that it knows to store these
-        // zero-points as it has since 0.9.0, and it knows nobody but itself.
+        // GPTQModel loads such files only from makers that it knows to store these zero-points as it has since 0.9.0,
+        // and it knows nobody but itself.
         makers.push("gptqmodel:0.9.0".into());
     }
     let meta = json!({
