@@ -6,7 +6,9 @@
 
 mod bench;
 mod cargo;
+mod loaders;
 mod provision;
+mod python;
 mod stage;
 mod suite;
 mod synthetic;

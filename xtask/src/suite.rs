@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::{
     cargo::{self, Workspace},
+    loaders,
     provision::{self, Environment},
     stage,
 };
@@ -19,11 +20,18 @@ pub(crate) struct Settings {
     /// Leave out the comparisons with llama.cpp, which take minutes to build.
     #[arg(long)]
     fast: bool,
-    /// Run only tests whose names contain this.
+    /// Have folders of packed weights read by gptqmodel, transformers and vLLM instead, which come from PyPI and take
+    /// some 13 GB in target/loaders.
+    #[arg(long, conflicts_with = "fast")]
+    loaders: bool,
+    /// Run only tests (or, of loaders, cases) whose names contain this.
     filter: Option<String>,
 }
 
 pub(crate) fn run(settings: &Settings) -> Result<()> {
+    if settings.loaders {
+        return loaders::run(settings.filter.as_deref());
+    }
     let workspace = Workspace::read()?;
     let environment = if settings.fast { Environment::default() } else { provision::provision(&workspace.target)? };
     let (dist, plugins) = (stage::dist()?, stage::test_plugins()?);
@@ -44,7 +52,11 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     }
     // nextest sums up all tests in one line; without it cargo does, once for each test program.
     let runner: &[&str] = if has_nextest() { &["nextest", "run"] } else { &["test", "--lib", "--bins", "--tests"] };
-    cargo::run(prepared(runner).args(&settings.filter))
+    cargo::run(prepared(runner).args(&settings.filter))?;
+    if settings.filter.is_none() {
+        loaders::decode(&dist)?;
+    }
+    Ok(())
 }
 
 fn has_nextest() -> bool {

