@@ -42,7 +42,8 @@ const CASES: [Case; 13] = [
     Case::new("2bit-g128", &["--bits", "2"], &["vllm"]),
     Case::new("8bit-g128-in-shards", &["--bits", "8", "--plugin-option", "shard-size=2MB"], &["vllm"]),
     Case::new("4bit-g128-act-order", &["--desc-act"], &["vllm"]),
-    Case::new("4bit-g128-asym-v2", &["--asym", "--plugin-option", "checkpoint-format=gptq_v2"], &["vllm"]),
+    // GPTQModel, and transformers by it, take such files only from GPTQModel.
+    Case::new("4bit-g128-asym-v1", &["--asym", "--plugin-option", "checkpoint-format=gptq"], &["vllm", "gptqmodel"]),
     Case::new("rules-to-skip", &["--plugin-option", r#"dynamic={"-:.*\\.o_proj": {}}"#], &[]),
     Case::new(
         "rules-for-groups",

@@ -10,10 +10,7 @@ use qhost_folder::Object;
 use qhost_plugin_api::sdk::Result;
 use serde_json::json;
 
-use crate::{
-    modules::Contents,
-    options::{CheckpointFormat, Choices},
-};
+use crate::{modules::Contents, options::Choices};
 
 /// The key of `config.json`.
 pub(crate) const KEY: &str = "quantization_config";
@@ -52,14 +49,8 @@ pub(crate) fn quantization(choices: &Choices, contents: &Contents, version: &str
         object.set("modules_in_block_to_quantize", &listed(contents))?;
         object.set("modules_to_not_convert", &skipped_in_all(contents))?;
     }
-    let mut makers = vec![format!("qhost:{version}")];
-    if !settings.symmetric && choices.format == CheckpointFormat::V1 {
-        // GPTQModel loads such files only from makers that it knows to store these zero-points as it has since 0.9.0,
-        // and it knows nobody but itself.
-        makers.push("gptqmodel:0.9.0".into());
-    }
     let meta = json!({
-        "quantizer": makers,
+        "quantizer": [format!("qhost:{version}")],
         "damp_percent": choices.damp,
         "static_groups": !settings.act_order,
         "true_sequential": true,

@@ -1,5 +1,12 @@
 //! Rounding against the definitions: losses computed in full, GPTQ as its paper writes it, and exhaustive search.
-#![expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "small numbers")]
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::unwrap_used,
+    clippy::needless_range_loop,
+    reason = "small numbers, and matrices as formulas have them"
+)]
 
 use qhost_rounding::{
     Conditioning, Curvature, Effort, Grid, Grouping, Groups, NotPositive, Order, Rounded, TILE, Tile, round_rows,
