@@ -61,7 +61,7 @@ pub(crate) fn round_unit(io: &UnitHandle, choices: &Choices, modules: &[&Module]
                 let curvature = curvature(io, &answer, &how)?;
                 for module in modules {
                     let weights = round(io, choices, module, (&curvature, &answer))?;
-                    substitutes.put(io, module, weights)?;
+                    substitutes.put(io, module, &weights)?;
                 }
             }
         }

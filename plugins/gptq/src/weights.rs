@@ -91,13 +91,13 @@ pub(crate) struct Substitutes {
 
 impl Substitutes {
     /// Puts the weights of a module, output by output, in the place of the model's.
-    pub(crate) fn put(&mut self, io: &UnitHandle, module: &Module, weights: Vec<f32>) -> Result<()> {
+    pub(crate) fn put(&mut self, io: &UnitHandle, module: &Module, weights: &[f32]) -> Result<()> {
         if module.group == InputGroup::OutputIn {
             // Nothing reads what the head gives.
             return Ok(());
         }
         if module.expert.is_none() && !module.transposed {
-            return io.substitute(module.tensor, Some(&weights));
+            return io.substitute(module.tensor, Some(weights));
         }
         let (columns, outputs) = (in_memory(module.columns)?, module.outputs);
         let (first, step, of) = (in_memory(outputs.first)?, in_memory(outputs.step)?, in_memory(outputs.of)?);

@@ -163,7 +163,7 @@ impl<'a> Content<'a> {
             // Some writers give a bias to every linear.
             let of = tensor.name.strip_suffix(".bias").map(|name| format!("{name}{CODES}"));
             let of_linear = of.is_some_and(|name| self.folder.tensor(&name).is_some());
-            parameter.does_nothing = of_linear && self.folder.data(tensor).iter().all(|byte| byte & 0x7f == 0);
+            parameter.does_nothing = of_linear && self.folder.data(tensor).iter().all(|byte| byte << 1 == 0);
             parameter
         });
         self.linears.iter().map(linear).chain(plain).collect()

@@ -1,6 +1,6 @@
 //! What a folder says of how its linears are packed: `quantization_config` of `config.json`, or `quantize_config.json`.
 //!
-//! GPTQModel, AutoGPTQ and AutoRound write the same settings under names of their own.
+//! `GPTQModel`, `AutoGPTQ` and `AutoRound` write the same settings under names of their own.
 
 use std::collections::BTreeSet;
 

@@ -60,6 +60,7 @@ pub(crate) fn zeros(word: impl Fn(usize) -> u32, bits: u32, version: Version, fi
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, clippy::float_cmp, reason = "small whole numbers")]
 mod tests {
     use super::*;
 
@@ -86,7 +87,7 @@ mod tests {
             let words: [u32; BITS] = packed(&codes, BITS).try_into().unwrap();
             assert_eq!(super::codes(&words).to_vec(), codes, "{BITS} bits");
         }
-        (check::<2>(), check::<3>(), check::<4>(), check::<8>());
+        check::<2>(); check::<3>(); check::<4>(); check::<8>();
     }
 
     #[test]
