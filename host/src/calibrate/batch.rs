@@ -12,7 +12,7 @@ pub struct Batch {
 }
 
 /// Tokens of a batch, about; a sample is never cut.
-pub const TOKENS: usize = 2048;
+pub const TOKENS: usize = 1024;
 
 impl Batch {
     /// Cuts samples into batches.

@@ -1,6 +1,6 @@
 //! Linear algebra on whatever the host computes with: the service `compute/1`.
 
-use super::{DType, Failure, HostHandle, Operand, OperandMut, Result, ServiceHandle};
+use super::{DType, Failure, HostHandle, Operand, OperandMut, Result, ServiceHandle, plain};
 use crate::documents::{BatchRequest, MatrixHandle, MatrixRequest, Operation};
 
 /// The service of the process that computes.
@@ -44,8 +44,7 @@ impl Compute {
     /// # Errors
     /// Fails when the numbers are not as many as the shape says, or there is no memory for them.
     pub fn upload(&self, rows: u64, columns: u64, numbers: &[f32]) -> Result<Matrix> {
-        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        self.bring(rows, columns, DType::F32, &bytes)
+        self.bring(rows, columns, DType::F32, &plain::little_endian(numbers))
     }
 
     /// Brings a matrix in `f64` to the device.
@@ -53,8 +52,7 @@ impl Compute {
     /// # Errors
     /// As [`Compute::upload`].
     pub fn upload_f64(&self, rows: u64, columns: u64, numbers: &[f64]) -> Result<Matrix> {
-        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        self.bring(rows, columns, DType::F64, &bytes)
+        self.bring(rows, columns, DType::F64, &plain::little_endian(numbers))
     }
 
     fn bring(&self, rows: u64, columns: u64, dtype: DType, data: &[u8]) -> Result<Matrix> {
@@ -89,8 +87,7 @@ impl Matrix {
         if self.double {
             return Err(Failure::internal("a matrix in f64 was asked for as f32"));
         }
-        let bytes = self.bytes(DType::F32, 4)?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect())
+        plain::filled(self.count()?, |data| self.fill(DType::F32, data))
     }
 
     /// Brings the numbers back.
@@ -101,17 +98,19 @@ impl Matrix {
         if !self.double {
             return Err(Failure::internal("a matrix in f32 was asked for as f64"));
         }
-        let bytes = self.bytes(DType::F64, 8)?;
-        Ok(bytes.as_chunks::<8>().0.iter().map(|raw| f64::from_le_bytes(*raw)).collect())
+        plain::filled(self.count()?, |data| self.fill(DType::F64, data))
     }
 
-    fn bytes(&self, dtype: DType, element: u64) -> Result<Vec<u8>> {
+    fn count(&self) -> Result<usize> {
         let (rows, columns) = self.shape;
-        let length = rows.checked_mul(columns).and_then(|numbers| usize::try_from(numbers.checked_mul(element)?).ok());
-        let mut data = vec![0; length.ok_or_else(|| Failure::internal("more numbers than fit into memory"))?];
-        let out = OperandMut { dtype, rows, row_elements: columns, data: &mut data };
-        self.service.call("download", &self.handle, &[], &mut [out])?;
-        Ok(data)
+        let count = rows.checked_mul(columns).and_then(|count| usize::try_from(count).ok());
+        count.ok_or_else(|| Failure::internal("more numbers than fit into memory"))
+    }
+
+    fn fill(&self, dtype: DType, data: &mut [u8]) -> Result<()> {
+        let (rows, columns) = self.shape;
+        let out = OperandMut { dtype, rows, row_elements: columns, data };
+        self.service.call("download", &self.handle, &[], &mut [out]).map(drop)
     }
 }
 

@@ -15,6 +15,7 @@ mod format;
 mod forward;
 mod host;
 mod panics;
+mod plain;
 mod reader;
 mod rows;
 mod scratch;

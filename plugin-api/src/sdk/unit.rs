@@ -1,11 +1,11 @@
 //! One unit of work as a plugin sees it.
 #![expect(unsafe_code, reason = "the host's leases are trusted to be valid memory; weights cross the border as bytes")]
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use abi_stable::std_types::RSlice;
 
-use super::{DType, Failure, HostHandle, Operand, OperandMut, Result, Rows, ServiceHandle};
+use super::{DType, Failure, HostHandle, Operand, OperandMut, Result, Rows, ServiceHandle, plain};
 use crate::{
     abi::UnitObject,
     documents::{
@@ -134,7 +134,7 @@ impl UnitHandle {
     /// Fails with kind `PLUGIN` when the plan does not say that the unit replays, or the tensor is not of the unit.
     pub fn substitute(&self, tensor: u32, weights: Option<&[f32]>) -> Result<()> {
         let service = self.service(REPLAY).ok_or_else(|| absent(REPLAY))?;
-        let bytes = weights.map(little_endian);
+        let bytes = weights.map(|weights| plain::little_endian(weights));
         let operand = |data| Operand { dtype: DType::F32, rows: 1, row_elements: weights_of(data), data };
         let operands: Vec<_> = bytes.as_deref().map(operand).into_iter().collect();
         service.call("substitute", &SubstituteRequest::new(tensor), &operands, &mut []).map(drop)
@@ -158,16 +158,6 @@ impl UnitHandle {
 
 fn absent(service: &str) -> Failure {
     Failure::unsupported(format!("this unit has no {service}: its plan asks for none, or the host is too old"))
-}
-
-/// Weights as they cross the border: as they lie in memory, on most machines.
-fn little_endian(weights: &[f32]) -> Cow<'_, [u8]> {
-    if cfg!(target_endian = "little") {
-        // SAFETY: any byte of a float is a byte, and the slice covers the weights exactly.
-        Cow::Borrowed(unsafe { std::slice::from_raw_parts(weights.as_ptr().cast(), size_of_val(weights)) })
-    } else {
-        Cow::Owned(weights.iter().flat_map(|weight| weight.to_le_bytes()).collect())
-    }
 }
 
 fn weights_of(bytes: &[u8]) -> u64 {
