@@ -107,6 +107,14 @@ pub(crate) fn gram(x: usize, width: usize, gram: usize) -> Result<(), Error> {
     fits("gram", x.is_multiple_of(width.max(1)), || format!("{x} by {width}"))
 }
 
+pub(crate) fn cross((a, b): (usize, usize), (height, width): (usize, usize), sum: usize) -> Result<(), Error> {
+    fits("cross", sum == height * width, || format!("{sum} for {height}×{width}"))?;
+    rows("cross", a, height)?;
+    rows("cross", b, width)?;
+    let (of_a, of_b) = (a / height.max(1), b / width.max(1));
+    fits("cross", of_a == of_b, || format!("{of_a} and {of_b} rows"))
+}
+
 pub(crate) fn moments(x: usize, width: usize, (absolute, squares): (usize, usize)) -> Result<(), Error> {
     rows("moments", x, width)?;
     fits("moments", absolute == width && squares == width, || format!("{absolute}"))

@@ -131,6 +131,15 @@ pub trait Device: Sync {
     /// The same with sums in `f64`, in memory.
     fn gram_f64(&self, x: &Self::Buffer, width: usize, gram: &mut [f64]) -> Result<(), Error>;
 
+    /// Adds `aᵀb` to `sum`, `[height, width]`: `height` numbers are in a row of `a`, and `width` in a row of `b`.
+    fn cross(
+        &self,
+        a: &Self::Buffer,
+        b: &Self::Buffer,
+        sizes: (usize, usize),
+        sum: &mut Self::Buffer,
+    ) -> Result<(), Error>;
+
     /// Adds `Σ|x|` and `Σx²` of every column.
     fn moments(&self, x: &Self::Buffer, width: usize, absolute: &mut [f64], squares: &mut [f64]) -> Result<(), Error>;
 

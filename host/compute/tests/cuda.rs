@@ -201,6 +201,19 @@ proptest! {
 
     #[test]
     #[ignore = "needs an NVIDIA GPU; run with cargo test -p qhost-compute -- --ignored"]
+    fn cross_products((rows, height, width) in (0_usize..3000, 1_usize..70, 1_usize..70), seed in any::<u64>()) {
+        let (cpu, cuda) = (Cpu::new(), cuda());
+        let mut numbers = Numbers::new(seed);
+        let (a, b) = (numbers.take(rows * height), numbers.take(rows * width));
+        let mut expected = numbers.take(height * width);
+        let mut found = cuda.upload(&expected).unwrap();
+        cpu.cross(&a, &b, (height, width), &mut expected).unwrap();
+        cuda.cross(&cuda.upload(&a).unwrap(), &cuda.upload(&b).unwrap(), (height, width), &mut found).unwrap();
+        assert_near(&fetch(&cuda, &found), &expected, 1e-5);
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU; run with cargo test -p qhost-compute -- --ignored"]
     fn sums_of_columns((rows, width) in (0_usize..700, 1_usize..600), seed in any::<u64>()) {
         let (cpu, cuda) = (Cpu::new(), cuda());
         let x = Numbers::new(seed).take(rows * width);

@@ -41,6 +41,25 @@ proptest! {
     }
 
     #[test]
+    fn a_cross_product_is_the_product_of_the_one_turned_with_the_other(
+        (rows, height, width) in (0_usize..600, 1_usize..100, 1_usize..100),
+        seed in any::<u64>(),
+    ) {
+        let mut numbers = Numbers::new(seed);
+        let (a, b) = (numbers.take(rows * height), numbers.take(rows * width));
+        let before = numbers.take(height * width);
+        let expected = reference::cross((&a, height), (&b, width));
+        for cpu in cpus() {
+            let mut found = before.clone();
+            cpu.cross(&a, &b, (height, width), &mut found).unwrap();
+            for (at, (found, (sum, magnitude))) in found.iter().zip(&expected).enumerate() {
+                let start = f64::from(before[at]);
+                prop_assert!(is_near(f64::from(*found), (start + sum, start.abs() + magnitude)), "{:?} {}", cpu, at);
+            }
+        }
+    }
+
+    #[test]
     fn a_gram_matrix_is_the_product_with_itself(
         (rows, width) in (0_usize..600, 1_usize..100),
         seed in any::<u64>(),
@@ -100,12 +119,18 @@ fn threads_and_batches_change_no_bit() {
         let whole = on_threads(1, || cpu.linear(&x, rows, &stored, None).unwrap());
         let mut gram = vec![0.0; inputs * inputs];
         on_threads(1, || cpu.gram(&x, inputs, &mut gram).unwrap());
+        let y = &whole;
+        let mut cross = vec![0.0; inputs * outputs];
+        on_threads(1, || cpu.cross(&x, y, (inputs, outputs), &mut cross).unwrap());
         for threads in 2..=4 {
             let found = on_threads(threads, || cpu.linear(&x, rows, &stored, None).unwrap());
             assert_eq!(bits(&found), bits(&whole), "{cpu:?}, {threads} threads");
             let mut found = vec![0.0; inputs * inputs];
             on_threads(threads, || cpu.gram(&x, inputs, &mut found).unwrap());
             assert_eq!(bits(&found), bits(&gram), "{cpu:?}, {threads} threads");
+            let mut found = vec![0.0; inputs * outputs];
+            on_threads(threads, || cpu.cross(&x, y, (inputs, outputs), &mut found).unwrap());
+            assert_eq!(bits(&found), bits(&cross), "{cpu:?}, {threads} threads");
         }
         for batch in [1, 7, 64] {
             let parts = x.chunks(batch * inputs);
@@ -139,4 +164,6 @@ fn operands_that_do_not_fit_are_refused() {
     assert!(cpu.matrix(Stored { inputs: 4, ..stored }).is_err());
     assert!(cpu.gram(&vec![0.0; 7], 3, &mut vec![0.0; 9]).is_err());
     assert!(cpu.gram(&vec![0.0; 6], 3, &mut vec![0.0; 8]).is_err());
+    assert!(cpu.cross(&vec![0.0; 6], &vec![0.0; 6], (3, 2), &mut vec![0.0; 6]).is_err());
+    assert!(cpu.cross(&vec![0.0; 6], &vec![0.0; 4], (3, 2), &mut vec![0.0; 5]).is_err());
 }

@@ -50,7 +50,7 @@ impl<'t, D: Device> Run<'_, 't, D> {
     pub(super) fn forward(&mut self) -> Outcome<D> {
         let (device, scale) = (self.device, self.decoder.residual_scale);
         let (mut stream, input) = self.until_feed_forward()?;
-        let ffn = self.feed_forward(input.as_ref().unwrap_or(&stream))?;
+        let ffn = self.feed_forward(input.as_ref().unwrap_or(&stream), &stream)?;
         let ffn = match self.decoder.order {
             Order::InTurn => self.normed(&RoleKind::FfnPostNorm, &ffn)?.unwrap_or(ffn),
             Order::SideBySide | Order::NormAfter => ffn,
@@ -107,7 +107,7 @@ impl<'t, D: Device> Run<'_, 't, D> {
             self.keep(Point::AttentionOut, &[&attended])?;
             attended
         };
-        self.look(InputGroup::AttentionOut, None, &attended, None)?;
+        self.look_before_adding(InputGroup::AttentionOut, &attended, (stream, &RoleKind::AttentionPostNorm))?;
         self.stop_at(Point::AttentionOut)?;
         self.linear(&RoleKind::AttentionOutput, &attended)
     }
@@ -232,19 +232,19 @@ impl<'t, D: Device> Run<'_, 't, D> {
         Ok(self.device.rotate(x, rows, &rotation)?)
     }
 
-    fn feed_forward(&mut self, x: &D::Buffer) -> Outcome<D> {
+    fn feed_forward(&mut self, x: &D::Buffer, stream: &D::Buffer) -> Outcome<D> {
         self.look(InputGroup::FfnIn, None, x, None)?;
         match self.modules.linear_of(&RoleKind::Router, None) {
-            Some(router) => self.mixture(x, router),
-            None => self.dense(x),
+            Some(router) => self.mixture(x, stream, router),
+            None => self.dense(x, stream),
         }
     }
 
-    fn dense(&mut self, x: &D::Buffer) -> Outcome<D> {
+    fn dense(&mut self, x: &D::Buffer, stream: &D::Buffer) -> Outcome<D> {
         self.stop_at(Point::FfnIn)?;
         let kinds = [&RoleKind::FfnGateUp, &RoleKind::FfnGate, &RoleKind::FfnUp];
         let hidden = self.between(kinds, (&RoleKind::FfnDown, None), x, None)?;
-        self.look(InputGroup::FfnMid, None, &hidden, None)?;
+        self.look_before_adding(InputGroup::FfnMid, &hidden, (stream, &RoleKind::FfnPostNorm))?;
         self.stop_at(Point::FfnMid)?;
         self.linear(&RoleKind::FfnDown, &hidden)
     }
@@ -300,7 +300,7 @@ impl<'t, D: Device> Run<'_, 't, D> {
         Ok(gate)
     }
 
-    fn mixture(&mut self, x: &D::Buffer, router: &Linear<'_, D>) -> Outcome<D> {
+    fn mixture(&mut self, x: &D::Buffer, stream: &D::Buffer, router: &Linear<'_, D>) -> Outcome<D> {
         let Some(experts) = &self.decoder.experts else {
             return Err(self.missing("a count of experts").into());
         };
@@ -349,7 +349,11 @@ impl<'t, D: Device> Run<'_, 't, D> {
         if self.modules.has(&RoleKind::SharedDown) {
             let kinds = [&RoleKind::FfnGateUp, &RoleKind::SharedGate, &RoleKind::SharedUp];
             let hidden = self.between(kinds, (&RoleKind::SharedDown, None), x, None)?;
-            self.look(InputGroup::SharedMid, None, &hidden, None)?;
+            if self.modules.has(&RoleKind::SharedRouter) {
+                self.look(InputGroup::SharedMid, None, &hidden, None)?;
+            } else {
+                self.look_before_adding(InputGroup::SharedMid, &hidden, (stream, &RoleKind::FfnPostNorm))?;
+            }
             self.stop_at(Point::FfnMid)?;
             let answer = self.linear(&RoleKind::SharedDown, &hidden)?;
             match self.modules.linear_of(&RoleKind::SharedRouter, None) {
@@ -402,7 +406,22 @@ impl<'t, D: Device> Run<'_, 't, D> {
     ) -> Result<(), Interruption> {
         let count = rows.map_or_else(|| self.batch.tokens(), <[u32]>::len);
         let width = self.device.length(numbers) / count.max(1);
-        let input = Input { group, expert, numbers, width, rows, batch: self.batch };
+        let input = Input { group, expert, numbers, width, rows, stream: None, batch: self.batch };
+        self.observer.look(self.device, &input)
+    }
+
+    /// Looks at the input of a linear whose output is added to the stream, unless that is scaled or normed before.
+    fn look_before_adding(
+        &mut self,
+        group: InputGroup,
+        numbers: &D::Buffer,
+        (stream, post_norm): (&D::Buffer, &RoleKind),
+    ) -> Result<(), Interruption> {
+        let normed = self.decoder.order == Order::InTurn && self.modules.has(post_norm);
+        let as_it_is = !normed && (self.decoder.residual_scale - 1.0).abs() <= 0.0;
+        let width = self.device.length(numbers) / self.batch.tokens().max(1);
+        let stream = as_it_is.then_some(stream);
+        let input = Input { group, expert: None, numbers, width, rows: None, stream, batch: self.batch };
         self.observer.look(self.device, &input)
     }
 

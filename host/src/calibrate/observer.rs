@@ -18,6 +18,9 @@ pub struct Input<'a, D: Device> {
     pub width: usize,
     /// The rows of the batch that these are; all, in order, if absent.
     pub rows: Option<&'a [u32]>,
+    /// The residual stream that what the linear of this input gives is added to, before that; none where something is
+    /// done to it on the way, or several linears read the input.
+    pub stream: Option<&'a D::Buffer>,
     /// The batch.
     pub batch: &'a Batch,
 }
@@ -54,6 +57,15 @@ pub trait Observer<D: Device> {
     /// # Errors
     /// Fails when the layer need not, or must not, run on.
     fn look(&mut self, device: &D, input: &Input<'_, D>) -> Result<(), Interruption>;
+
+    /// Looks at the same input in the original model, where that is run beside one with substitutes: for every batch
+    /// all of them come first.
+    ///
+    /// # Errors
+    /// Fails when the layer need not, or must not, run on.
+    fn look_at_original(&mut self, _: &D, _: &Input<'_, D>) -> Result<(), Interruption> {
+        Ok(())
+    }
 }
 
 /// Nobody looks.

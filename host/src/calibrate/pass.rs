@@ -19,6 +19,7 @@ use super::{
     Substitutes, Tables, UnitTensors, Weights,
     kept::Pieces,
     layer::{Run, normed},
+    original::{Chain, Shown},
     weights::Modules,
 };
 use crate::{cancel::CancelFlag, stream::Ledger};
@@ -214,61 +215,87 @@ impl<D: Device> Engine<D> {
         how: &LayerRun<'_>,
         observer: &mut dyn Observer<D>,
     ) -> Result<(), Error> {
-        self.stretch(index, states, how, (Stretch::WHOLE, &mut Kept::nothing()), observer)
+        let chain = Chain { states, kept: &mut Kept::nothing(), stretch: Stretch::WHOLE };
+        self.stretch(index, how, (chain, None), observer)
     }
 
-    /// Runs a stretch of a layer over all samples, which goes on from what is kept, and keeps what is at its end.
-    ///
-    /// # Errors
-    /// Fails when weights cannot be read, or an activation is not finite.
-    pub fn stretch(
+    /// Runs a stretch of a layer over all samples, which goes on from what is kept, and keeps what is at its end. The
+    /// original model may go through the layer beside it.
+    pub(super) fn stretch(
         &self,
         index: usize,
-        states: &mut HiddenStates,
         how: &LayerRun<'_>,
-        (stretch, kept): (Stretch, &mut Kept),
+        (mut chain, mut original): (Chain<'_>, Option<Chain<'_>>),
         observer: &mut dyn Observer<D>,
     ) -> Result<(), Error> {
-        let missing = || Error::MissingModule { layer: index.to_string(), role: "weights".into() };
-        let shape = self.decoder.layers.get(index).ok_or_else(missing)?;
+        let none = Substitutes::new();
+        let original_how = LayerRun { substitutes: &none, keep: how.keep, forced: None };
         self.tell(Step::Layer(index));
-        let wanted = |role: &Role| is_used(stretch, &role.kind);
-        let tensors = UnitTensors::borrow(&self.model, &*self.weights, how.substitutes, shape.unit, wanted)?;
+        let tensors = self.tensors_of(index, chain.stretch, how.substitutes)?;
         let modules = Modules::load(&self.device, &tensors)?;
-        kept.begin();
-        for batch in Batch::cut(states.lengths()) {
-            self.go_on()?;
-            let before = states.read(&batch)?;
-            let piece =
-                Piece { index, modules: &modules, batch: &batch, before: &before, forced: how.forced, stretch, kept };
-            let (after, left) = self.run(&piece, observer);
-            let after = match after {
-                Ok(after) => Some(after),
-                Err(Interruption::Enough) => None,
-                Err(Interruption::Failed(error)) => return Err(error),
-            };
-            let at = match &after {
-                Some(after) => self.device.first_not_finite(after)?,
-                None => left.values().flatten().any(|number| !number.is_finite()).then_some(0),
-            };
-            if let Some(at) = at {
-                // It takes another run to say where it came from.
-                let mut finder = Finder { layer: index, found: None };
-                drop(self.run(&piece, &mut finder));
-                let (sample, token) = batch.place(at / self.decoder.width);
-                let output = Error::NotFinite { place: format!("layer {index}, output"), sample, token };
-                return Err(finder.found.unwrap_or(output));
+        let own = original.as_ref().map(|original| self.tensors_of(index, original.stretch, &none)).transpose()?;
+        let own = own.as_ref().map(|tensors| Modules::load(&self.device, tensors)).transpose()?;
+        for chain in original.iter_mut().chain([&mut chain]) {
+            chain.kept.begin();
+        }
+        for batch in Batch::cut(chain.states.lengths()) {
+            if let (Some(original), Some(own)) = (&mut original, &own) {
+                self.advance((index, own), original, &original_how, &batch, &mut Shown(observer))?;
             }
-            drop(before);
-            kept.add(&batch, states.lengths(), &left);
-            if let Some(after) = after.filter(|_| how.keep) {
-                let mut numbers = vec![0.0; self.device.length(&after)];
-                self.device.download(&after, &mut numbers)?;
-                states.write(&batch, &numbers)?;
-            }
+            self.advance((index, &modules), &mut chain, how, &batch, observer)?;
             self.tell(Step::Tokens(batch.tokens()));
         }
-        kept.end();
+        for chain in original.iter_mut().chain([&mut chain]) {
+            chain.kept.end();
+        }
+        Ok(())
+    }
+
+    /// The tensors of a layer that a stretch of it needs.
+    fn tensors_of(&self, index: usize, stretch: Stretch, with: &Substitutes) -> Result<UnitTensors<'_>, Error> {
+        let missing = || Error::MissingModule { layer: index.to_string(), role: "weights".into() };
+        let unit = self.decoder.layers.get(index).ok_or_else(missing)?.unit;
+        UnitTensors::borrow(&self.model, &*self.weights, with, unit, |role| is_used(stretch, &role.kind))
+    }
+
+    /// Takes a batch through a stretch of a layer.
+    fn advance(
+        &self,
+        (index, modules): (usize, &Modules<'_, D>),
+        chain: &mut Chain<'_>,
+        how: &LayerRun<'_>,
+        batch: &Batch,
+        observer: &mut dyn Observer<D>,
+    ) -> Result<(), Error> {
+        self.go_on()?;
+        let before = chain.states.read(batch)?;
+        let (stretch, kept) = (chain.stretch, &*chain.kept);
+        let piece = Piece { index, modules, batch, before: &before, forced: how.forced, stretch, kept };
+        let (after, left) = self.run(&piece, observer);
+        let after = match after {
+            Ok(after) => Some(after),
+            Err(Interruption::Enough) => None,
+            Err(Interruption::Failed(error)) => return Err(error),
+        };
+        let at = match &after {
+            Some(after) => self.device.first_not_finite(after)?,
+            None => left.values().flatten().any(|number| !number.is_finite()).then_some(0),
+        };
+        if let Some(at) = at {
+            // It takes another run to say where it came from.
+            let mut finder = Finder { layer: index, found: None };
+            drop(self.run(&piece, &mut finder));
+            let (sample, token) = batch.place(at / self.decoder.width);
+            let output = Error::NotFinite { place: format!("layer {index}, output"), sample, token };
+            return Err(finder.found.unwrap_or(output));
+        }
+        drop(before);
+        chain.kept.add(batch, chain.states.lengths(), &left);
+        if let Some(after) = after.filter(|_| how.keep) {
+            let mut numbers = vec![0.0; self.device.length(&after)];
+            self.device.download(&after, &mut numbers)?;
+            chain.states.write(batch, &numbers)?;
+        }
         Ok(())
     }
 

@@ -14,8 +14,10 @@ use qhost_plugin_api::documents::{
 };
 
 use super::{
-    Batch, Engine, Error, HiddenStates, Input, Kept, LayerRun, Nobody, Observer, Point, Stretch, Substitutes,
-    statistics::{Collector, Gathered, Key, Numbers, comes_after},
+    Batch, Engine, Error, HiddenStates, Input, Interruption, Kept, LayerRun, Nobody, Observer, Point, Stretch,
+    Substitutes,
+    original::{Chain, Original, Shown, snapshot_of_original},
+    statistics::{Collector, Gathered, Key, Numbers, comes_after, needs_original},
 };
 use crate::stream::{Grant, Ledger};
 
@@ -27,6 +29,14 @@ const FIRST_VIRTUAL: u32 = 1 << 31;
 pub struct Needs {
     /// For every unit with needs: what it asks, and whether it replays.
     pub units: BTreeMap<u32, (Vec<StatisticsNeed>, bool)>,
+}
+
+impl Needs {
+    /// Whether a unit takes the original model beside the one with substitutes.
+    #[must_use]
+    pub fn take_original(&self) -> bool {
+        self.units.values().any(|(needs, _)| needs.iter().any(needs_original))
+    }
 }
 
 /// A calibration under way.
@@ -43,6 +53,8 @@ struct Inner<D: Device> {
     states: HiddenStates,
     /// What is kept of the layer at work, if it replays.
     kept: Kept,
+    /// The original model, if anything is asked of it.
+    original: Option<Original>,
     /// The unit at work.
     place: Place,
     /// Whether the states are those after the unit already.
@@ -50,6 +62,18 @@ struct Inner<D: Device> {
     substitutes: Substitutes,
     gathered: BTreeMap<Key, Gathered<D>>,
     lent: Vec<(LentKey, Arc<Virtual>)>,
+}
+
+/// What is run of the layer at work.
+struct Going<'a> {
+    layer: usize,
+    until: Option<Point>,
+    /// Whether the states become those after the layer.
+    keep: bool,
+    /// Experts that are shown all tokens.
+    forced: Option<&'a BTreeSet<u32>>,
+    /// Whether the original model goes beside.
+    beside: bool,
 }
 
 type LentKey = (Key, Statistic);
@@ -117,7 +141,7 @@ pub trait Calibrating: Send + Sync {
     /// Fails when the states cannot be put in their place.
     fn restore(&self, path: &Path, layer: usize) -> Result<bool, Error>;
 
-    /// Writes a snapshot of the states between two units.
+    /// Writes a snapshot of the states between two units; those of the original model go beside it.
     ///
     /// # Errors
     /// Fails when the disk refuses.
@@ -160,6 +184,15 @@ pub trait Calibrating: Send + Sync {
     fn loss(&self, unit: u32, samples: Option<u64>) -> Answer<LossAnswer>;
 }
 
+impl<D: Device> Inner<D> {
+    fn forget_kept(&mut self) {
+        self.kept.clear();
+        if let Some(original) = &mut self.original {
+            original.kept.clear();
+        }
+    }
+}
+
 impl<D: Device> Calibration<D> {
     /// Makes room for the hidden states of samples. They are there once they are embedded or restored. What is kept
     /// within a layer leaves a reserve of the ledger's memory to the unit at work.
@@ -175,9 +208,14 @@ impl<D: Device> Calibration<D> {
         folder: &Path,
     ) -> Result<Self, Error> {
         let lengths = samples.iter().map(Vec::len).collect();
+        let width = engine.decoder().width;
+        let states = |lengths| HiddenStates::new(lengths, width, ledger, folder);
+        let kept = || Kept::new(ledger, reserve, folder.to_owned());
+        let original = needs.take_original().then(|| states(Vec::clone(&lengths))).transpose()?;
         let inner = Inner {
-            states: HiddenStates::new(lengths, engine.decoder().width, ledger, folder)?,
-            kept: Kept::new(ledger, reserve, folder.to_owned()),
+            states: states(lengths)?,
+            kept: kept(),
+            original: original.map(|states| Original { states, kept: kept() }),
             place: Place::Before(0),
             advanced: false,
             substitutes: Substitutes::new(),
@@ -190,7 +228,12 @@ impl<D: Device> Calibration<D> {
     /// The same calibration, which keeps nothing within a layer: each stretch begins at the layer's input.
     #[must_use]
     pub fn keeping_nothing(self) -> Self {
-        self.lock().kept = Kept::nothing();
+        let mut inner = self.lock();
+        inner.kept = Kept::nothing();
+        if let Some(original) = &mut inner.original {
+            original.kept = Kept::nothing();
+        }
+        drop(inner);
         self
     }
 
@@ -201,31 +244,45 @@ impl<D: Device> Calibration<D> {
         inner.substitutes.retain(|id, _| tensors.get(*id as usize).is_some_and(|tensor| tensor.unit != unit));
     }
 
+    /// Runs a stretch of a layer from what is kept.
+    fn go(&self, inner: &mut Inner<D>, going: &Going<'_>, observer: &mut dyn Observer<D>) -> Result<(), Error> {
+        let &Going { layer, until, keep, forced, beside } = going;
+        let Inner { states, kept, original, substitutes, .. } = inner;
+        // What is kept of experts is of the tokens that were sent to them; all of them are in what the block reads.
+        let before_experts = forced.map(|_| Point::FfnIn);
+        let stretch = Stretch { from: kept.last(before_experts.or(until)), until };
+        let chain = Chain { states, kept, stretch };
+        let original = original.as_mut().filter(|_| beside || keep).map(|Original { states, kept }| {
+            let until = before_experts.or(until);
+            let stretch = Stretch { from: kept.last(until), until };
+            Chain { states, kept, stretch }
+        });
+        self.engine.stretch(layer, &LayerRun { substitutes, keep, forced }, (chain, original), observer)
+    }
+
     /// Runs the unit to gather statistics: of one group, or all that are planned at once.
     fn gather(&self, inner: &mut Inner<D>, needs: &[StatisticsNeed], group: Option<&InputGroup>) -> Result<(), Error> {
         let gathered = std::mem::take(&mut inner.gathered);
-        let mut collector = Collector { needs, only: None, group, gathered, ledger: &self.ledger };
+        let (ledger, originals) = (&self.ledger, BTreeMap::new());
+        let mut collector = Collector { needs, only: None, group, gathered, originals, ledger };
+        let beside = needs.iter().filter(|need| group.is_none_or(|group| *group == need.group)).any(needs_original);
         match inner.place {
             Place::In(layer) => {
                 // The states before the layer are needed once more for experts that saw too few tokens.
                 let again = group.is_some() || needs.iter().any(|need| need.fewest_tokens > 0);
                 let until = group.map(Point::of).or(again.then_some(Point::FfnMid));
-                let run = LayerRun { substitutes: &inner.substitutes, keep: !again, forced: None };
-                let stretch = Stretch { from: inner.kept.last(until), until };
-                let Inner { states, kept, .. } = inner;
-                self.engine.stretch(layer, states, &run, (stretch, kept), &mut collector)?;
+                let going = Going { layer, until, keep: !again, forced: None, beside };
+                self.go(inner, &going, &mut collector)?;
                 inner.advanced = !again;
                 let mut gathered = collector.gathered;
                 let scarce = self.scarce(needs, layer, group, &gathered);
                 if !scarce.is_empty() {
                     gathered.retain(|key, _| !scarce.contains(key));
-                    let mut again = Collector { needs, only: Some(&scarce), group, gathered, ledger: &self.ledger };
+                    let originals = BTreeMap::new();
+                    let mut again = Collector { needs, only: Some(&scarce), group, gathered, originals, ledger };
                     let forced: BTreeSet<u32> = scarce.iter().filter_map(|(_, expert)| *expert).collect();
-                    let run = LayerRun { substitutes: &inner.substitutes, keep: false, forced: Some(&forced) };
-                    // What is kept of experts is of the tokens that were sent to them.
-                    let stretch = Stretch { from: inner.kept.last(Some(Point::FfnIn)), until };
-                    let Inner { states, kept, .. } = inner;
-                    self.engine.stretch(layer, states, &run, (stretch, kept), &mut again)?;
+                    let going = Going { layer, until, keep: false, forced: Some(&forced), beside };
+                    self.go(inner, &going, &mut again)?;
                     gathered = again.gathered;
                     for (_, of_expert) in gathered.iter_mut().filter(|(key, _)| scarce.contains(key)) {
                         of_expert.all_tokens = true;
@@ -235,20 +292,32 @@ impl<D: Device> Calibration<D> {
             }
             Place::Head => {
                 self.engine.finish(&mut inner.states)?;
-                let width = inner.states.width();
+                if let Some(original) = &mut inner.original {
+                    self.engine.finish(&mut original.states)?;
+                }
                 for batch in Batch::cut(inner.states.lengths()) {
-                    let numbers = self.engine.device().upload(&inner.states.read(&batch)?)?;
-                    let group = InputGroup::OutputIn;
-                    let input = Input { group, expert: None, numbers: &numbers, width, rows: None, batch: &batch };
-                    if let Err(super::Interruption::Failed(error)) = collector.look(self.engine.device(), &input) {
-                        return Err(error);
+                    if let Some(original) = &inner.original {
+                        self.show_head((&original.states, &batch), &mut Shown(&mut collector))?;
                     }
+                    self.show_head((&inner.states, &batch), &mut collector)?;
                 }
                 inner.gathered = collector.gathered;
             }
             Place::Before(_) | Place::Outside(_) => inner.gathered = collector.gathered,
         }
         Ok(())
+    }
+
+    /// Shows what the head reads of a batch.
+    fn show_head(&self, (states, batch): (&HiddenStates, &Batch), observer: &mut dyn Observer<D>) -> Result<(), Error> {
+        let (device, width) = (self.engine.device(), states.width());
+        let numbers = &device.upload(&states.read(batch)?)?;
+        let group = InputGroup::OutputIn;
+        let input = Input { group, expert: None, numbers, width, rows: None, stream: None, batch };
+        match observer.look(device, &input) {
+            Err(Interruption::Failed(error)) => Err(error),
+            Ok(()) | Err(Interruption::Enough) => Ok(()),
+        }
     }
 
     /// The inputs of experts that saw too few tokens for a need that wants all of them then.
@@ -291,7 +360,7 @@ impl<D: Device> Calibration<D> {
             _ => self.engine.decoder().width as u64,
         };
         let width = usize::try_from(width).unwrap_or(usize::MAX);
-        let nothing = Gathered::new(self.engine.device(), need, key, width, &self.ledger)?;
+        let nothing = Gathered::new(self.engine.device(), need, key, (width, None), &self.ledger)?;
         inner.gathered.insert(key.clone(), nothing);
         Ok(())
     }
@@ -304,14 +373,22 @@ impl<D: Device> Calibration<D> {
 impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
     fn embed(&self) -> Result<(), Error> {
         let mut inner = self.lock();
-        self.engine.embed_into(&mut inner.states, &self.samples)?;
+        let Inner { states, original, .. } = &mut *inner;
+        self.engine.embed_into(states, &self.samples)?;
+        if let Some(original) = original {
+            original.copy(states)?;
+        }
         inner.place = Place::Before(0);
         Ok(())
     }
 
     fn restore(&self, path: &Path, layer: usize) -> Result<bool, Error> {
         let mut inner = self.lock();
-        let restored = inner.states.restore(path)?;
+        let own = inner.states.restore(path)?;
+        let restored = match &mut inner.original {
+            Some(original) => own && original.states.restore(&snapshot_of_original(path))?,
+            None => own,
+        };
         if restored {
             inner.place = Place::Before(layer);
         }
@@ -319,7 +396,11 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
     }
 
     fn save(&self, path: &Path) -> Result<(), Error> {
-        self.lock().states.save(path)
+        let inner = self.lock();
+        if let Some(original) = &inner.original {
+            original.states.save(&snapshot_of_original(path))?;
+        }
+        inner.states.save(path)
     }
 
     fn layer_of(&self, unit: u32) -> Option<usize> {
@@ -334,7 +415,7 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
         let mut inner = self.lock();
         inner.gathered.clear();
         inner.lent.clear();
-        inner.kept.clear();
+        inner.forget_kept();
         let done = match inner.place {
             Place::Before(layer) | Place::Outside(layer) | Place::In(layer) => layer,
             Place::Head => self.engine.decoder().layers.len(),
@@ -355,12 +436,10 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
         inner.place = match inner.place {
             Place::In(layer) => {
                 if !inner.advanced {
-                    let run = LayerRun { substitutes: &inner.substitutes, keep: true, forced: None };
-                    let stretch = Stretch { from: inner.kept.last(None), until: None };
-                    let Inner { states, kept, .. } = inner;
-                    self.engine.stretch(layer, states, &run, (stretch, kept), &mut Nobody)?;
+                    let going = Going { layer, until: None, keep: true, forced: None, beside: false };
+                    self.go(inner, &going, &mut Nobody)?;
                 }
-                inner.kept.clear();
+                inner.forget_kept();
                 self.drop_substitutes(inner, layer);
                 Place::Before(layer + 1)
             }

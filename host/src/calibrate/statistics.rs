@@ -11,7 +11,7 @@ use std::{
 use qhost_compute::Device;
 use qhost_plugin_api::documents::{InputGroup, Precision, Statistic, StatisticsNeed};
 
-use super::{Error, Input, Interruption, Observer, Point};
+use super::{Error, Input, Interruption, Observer, Point, original::Counterpart};
 use crate::stream::{Grant, Ledger};
 
 /// A group, of an expert if it has several.
@@ -30,6 +30,10 @@ pub struct Gathered<D: Device> {
     absolute: Vec<f64>,
     squares: Vec<f64>,
     sample: Vec<f32>,
+    /// Of what the original model reads more, with what is read.
+    cross: Option<D::Buffer>,
+    /// Of what its stream has more, with what is read; and the width of the stream.
+    residual: Option<(D::Buffer, usize)>,
     random: u64,
     memory: Arc<Grant>,
 }
@@ -66,11 +70,15 @@ impl<D: Device> Gathered<D> {
         device: &D,
         need: &StatisticsNeed,
         key: &Key,
-        width: usize,
+        (width, stream): (usize, Option<usize>),
         ledger: &Arc<Ledger>,
     ) -> Result<Self, Error> {
         let wants_gram = need.what.contains(&Statistic::Gram);
-        let memory = Arc::new(ledger.hold(memory(need, width as u64), "statistics of activations")?);
+        let held = memory(need, key.1.is_some(), width as u64, stream.unwrap_or(0) as u64);
+        let memory = Arc::new(ledger.hold(held, "statistics of activations")?);
+        let cross = has_cross(need, key.1.is_some()).then(|| device.zeros(width * width)).transpose()?;
+        let stream = stream.filter(|_| need.what.contains(&Statistic::Residual));
+        let residual = stream.map(|stream| Ok::<_, Error>((device.zeros(stream * width)?, stream))).transpose()?;
         let gram = match (wants_gram, need.precision) {
             (false, _) => None,
             (true, Precision::Double) => Some(Gram::Double(vec![0.0; width * width])),
@@ -81,11 +89,22 @@ impl<D: Device> Gathered<D> {
                 seed.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte)
             });
         let (absolute, squares) = (vec![0.0; width], vec![0.0; width]);
-        let sample = Vec::new();
-        Ok(Self { width, tokens: 0, all_tokens: false, gram, absolute, squares, sample, random: seed, memory })
+        let (tokens, all_tokens, sample, random) = (0, false, Vec::new(), seed);
+        let new = Self { width, tokens, all_tokens, gram, absolute, squares, sample, cross, residual, random, memory };
+        Ok(new)
     }
 
-    fn take(&mut self, device: &D, need: &StatisticsNeed, x: &D::Buffer) -> Result<(), Error> {
+    fn take(
+        &mut self,
+        device: &D,
+        need: &StatisticsNeed,
+        input: &Input<'_, D>,
+        original: Option<&Counterpart<D>>,
+    ) -> Result<(), Error> {
+        let x = input.numbers;
+        if let Some(original) = original {
+            self.compare(device, input, original)?;
+        }
         match &mut self.gram {
             Some(Gram::Single(gram)) => device.gram(x, self.width, gram)?,
             Some(Gram::Double(gram)) => device.gram_f64(x, self.width, gram)?,
@@ -99,6 +118,20 @@ impl<D: Device> Gathered<D> {
             self.choose(device, need.sample_rows, x, rows)?;
         }
         self.tokens += rows as u64;
+        Ok(())
+    }
+
+    /// Adds what the original model has more, in products with what is read.
+    fn compare(&mut self, device: &D, input: &Input<'_, D>, original: &Counterpart<D>) -> Result<(), Error> {
+        if let Some(cross) = &mut self.cross {
+            let more = original.input_minus(device, input)?;
+            device.cross(&more, input.numbers, (self.width, self.width), cross)?;
+        }
+        if let (Some((residual, height)), Some(stream)) = (&mut self.residual, input.stream)
+            && let Some(more) = original.stream_minus(device, stream)?
+        {
+            device.cross(&more, input.numbers, (*height, self.width), residual)?;
+        }
         Ok(())
     }
 
@@ -141,7 +174,8 @@ impl<D: Device> Gathered<D> {
         Arc::clone(&self.memory)
     }
 
-    /// A statistic as it is lent, and its rows. A Gram matrix is large: it is not here any more then.
+    /// A statistic as it is lent, and its rows. Matrices are large: they are not here any more then. Of what the
+    /// original model has more there are no rows where that is not gathered.
     ///
     /// # Errors
     /// Fails when the device refuses.
@@ -163,6 +197,14 @@ impl<D: Device> Gathered<D> {
                 }
                 None => None,
             },
+            Statistic::Cross => Some(match self.cross.take() {
+                Some(cross) => (self.width, Numbers::Single(device.download_all(cross)?)),
+                None => (0, Numbers::Single(Vec::new())),
+            }),
+            Statistic::Residual => Some(match self.residual.take() {
+                Some((residual, height)) => (height, Numbers::Single(device.download_all(residual)?)),
+                None => (0, Numbers::Single(Vec::new())),
+            }),
             Statistic::MeanAbs => Some((1, mean(&self.absolute))),
             Statistic::MeanSquare => Some((1, mean(&self.squares))),
             Statistic::Sample => Some((self.sample.len() / self.width.max(1), Numbers::Single(self.sample.clone()))),
@@ -185,14 +227,35 @@ fn mirror<T: Copy>(matrix: &mut [T], width: usize) {
     }
 }
 
-/// Bytes that a group of this width takes while it is gathered and lent.
+/// Whether a statistic is of what the original model has more.
+fn is_of_original(what: Statistic) -> bool {
+    matches!(what, Statistic::Cross | Statistic::Residual)
+}
+
+/// Whether a need takes the original model beside the one with substitutes.
 #[must_use]
-pub fn memory(need: &StatisticsNeed, width: u64) -> u64 {
+pub fn needs_original(need: &StatisticsNeed) -> bool {
+    need.what.iter().copied().any(is_of_original)
+}
+
+/// Whether what the original model reads more is gathered of an input: not of what experts have within, which other
+/// tokens may be sent to there.
+fn has_cross(need: &StatisticsNeed, of_expert: bool) -> bool {
+    need.what.contains(&Statistic::Cross) && !(of_expert && need.group == InputGroup::FfnMid)
+}
+
+/// Bytes that a group of this width takes while it is gathered and lent, of an expert or not, where so many numbers
+/// are in the stream.
+#[must_use]
+pub fn memory(need: &StatisticsNeed, of_expert: bool, width: u64, stream: u64) -> u64 {
     let wants = |what| need.what.contains(&what);
     let gram = if wants(Statistic::Gram) { width.saturating_mul(width) } else { 0 };
     let element = if need.precision == Precision::Double { 8 } else { 4 };
     let sample = if wants(Statistic::Sample) { need.sample_rows.saturating_mul(width) } else { 0 };
-    gram.saturating_mul(element).saturating_add(sample.saturating_mul(4)).saturating_add(width.saturating_mul(16))
+    let cross = if has_cross(need, of_expert) { width.saturating_mul(width) } else { 0 };
+    let residual = if wants(Statistic::Residual) && !of_expert { stream.saturating_mul(width) } else { 0 };
+    let singles = sample.saturating_add(cross).saturating_add(residual).saturating_mul(4);
+    gram.saturating_mul(element).saturating_add(singles).saturating_add(width.saturating_mul(16))
 }
 
 /// Gathers what is asked for while a layer runs.
@@ -204,25 +267,41 @@ pub(super) struct Collector<'a, D: Device> {
     /// The one group that is wanted, if not all.
     pub(super) group: Option<&'a InputGroup>,
     pub(super) gathered: BTreeMap<Key, Gathered<D>>,
+    /// What the original model reads, of the batch at work.
+    pub(super) originals: BTreeMap<InputGroup, Counterpart<D>>,
     pub(super) ledger: &'a Arc<Ledger>,
+}
+
+impl<'a, D: Device> Collector<'a, D> {
+    fn need(&self, group: &InputGroup) -> Option<&'a StatisticsNeed> {
+        let wanted = self.group.is_none_or(|wanted| wanted == group);
+        self.needs.iter().find(|need| wanted && need.group == *group)
+    }
 }
 
 impl<D: Device> Observer<D> for Collector<'_, D> {
     fn look(&mut self, device: &D, input: &Input<'_, D>) -> Result<(), Interruption> {
-        if self.group.is_some_and(|group| *group != input.group) {
-            return Ok(());
-        }
         let key = (input.group.clone(), input.expert);
         if self.only.is_some_and(|only| !only.contains(&key)) {
             return Ok(());
         }
-        let Some(need) = self.needs.iter().find(|need| need.group == input.group) else { return Ok(()) };
+        let Some(need) = self.need(&input.group) else { return Ok(()) };
         if !self.gathered.contains_key(&key) {
-            let new = Gathered::new(device, need, &key, input.width, self.ledger)?;
+            let stream = input.stream.map(|stream| device.length(stream) / input.batch.tokens().max(1));
+            let new = Gathered::new(device, need, &key, (input.width, stream), self.ledger)?;
             self.gathered.insert(key.clone(), new);
         }
         if let Some(gathered) = self.gathered.get_mut(&key) {
-            gathered.take(device, need, input.numbers)?;
+            gathered.take(device, need, input, self.originals.get(&input.group))?;
+        }
+        Ok(())
+    }
+
+    fn look_at_original(&mut self, device: &D, input: &Input<'_, D>) -> Result<(), Interruption> {
+        // Experts read rows of what the whole block reads.
+        let of_all = input.expert.is_none();
+        if of_all && self.need(&input.group).is_some_and(needs_original) {
+            self.originals.insert(input.group.clone(), Counterpart::of(device, input)?);
         }
         Ok(())
     }

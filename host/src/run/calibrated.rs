@@ -15,7 +15,7 @@ use qhost_compute::{Device, Opened};
 use qhost_plugin_api::{
     abi::{DType, Failure, FailureKind},
     documents::{InputGroup, LossRequest, Model, Plan, PlannedUnit, SubstituteRequest, UnitKind},
-    sdk::{FormatService, Operand, OperandMut, REPLAY, STATISTICS, ServiceAnswer},
+    sdk::{FormatService, Operand, OperandMut, REPLAY, STATISTICS, STATISTICS_2, ServiceAnswer},
 };
 use rayon::ThreadPool;
 use serde::{Serialize, de::DeserializeOwned};
@@ -70,12 +70,13 @@ pub(super) fn needed(
         });
         bytes.fold(0, u64::saturating_add)
     };
+    let models = if needs(plan).take_original() { 2 } else { 1 };
     let weights = decoder.layers.iter().map(|layer| of_unit(layer.unit)).max().unwrap_or(0);
     Ok(Needed {
-        memory: weights.saturating_add(decoder.activations(longest)),
+        memory: weights.saturating_add(decoder.activations(longest)).saturating_mul(models),
         statistics: statistics_of_a_unit(plan, model),
         // One for the states themselves, and one before and one after the unit at work.
-        disk: states.saturating_mul(3),
+        disk: states.saturating_mul(3).saturating_mul(models),
     })
 }
 
@@ -100,7 +101,10 @@ fn statistics_of_a_unit(plan: &Plan, model: &Model) -> u64 {
                     _ => drop(inputs.insert(tensor.role.expert, input)),
                 }
             }
-            let of_inputs = inputs.values().map(|width| calibrate::statistics_memory(need, *width));
+            let stream = model.hyperparameters.hidden_size;
+            let of_inputs = inputs
+                .iter()
+                .map(|(expert, width)| calibrate::statistics_memory(need, expert.is_some(), *width, stream));
             of_inputs.fold(0, u64::saturating_add)
         });
         needs.fold(0, u64::saturating_add)
@@ -246,7 +250,9 @@ impl Running {
     pub(super) fn forget_before(&self, unit: u32) {
         if let Some(layer) = self.calibration.layer_of(unit) {
             // It is of no more use; if it cannot be removed, the work folder goes in the end.
-            let _ = fs::remove_file(self.snapshot(layer));
+            let snapshot = self.snapshot(layer);
+            let _ = fs::remove_file(calibrate::snapshot_of_original(&snapshot));
+            let _ = fs::remove_file(snapshot);
         }
     }
 
@@ -258,7 +264,7 @@ impl Running {
     /// The services of a unit.
     pub(super) fn service(self: &Arc<Self>, unit: u32, name: &str) -> Option<Arc<dyn FormatService>> {
         match name {
-            STATISTICS => Some(Arc::new(Asked { running: Arc::clone(self), unit, replays: false })),
+            STATISTICS | STATISTICS_2 => Some(Arc::new(Asked { running: Arc::clone(self), unit, replays: false })),
             REPLAY => Some(Arc::new(Asked { running: Arc::clone(self), unit, replays: true })),
             _ => None,
         }
@@ -297,7 +303,7 @@ fn last_layer(model: &Model, needs: &Needs) -> usize {
     if head { layers.count() } else { last }
 }
 
-/// `statistics/1` or `replay/1` of a unit.
+/// `statistics/1`, `statistics/2` or `replay/1` of a unit.
 struct Asked {
     running: Arc<Running>,
     unit: u32,

@@ -129,6 +129,14 @@ pub enum Statistic {
     MeanSquare,
     /// Some of the rows, chosen evenly at random by a fixed seed: `[rows, width]` in `f32`.
     Sample,
+    /// What the original model reads more than the one with substitutes, times what that reads, a sum over tokens:
+    /// `Σ (x_original − x) xᵀ`, `[width, width]` in `f32`. An expert's is of the tokens that are sent to it here. What
+    /// is within experts (`ffn_mid`) has none. A host has it that has `statistics/2`.
+    Cross,
+    /// What the original model's residual stream has more, where the output of the linear will be added, times what the
+    /// linear reads: `Σ (r_original − r) xᵀ`, `[width of the stream, width]` in `f32`. Groups have it whose one linear's
+    /// output is added to the stream as it is. A host has it that has `statistics/2`.
+    Residual,
     /// One that was added to the API after this version.
     #[serde(other)]
     Other,

@@ -20,6 +20,10 @@ pub const EXISTING: &str = "existing/1";
 /// The service of a unit whose plan asks for statistics of activations.
 pub const STATISTICS: &str = "statistics/1";
 
+/// The same service of a host that runs the original model beside the one with substitutes: it has `cross` and
+/// `residual` too.
+pub const STATISTICS_2: &str = "statistics/2";
+
 /// The service of a unit that runs its layer with other weights.
 pub const REPLAY: &str = "replay/1";
 
@@ -121,7 +125,8 @@ impl UnitHandle {
     ///
     /// # Errors
     /// Fails with kind `PLUGIN` when the plan does not ask for it or the unit has no such group; otherwise with
-    /// whatever keeps the model from running.
+    /// whatever keeps the model from running. A `Cross` or `Residual` that this group does not have is no failure: the
+    /// answer has no rows then.
     pub fn statistic(&self, group: InputGroup, what: Statistic, expert: Option<u32>) -> Result<StatisticsAnswer> {
         let service = self.service(STATISTICS).ok_or_else(|| absent(STATISTICS))?;
         service.call("get", &StatisticsRequest::new(group, what, expert), &[], &mut [])?.value()

@@ -24,7 +24,7 @@ use self::{
     layout::ScatterAdd,
     moments::Moments,
     norm::Normalize,
-    product::{Gram, Linear},
+    product::{Cross, Gram, Linear},
     rotation::Rotate,
     simd::Chosen,
 };
@@ -243,6 +243,20 @@ impl Device for Cpu {
 
     fn gram_f64(&self, x: &Vec<f32>, width: usize, gram: &mut [f64]) -> Result<(), Error> {
         Self::gram_f64(self, x, width, gram)
+    }
+
+    fn cross(
+        &self,
+        a: &Vec<f32>,
+        b: &Vec<f32>,
+        (height, width): (usize, usize),
+        sum: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        check::cross((a.len(), b.len()), (height, width), sum.len())?;
+        if !sum.is_empty() {
+            self.simd.run(Cross { a, height, b, width, sums: sum });
+        }
+        Ok(())
     }
 
     fn moments(&self, x: &Vec<f32>, width: usize, absolute: &mut [f64], squares: &mut [f64]) -> Result<(), Error> {

@@ -105,6 +105,44 @@ impl<T: Sum> Job for Gram<'_, T> {
     }
 }
 
+/// Adds `aᵀb`.
+pub(super) struct Cross<'a> {
+    pub(super) a: &'a [f32],
+    pub(super) height: usize,
+    pub(super) b: &'a [f32],
+    pub(super) width: usize,
+    pub(super) sums: &'a mut [f32],
+}
+
+impl Job for Cross<'_> {
+    type Output = ();
+
+    fn run<S: Simd>(self, simd: S) {
+        let tiles = Tiles::new(self.sums, self.width);
+        for (a, b) in self.a.chunks(ROWS * self.height).zip(self.b.chunks(ROWS * self.width)) {
+            let packed = Operand::rows(a, self.height).turned().packed(simd);
+            let b = Operand::rows(b, self.width).turned();
+            cut::<S>(self.height, self.width).into_par_iter().for_each(|(rows, columns)| {
+                let fetch = |row, columns: &Range<usize>| simd.fetch(tiles.address(row, columns.start), columns.len());
+                rectangle(
+                    simd,
+                    &packed,
+                    b,
+                    &rows,
+                    &columns,
+                    |_, _| true,
+                    fetch,
+                    |row, columns, sums| {
+                        // SAFETY: no two rectangles overlap.
+                        let out = unsafe { tiles.piece(row, columns) };
+                        out.iter_mut().zip(sums).for_each(|(out, sum): (&mut f32, &f32)| *out += *sum);
+                    },
+                );
+            });
+        }
+    }
+}
+
 /// What sums are added up in.
 pub(super) trait Sum: Send + Pod + AddAssign {
     /// Whether it is `f64`: the sums of `DEPTH` terms are then added in it.

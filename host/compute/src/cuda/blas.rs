@@ -115,7 +115,45 @@ impl Blas {
         .map_err(|error| failed("cuBLAS could not multiply", error))
     }
 
-    /// The same in `f64`.
+    /// Adds `aᵀb`, of `rows` rows from `first` on.
+    pub(super) fn cross(
+        &self,
+        (a, b): (&CudaSlice<f32>, &CudaSlice<f32>),
+        (first, rows): (usize, usize),
+        (height, width): (usize, usize),
+        sum: &mut CudaSlice<f32>,
+    ) -> Result<(), Error> {
+        let (n, m, columns) = (whole(rows)?, whole(height)?, whole(width)?);
+        let guard = self.lock()?;
+        let handle: cublasHandle_t = *guard.handle();
+        let (a, _a) = a.device_ptr(&self.stream);
+        let (b, _b) = b.device_ptr(&self.stream);
+        let (sum, _sum) = sum.device_ptr_mut(&self.stream);
+        let (a, b) = ((a as *const f32).wrapping_add(first * height), (b as *const f32).wrapping_add(first * width));
+        // SAFETY: as above. By columns it is `bᵀa`, of `b` and `a` that are each other's transposes there.
+        unsafe {
+            cublasSgemm_v2(
+                handle,
+                CUBLAS_OP_N,
+                CUBLAS_OP_T,
+                columns,
+                m,
+                n,
+                &raw const ONE,
+                b,
+                columns,
+                a,
+                m,
+                &raw const ONE,
+                sum as *mut f32,
+                columns,
+            )
+        }
+        .result()
+        .map_err(|error| failed("cuBLAS could not multiply", error))
+    }
+
+    /// A Gram matrix in `f64`.
     pub(super) fn gram_f64(
         &self,
         x: &CudaSlice<f64>,

@@ -488,6 +488,19 @@ impl Device for Cuda {
         Ok(())
     }
 
+    fn cross(&self, a: &Numbers, b: &Numbers, (height, width): (usize, usize), sum: &mut Numbers) -> Result<(), Error> {
+        check::cross((a.length, b.length), (height, width), sum.length)?;
+        if sum.length == 0 {
+            return Ok(());
+        }
+        let rows = b.length / width;
+        for first in (0..rows).step_by(ROWS) {
+            let part = (first, ROWS.min(rows - first));
+            self.blas.cross((&a.numbers, &b.numbers), part, (height, width), &mut sum.numbers)?;
+        }
+        Ok(())
+    }
+
     fn gram_f64(&self, x: &Numbers, width: usize, gram: &mut [f64]) -> Result<(), Error> {
         check::gram(x.length, width, gram.len())?;
         if x.length == 0 {

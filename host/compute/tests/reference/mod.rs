@@ -82,6 +82,21 @@ pub(crate) fn gram(x: &[f32], width: usize) -> Vec<(f64, f64)> {
     out
 }
 
+/// `aᵀb`, and the sums of magnitudes.
+pub(crate) fn cross((a, height): (&[f32], usize), (b, width): (&[f32], usize)) -> Vec<(f64, f64)> {
+    let mut out = vec![(0.0, 0.0); height * width];
+    for (a, b) in a.chunks(height).zip(b.chunks(width)) {
+        for i in 0..height {
+            for j in 0..width {
+                let term = f64::from(a[i]) * f64::from(b[j]);
+                out[i * width + j].0 += term;
+                out[i * width + j].1 += term.abs();
+            }
+        }
+    }
+    out
+}
+
 /// Causal softmax attention.
 pub(crate) fn attention(
     (q, k, v): (&[f32], &[f32], &[f32]),

@@ -87,7 +87,10 @@ mod tests {
             let words: [u32; BITS] = packed(&codes, BITS).try_into().unwrap();
             assert_eq!(super::codes(&words).to_vec(), codes, "{BITS} bits");
         }
-        check::<2>(); check::<3>(); check::<4>(); check::<8>();
+        check::<2>();
+        check::<3>();
+        check::<4>();
+        check::<8>();
     }
 
     #[test]
