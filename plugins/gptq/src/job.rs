@@ -11,15 +11,15 @@ use qhost_plugin_api::{
         Companion, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Precision, Segment, Statistic,
         StatisticsNeed, TensorSegment, UnitOrder,
     },
-    sdk::{COMPUTE, Failure, FilesHandle, FormatJob, HostHandle, REPLAY, Result, STATISTICS, UnitHandle},
+    sdk::{COMPUTE, Failure, FilesHandle, FormatJob, HostHandle, REPLAY, Result, STATISTICS, STATISTICS_2, UnitHandle},
 };
 
 use crate::{
     check, config,
     modules::{Contents, Item, Kept, Module, Segments},
-    options::{Choices, Settings},
+    options::{Choices, Effort, Settings},
     pack::period,
-    round_unit, usage, write,
+    round_unit, target, usage, write,
 };
 
 /// What a weight of a module costs, in nanoseconds on a core of the reference machine.
@@ -40,12 +40,18 @@ pub(crate) struct GptqJob {
 
 impl GptqJob {
     pub(crate) fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
-        let choices = Choices::read(&request.options)?;
+        let mut choices = Choices::read(&request.options)?;
+        choices.corrects = choices.effort == Effort::Best;
         let model = &request.model;
         if [STATISTICS, REPLAY, COMPUTE].iter().any(|service| !host.facts().has_service(service)) {
             return Err(
                 Failure::unsupported("this qhost does not run models, which GPTQ needs").hint("use a newer qhost")
             );
+        }
+        if choices.corrects && !host.facts().has_service(STATISTICS_2) {
+            return Err(Failure::unsupported("this qhost does not compare the model with its original")
+                .about("--effort best")
+                .hint("use a newer qhost, or --effort default"));
         }
         if choices.lm_head && model.hyperparameters.tied_embeddings {
             return Err(Failure::unsupported("the head is the embedding, which is not quantised")
@@ -185,7 +191,7 @@ fn units(model: &Model, contents: &Contents, choices: &Choices) -> Vec<PlannedUn
     let units = model.units.iter().map(|unit| {
         let modules: Vec<_> = contents.modules().filter(|module| module.unit == unit.id).collect();
         let mut planned = PlannedUnit::new(unit.id);
-        let (own, of_arithmetic) = round_unit::memory(&modules);
+        let (own, of_arithmetic) = round_unit::memory(&modules, choices.corrects);
         planned.memory = own + of_arithmetic;
         planned.memory_per_thread = round_unit::memory_per_thread(&modules);
         let mut groups: Vec<_> = modules.iter().map(|module| &module.group).collect();
@@ -194,7 +200,11 @@ fn units(model: &Model, contents: &Contents, choices: &Choices) -> Vec<PlannedUn
         planned.statistics = groups
             .into_iter()
             .map(|group| {
-                let mut need = StatisticsNeed::new(group.clone(), vec![Statistic::Gram]);
+                let mut what = vec![Statistic::Gram];
+                if choices.corrects {
+                    what.extend(target::statistics(group));
+                }
+                let mut need = StatisticsNeed::new(group.clone(), what);
                 need.precision = Precision::Double;
                 need.fewest_tokens = choices.fewest_tokens;
                 need.scarce = choices.scarce;
@@ -245,7 +255,7 @@ impl FormatJob for GptqJob {
         let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
         let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
         // Whoever computes for it asks for that part itself.
-        let (_, of_arithmetic) = round_unit::memory(&modules);
+        let (_, of_arithmetic) = round_unit::memory(&modules, self.choices.corrects);
         let _grant = io.host().grant(memory.saturating_sub(of_arithmetic), "quantising")?;
         round_unit::round_unit(io, &self.choices, &modules)
     }

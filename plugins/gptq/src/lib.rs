@@ -13,6 +13,7 @@ mod read;
 mod round_unit;
 mod rules;
 mod stacked;
+mod target;
 mod usage;
 mod weights;
 mod write;

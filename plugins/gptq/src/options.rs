@@ -107,6 +107,8 @@ pub(crate) struct Choices {
     pub(crate) damp: f64,
     /// How long is searched.
     pub(crate) effort: Effort,
+    /// Whether what the layers before have changed is made good.
+    pub(crate) corrects: bool,
     /// How experts are treated that see few tokens.
     pub(crate) scarce: Scarce,
     /// What few tokens are.
@@ -158,6 +160,7 @@ impl Choices {
             lm_head: false,
             damp: DEFAULT_DAMP,
             effort: Effort::Default,
+            corrects: false,
             scarce: Scarce::AllTokens,
             fewest_tokens: 256,
             shard_bytes: DEFAULT_SHARD_BYTES,

@@ -10,7 +10,7 @@ use std::{
 
 use qhost_plugin_api::{
     documents::{InputGroup, Operation, Statistic, StatisticsAnswer},
-    sdk::{Failure, FailureKind, Result, UnitHandle},
+    sdk::{Failure, FailureKind, Matrix, Result, UnitHandle},
 };
 use qhost_rounding::{
     Conditioning, Curvature, Effort as Search, Grid, Grouping, Groups, NotPositive, Order, Rounded, TILE, f16,
@@ -20,6 +20,7 @@ use qhost_rounding::{
 use crate::{
     modules::Module,
     options::{Choices, Effort},
+    target::{self, Difference},
     weights::{Substitutes, fetch, in_memory},
     write::{self, write_module},
 };
@@ -57,10 +58,16 @@ pub(crate) fn round_unit(io: &UnitHandle, choices: &Choices, modules: &[&Module]
     for (group, of_group) in by_inputs(modules) {
         for (expert, modules) in of_group {
             let answer = io.statistic(group.clone(), Statistic::Gram, expert)?;
+            let difference = choices.corrects.then(|| Difference::of(io, &group, expert)).transpose()?;
             for (how, modules) in by_conditioning(&modules, choices)? {
-                let curvature = curvature(io, &answer, &how)?;
+                let (curvature, factor) = curvature(io, &answer, &how)?;
+                let inputs = Inputs {
+                    answer: &answer,
+                    curvature: &curvature,
+                    difference: difference.as_ref().zip(factor.as_ref()),
+                };
                 for module in modules {
-                    let weights = round(io, choices, module, (&curvature, &answer))?;
+                    let weights = round(io, choices, module, &inputs)?;
                     substitutes.put(io, module, &weights)?;
                 }
             }
@@ -99,8 +106,16 @@ fn by_conditioning<'a>(modules: &[&'a Module], choices: &Choices) -> Result<Vec<
     Ok(shared)
 }
 
-/// The Hessian of some inputs, ready for rounding.
-fn curvature(io: &UnitHandle, answer: &StatisticsAnswer, how: &Conditioning) -> Result<Curvature> {
+/// What is known of the inputs of modules.
+struct Inputs<'a> {
+    answer: &'a StatisticsAnswer,
+    curvature: &'a Curvature,
+    /// What the original model's inputs have more, and the factor of the Hessian.
+    difference: Option<(&'a Difference, &'a Matrix)>,
+}
+
+/// The Hessian of some inputs, ready for rounding, and its factor where there is one.
+fn curvature(io: &UnitHandle, answer: &StatisticsAnswer, how: &Conditioning) -> Result<(Curvature, Option<Matrix>)> {
     let rows = io.rows(answer.tensor, 0, answer.rows)?;
     let width = answer.rows;
     if width != how.grouping.width() as u64 || answer.row_elements != width {
@@ -109,24 +124,22 @@ fn curvature(io: &UnitHandle, answer: &StatisticsAnswer, how: &Conditioning) -> 
     let gram: &[f64] = bytemuck::try_cast_slice(rows.bytes())
         .map_err(|error| Failure::internal(format!("the host lends a Gram matrix that is none: {error}")))?;
     let compute = io.host().compute().ok_or_else(|| Failure::internal("the host does not compute"))?;
-    Curvature::of(gram, how, |matrix| {
+    let mut factor = None;
+    let curvature = Curvature::of(gram, how, |matrix| {
         let on_device = compute.upload_f64(width, width, &matrix)?;
         drop(matrix);
         match compute.batch(vec![Operation::Cholesky { a: on_device.handle() }]) {
-            Ok(()) => Ok(Ok(on_device.download_f64()?)),
+            Ok(()) => Ok(Ok(factor.insert(on_device).download_f64()?)),
             Err(failure) if failure.kind == FailureKind::CORRUPT => Ok(Err(NotPositive)),
             Err(failure) => Err(failure),
         }
-    })
+    })?;
+    Ok((curvature, factor))
 }
 
 /// Rounds a module and writes it; gives the weights that its codes stand for.
-fn round(
-    io: &UnitHandle,
-    choices: &Choices,
-    module: &Module,
-    (curvature, answer): (&Curvature, &StatisticsAnswer),
-) -> Result<Vec<f32>> {
+fn round(io: &UnitHandle, choices: &Choices, module: &Module, inputs: &Inputs<'_>) -> Result<Vec<f32>> {
+    let curvature = inputs.curvature;
     let (rows, columns, groups) = (in_memory(module.rows)?, in_memory(module.columns)?, in_memory(module.groups())?);
     let listed = curvature.listed_groups();
     let of_columns = listed.as_deref().map_or(Groups::Neighbours(curvature.grouping().size()), Groups::Listed);
@@ -135,6 +148,12 @@ fn round(
     let grid = grid.ok_or_else(|| Failure::internal("a width of codes that was not planned"))?;
     let mut weights = vec![0.0; rows * columns];
     fetch(io, module, &mut weights)?;
+    let mut originals = None;
+    if let Some((difference, factor)) = inputs.difference.filter(|_| !curvature.is_plain()) {
+        let compute = io.host().compute().ok_or_else(|| Failure::internal("the host does not compute"))?;
+        originals = Some(weights.clone());
+        difference.correct(io, &compute, (curvature, factor), &mut weights)?;
+    }
     let mut rounded = Rounded {
         codes: vec![0; rows * columns],
         scales: vec![f16::ZERO; rows * groups],
@@ -157,11 +176,12 @@ fn round(
         let rounded = Rounded { codes: tile.codes, scales: tile.scales, zeros: tile.zeros };
         let mut made = vec![0.0; weights.len()];
         rounded.dequantize(columns, of_columns, &mut made);
-        for (weight, made) in weights.iter_mut().zip(made) {
-            sums.errors += f64::from(made - *weight).powi(2);
-            sums.squares += f64::from(*weight).powi(2);
-            *weight = made;
+        let originals = originals.as_ref().map_or(&**weights, |all: &Vec<f32>| &all[index * TILE * columns..]);
+        for (made, original) in made.iter().zip(originals) {
+            sums.errors += f64::from(made - original).powi(2);
+            sums.squares += f64::from(*original).powi(2);
         }
+        weights.copy_from_slice(&made);
         io.progress(weights.len() as u64);
         Ok(sums)
     })?;
@@ -174,7 +194,7 @@ fn round(
         .hint("leave the module as it is with --plugin-option dynamic=…"));
     }
     write_module(io, module, &rounded, of_columns, choices.format)?;
-    tell(io, choices, module, (curvature, answer), Sums::of(&sums));
+    tell(io, choices, module, inputs, Sums::of(&sums));
     Ok(weights)
 }
 
@@ -204,13 +224,8 @@ fn share(part: f64, all: f64) -> f64 {
 }
 
 /// Tells the report how a module came out.
-fn tell(
-    io: &UnitHandle,
-    choices: &Choices,
-    module: &Module,
-    (curvature, answer): (&Curvature, &StatisticsAnswer),
-    sums: Sums,
-) {
+fn tell(io: &UnitHandle, choices: &Choices, module: &Module, inputs: &Inputs<'_>, sums: Sums) {
+    let Inputs { answer, curvature, .. } = inputs;
     let metric = |key: &str, value: f64| io.metric(module.segments.qweight, key, value);
     let loss = share(sums.loss, sums.energy);
     metric(metric::RELATIVE_ERROR, share(sums.errors, sums.squares).sqrt());
@@ -237,17 +252,21 @@ fn tell(
 }
 
 /// Memory that a unit with these modules takes, and what of it is asked for by whoever computes for it.
-pub(crate) fn memory(modules: &[&Module]) -> (u64, u64) {
+pub(crate) fn memory(modules: &[&Module], corrects: bool) -> (u64, u64) {
     let square = modules.iter().map(|module| module.columns * module.columns).max().unwrap_or(0);
     // While a Hessian is made ready there is the matrix, then its factor with what rounding reads; in between it is
     // the arithmetic's.
     let (conditioning, conditioned, factor) = (14 * square, 6 * square, 8 * square);
     // The weights and what stands for them, codes, and what packing takes.
+    let targets = modules.iter().filter(|_| corrects).map(|module| target::memory(module.rows, module.columns));
+    let (target, of_target) = targets.fold((0, 0), |most: (u64, u64), one| (most.0.max(one.0), most.1.max(one.1)));
     let of_module = |module: &&Module| module.weights() * 5 + module.rows * module.groups() * 3 + write::memory(module);
     let largest = modules.iter().map(of_module).max().unwrap_or(0);
     // Tensors with several modules are kept until all of them are there.
     let split: u64 = modules.iter().filter(|module| module.expert.is_some()).map(|module| module.weights() * 4).sum();
-    (conditioning.max(conditioned + largest).saturating_add(split), factor)
+    // With targets the factor stays while modules are rounded.
+    let own = conditioning.max(conditioned + largest + target).saturating_add(split);
+    (own, factor + of_target)
 }
 
 /// Memory that every thread takes beside that.

@@ -186,10 +186,15 @@ impl Curvature {
         self.plain
     }
 
-    /// What a loss has to be multiplied with to be in the unit of the Gram matrix.
+    /// What the Gram matrix was divided by before it was factorised; losses are multiplied with it again.
     #[must_use]
     pub fn unit(&self) -> f64 {
         self.unit
+    }
+
+    /// The column that each row of the matrix stands for that was factorised.
+    pub fn factorised(&self) -> impl Iterator<Item = usize> {
+        self.columns.iter().rev().copied()
     }
 
     /// The groups.

@@ -1,0 +1,130 @@
+//! Weights that make good what the layers before have changed.
+//!
+//! The inputs `x` of a linear in the quantised model are not those of the original, `x°`. The weights that come nearest
+//! to what the original gave, `min Σ |T x − W x°|²`, are `T = W + W (Σ (x° − x) xᵀ) H⁻¹` with `H = Σ x xᵀ`: the
+//! asymmetric target of GPTAQ (Li et al., 2025) in closed form. Where what the linear gives is added to the stream, it can make
+//! good the stream's own error `r° − r` as well: `T += (Σ (r° − r) xᵀ) H⁻¹`. `T` is what is rounded then.
+
+use qhost_plugin_api::{
+    documents::{InputGroup, Operation, Statistic, StatisticsAnswer},
+    sdk::{Compute, DType, Failure, Matrix, Result, UnitHandle},
+};
+use qhost_rounding::Curvature;
+
+use crate::weights::in_memory;
+
+/// Rows of a matrix that are corrected at a time, so that what is solved for stays small.
+const ROWS: usize = 512;
+
+/// What is known of the difference between the inputs of the original model and those of the quantised one.
+pub(crate) struct Difference {
+    cross: Option<StatisticsAnswer>,
+    residual: Option<StatisticsAnswer>,
+}
+
+/// The statistics that targets are made of, of a group.
+pub(crate) fn statistics(group: &InputGroup) -> Vec<Statistic> {
+    let mut what = vec![Statistic::Cross];
+    what.extend(is_added(group).then_some(Statistic::Residual));
+    what
+}
+
+/// Whether what a group's linear gives is added to the stream.
+fn is_added(group: &InputGroup) -> bool {
+    matches!(group, InputGroup::AttentionOut | InputGroup::FfnMid | InputGroup::SharedMid)
+}
+
+impl Difference {
+    /// Asks for what there is of a group.
+    pub(crate) fn of(io: &UnitHandle, group: &InputGroup, expert: Option<u32>) -> Result<Self> {
+        let get = |what| {
+            let answer = io.statistic(group.clone(), what, expert)?;
+            Ok::<_, Failure>((answer.rows > 0 && !answer.all_tokens).then_some(answer))
+        };
+        let residual = if is_added(group) { get(Statistic::Residual)? } else { None };
+        Ok(Self { cross: get(Statistic::Cross)?, residual })
+    }
+
+    /// Turns weights `[outputs][inputs]` into their target, with the factor of the Hessian as it was conditioned.
+    pub(crate) fn correct(
+        &self,
+        io: &UnitHandle,
+        compute: &Compute,
+        (curvature, factor): (&Curvature, &Matrix),
+        weights: &mut [f32],
+    ) -> Result<()> {
+        let width = curvature.grouping().width();
+        let rows = weights.len() / width;
+        let cross = self.cross.as_ref().map(|answer| numbers(io, answer, 0, answer.rows)).transpose()?;
+        let cross = cross.map(|cross| compute.upload(width as u64, width as u64, &cross)).transpose()?;
+        let residual = self.residual.as_ref().filter(|answer| answer.rows == rows as u64);
+        if cross.is_none() && residual.is_none() {
+            return Ok(());
+        }
+        for (chunk, weights) in weights.chunks_mut(ROWS * width).enumerate() {
+            let count = weights.len() / width;
+            let mut change = match residual {
+                Some(answer) => numbers(io, answer, (chunk * ROWS) as u64, count as u64)?,
+                None => vec![0.0; weights.len()],
+            };
+            if let Some(cross) = &cross {
+                let x = compute.upload(count as u64, width as u64, weights)?;
+                let out = compute.upload(count as u64, width as u64, &change)?;
+                compute.batch(vec![Operation::Product {
+                    a: x.handle(),
+                    b: cross.handle(),
+                    transposed: false,
+                    factor: 1.0,
+                    out: out.handle(),
+                }])?;
+                change = out.download()?;
+            }
+            let solved = solve(compute, (curvature, factor), &change, count)?;
+            for (column, solved) in curvature.factorised().zip(solved.chunks_exact(count)) {
+                for (row, change) in solved.iter().enumerate() {
+                    #[expect(clippy::cast_possible_truncation, reason = "weights are in f32")]
+                    let change = *change as f32;
+                    weights[row * width + column] += change;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `change · H⁻¹`, transposed, with its rows in the order of the factor's.
+fn solve(
+    compute: &Compute,
+    (curvature, factor): (&Curvature, &Matrix),
+    change: &[f32],
+    count: usize,
+) -> Result<Vec<f64>> {
+    let width = curvature.grouping().width();
+    let mut turned = Vec::with_capacity(change.len());
+    for column in curvature.factorised() {
+        turned.extend((0..count).map(|row| f64::from(change[row * width + column]) / curvature.unit()));
+    }
+    let right = compute.upload_f64(width as u64, count as u64, &turned)?;
+    drop(turned);
+    let solve = |transposed| Operation::SolveLower { l: factor.handle(), transposed, right: right.handle() };
+    compute.batch(vec![solve(false), solve(true)])?;
+    right.download_f64()
+}
+
+/// Rows of a statistic in `f32`.
+fn numbers(io: &UnitHandle, answer: &StatisticsAnswer, first: u64, rows: u64) -> Result<Vec<f32>> {
+    let lent = io.rows(answer.tensor, first, rows)?;
+    if lent.dtype() != DType::F32 {
+        return Err(Failure::internal("a difference of inputs that is not in f32"));
+    }
+    let mut numbers = Vec::with_capacity(in_memory(rows * answer.row_elements)?);
+    lent.widen(&mut numbers)?;
+    Ok(numbers)
+}
+
+/// Memory that making targets takes for a matrix, and what whoever computes for it takes.
+pub(crate) fn memory(rows: u64, columns: u64) -> (u64, u64) {
+    let (square, chunk) = (columns * columns, rows.min(ROWS as u64) * columns);
+    // The original weights, the difference, and a chunk of the change in both precisions.
+    (rows * columns * 4 + square * 4 + chunk * (4 + 2 * 8), square * 4 + chunk * (2 * 4 + 8))
+}
