@@ -118,7 +118,7 @@ fn what_is_in_a_folder_is_told() {
         let query = tensor("model.layers.0.self_attn.q_proj.qweight");
         assert_eq!(
             (&query["role"], &query["layer"], &query["weights"]),
-            (&json!("attn_q.weight"), &json!(0), &json!(4096))
+            (&json!("attn_q"), &json!(0), &json!(4096))
         );
         assert_eq!(tensor("model.layers.0.self_attn.q_proj.scales")["weights"], 0, "{variant}");
         let setting = |key: &str| {
@@ -145,7 +145,7 @@ fn sound_folders_pass_and_show_the_error_of_every_linear() {
         let tensors = told["comparison"]["tensors"].as_array().unwrap();
         assert_eq!(tensors.len(), 14, "{variant}: {told}");
         for tensor in tensors {
-            let error = tensor["metrics"]["relative_rms_error"].as_f64().unwrap();
+            let error = tensor["relative_rms_error"].as_f64().unwrap();
             let packed = tensor["name"].as_str().unwrap().ends_with(".qweight");
             assert!(if packed { error > 0.0 && error < largest } else { error < 0.01 }, "{variant}: {tensor}");
         }
@@ -241,8 +241,8 @@ fn folders_that_are_damaged_or_lie_are_refused_by_name() {
         (
             Box::new(|copy| {
                 change(copy, &format!("{Q}.g_idx"), |shape, data| {
-                    *shape = vec![63];
-                    data.truncate(63 * 4);
+                    *shape = vec![40];
+                    data.truncate(40 * 4);
                 })
             }),
             5,
