@@ -211,6 +211,64 @@ fn statistics_do_not_depend_on_the_threads_nor_samples_on_anything_but_the_seed(
     assert_eq!(one, run("3"));
 }
 
+#[test]
+fn what_the_original_model_has_more_does_not_depend_on_the_threads_and_is_nothing_before_something_is_substituted() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["llama", "gpt_neox", "qwen3_moe"] {
+        let model = fixture("arch").join(name);
+        let rows = golden_rows(folder.path(), &model);
+        let run = |halve: &str, threads: &str| {
+            let run = observe(&model, &rows, &folder.path().join(format!("{name}-{halve}-{threads}")));
+            let options = ["--plugin-option", "cross=true", "--plugin-option", halve, "--threads", threads];
+            observed(run.args(options))
+        };
+        let one = run("halve=true", "1");
+        assert!(one == run("halve=true", "2"), "{name}");
+        if name == "llama" {
+            let (halved, whole) = (originals(&one), originals(&run("halve=false", "2")));
+            assert!(whole.iter().flatten().flatten().all(|number| *number == 0.0));
+            // Of queries there is nothing yet; all else reads of what was substituted, or adds to it.
+            let is_zero = |numbers: &[f64]| numbers.iter().all(|number| *number == 0.0);
+            let zeros: Vec<_> = halved.iter().map(|[cross, residual]| (is_zero(cross), is_zero(residual))).collect();
+            assert_eq!(zeros[0], (true, true));
+            // Before the first layer the streams are the same; attention and the down projections add to them.
+            assert_eq!((zeros[3], zeros[6]), ((false, true), (false, false)));
+            assert!((7..14).all(|index| zeros[index] == (false, ![10, 13].contains(&index))), "{zeros:?}");
+            assert_eq!(zeros[21], (false, true), "the head reads of everything, and adds to nothing");
+        }
+    }
+}
+
+/// What the original model has more, of the linears of a file of the fixture `llama`.
+fn originals(file: &[u8]) -> Vec<[Vec<f64>; 2]> {
+    let mut rest = file;
+    let of_linear = |width: usize| {
+        let (record, after) = rest.split_at(16 + 8 * width + 4 * width * (width + width + LLAMA[0]));
+        rest = after;
+        let cross = &record[16 + 8 * width + 4 * width * width..];
+        let (cross, residual) = cross.split_at(4 * width * width);
+        [singles(cross), singles(residual)]
+    };
+    let found = llama_widths().into_iter().map(of_linear).collect();
+    assert!(rest.is_empty());
+    found
+}
+
+#[test]
+fn a_plan_counts_the_memory_of_the_original_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, rows) = slow_model(folder.path());
+    let run = |ceiling: u64, cross: &str| {
+        let run = observe(&model, &rows, &folder.path().join(cross)).args(["--plugin-option", cross]);
+        run.args(["--dry-run", "--threads", "1", "--max-memory"]).arg(ceiling.to_string())
+    };
+    // The lowest ceiling, within 4 MiB, under which there is a plan without it.
+    let fits = |ceiling: &u64| run(ceiling << 20, "cross=false").run().code == Some(0);
+    let ceiling = (1..100).map(|step| step * 4).find(fits).unwrap() << 20;
+    let error = run(ceiling, "cross=true").fail_with(6);
+    assert!(error["hint"].as_str().unwrap().contains("--max-memory"), "{error}");
+}
+
 /// A model that takes long enough to be caught at it.
 fn slow_model(folder: &Path) -> (PathBuf, PathBuf) {
     let model = folder.join("model");
@@ -229,7 +287,9 @@ fn journal_lines(output: &Path) -> usize {
 fn a_run_killed_at_the_border_of_a_layer_goes_on_to_the_same_statistics() {
     let folder = tempfile::tempdir().unwrap();
     let (model, rows) = slow_model(folder.path());
-    for (name, options) in [("plain", vec![]), ("halved", vec!["--plugin-option", "halve=true"])] {
+    let halved = ["--plugin-option", "halve=true"];
+    let crossed = [&halved[..], &["--plugin-option", "cross=true"]].concat();
+    for (name, options) in [("plain", vec![]), ("halved", halved.to_vec()), ("crossed", crossed)] {
         let expected = observed(observe(&model, &rows, &folder.path().join(name)).args(&options));
         for units in [1_usize, 3, 6] {
             let output = folder.path().join(format!("{name}-{units}"));

@@ -2,7 +2,8 @@
 //!
 //! For every linear in the order of the model (of experts in one tensor, for each of them): the tokens as a `u64`
 //! and whether they are all tokens as another, then the means of squares and of magnitudes in `f32`, the Gram matrix
-//! in `f32` or `f64`, and a sample of rows in `f32`.
+//! in `f32` or `f64`, and a sample of rows in `f32`. With `cross=true` comes what the original model has more: `cross`
+//! and `residual` in `f32`, with zeros where there is none.
 
 use std::borrow::Cow;
 
@@ -39,6 +40,7 @@ impl Format for Observe {
             replays: option("halve") == Some("true"),
             fewest: number("fewest"),
             sample: number("sample"),
+            stream: if option("cross") == Some("true") { request.model.hyperparameters.hidden_size } else { 0 },
         };
         let mut plan = Plan::new(request.format, LEVEL, Output::file("-observed"));
         let mut looks = Vec::new();
@@ -81,12 +83,17 @@ struct Settings {
     replays: bool,
     fewest: u64,
     sample: u64,
+    /// Numbers in the residual stream, if the original model is compared with; else 0.
+    stream: u64,
 }
 
 impl Settings {
     fn need(&self, group: InputGroup) -> StatisticsNeed {
         let mut what = vec![Statistic::MeanSquare, Statistic::MeanAbs, Statistic::Gram];
         what.extend((self.sample > 0).then_some(Statistic::Sample));
+        if self.stream > 0 {
+            what.extend([Statistic::Cross, Statistic::Residual]);
+        }
         let mut need = StatisticsNeed::new(group, what);
         need.precision = if self.double { Precision::Double } else { Precision::Single };
         need.sample_rows = self.sample;
@@ -97,7 +104,12 @@ impl Settings {
 
     fn bytes(&self, width: u64) -> u64 {
         let gram = width * width * if self.double { 8 } else { 4 };
-        16 + 2 * width * 4 + gram + self.sample * width * 4
+        16 + 2 * width * 4 + gram + self.sample * width * 4 + self.of_original(width) * 4
+    }
+
+    /// Numbers of what the original model has more.
+    fn of_original(&self, width: u64) -> u64 {
+        if self.stream > 0 { (width + self.stream) * width } else { 0 }
     }
 }
 
@@ -149,8 +161,21 @@ impl Job {
             }
         }
         // Fewer rows than were asked for leave zeros.
-        let bytes = usize::try_from(self.settings.bytes(look.width)).map_err(|_| Failure::internal("too large"))?;
-        record.resize(bytes, 0);
+        let size = |bytes: u64| usize::try_from(bytes).map_err(|_| Failure::internal("too large"));
+        let bytes = size(self.settings.bytes(look.width))?;
+        let of_original = size(self.settings.of_original(look.width) * 4)?;
+        record.resize(bytes - of_original, 0);
+        if of_original > 0 {
+            let rows = [(Statistic::Cross, look.width), (Statistic::Residual, self.settings.stream)];
+            for (what, rows) in rows {
+                let end = record.len() + size(rows * look.width * 4)?;
+                let answer = io.statistic(look.group.clone(), what, look.expert)?;
+                if answer.rows > 0 {
+                    record.extend(io.rows(answer.tensor, 0, answer.rows)?.bytes());
+                }
+                record.resize(end, 0);
+            }
+        }
         Ok(record)
     }
 
