@@ -1,4 +1,4 @@
-//! Folders of packed linears that GPTQModel made: what comes out of them is what its own reader says, and whatever is
+//! Folders of packed linears that `GPTQModel` made: what comes out of them is what its own reader says, and whatever is
 //! wrong with one is named.
 
 use std::{
@@ -116,10 +116,7 @@ fn what_is_in_a_folder_is_told() {
         let tensors = told["tensors"].as_array().unwrap();
         let tensor = |name: &str| tensors.iter().find(|tensor| tensor["name"] == name).unwrap();
         let query = tensor("model.layers.0.self_attn.q_proj.qweight");
-        assert_eq!(
-            (&query["role"], &query["layer"], &query["weights"]),
-            (&json!("attn_q"), &json!(0), &json!(4096))
-        );
+        assert_eq!((&query["role"], &query["layer"], &query["weights"]), (&json!("attn_q"), &json!(0), &json!(4096)));
         assert_eq!(tensor("model.layers.0.self_attn.q_proj.scales")["weights"], 0, "{variant}");
         let setting = |key: &str| {
             let mut entries = told["metadata"].as_array().unwrap().iter();
@@ -198,6 +195,8 @@ fn setting(copy: &Path, key: &str, value: Value) {
     write_json(&path, &config);
 }
 
+type Spoil<'a> = Box<dyn Fn(&Path) + 'a>;
+
 #[test]
 fn folders_that_are_damaged_or_lie_are_refused_by_name() {
     const Q: &str = "model.layers.0.self_attn.q_proj";
@@ -210,7 +209,6 @@ fn folders_that_are_damaged_or_lie_are_refused_by_name() {
         fs::rename(copy.join("model.safetensors"), copy.join("model-00001-of-00002.safetensors")).unwrap();
         write_json(&copy.join("model.safetensors.index.json"), &json!({"weight_map": map}));
     };
-    type Spoil<'a> = Box<dyn Fn(&Path) + 'a>;
     let first = "model-00001-of-00002.safetensors";
     let cases: Vec<(Spoil<'_>, i32, &[&str])> = vec![
         (Box::new(|copy| cut(copy, 60_000)), 5, &["model.safetensors"]),
@@ -243,7 +241,7 @@ fn folders_that_are_damaged_or_lie_are_refused_by_name() {
                 change(copy, &format!("{Q}.g_idx"), |shape, data| {
                     *shape = vec![40];
                     data.truncate(40 * 4);
-                })
+                });
             }),
             5,
             &[Q, "g_idx"],
@@ -253,15 +251,15 @@ fn folders_that_are_damaged_or_lie_are_refused_by_name() {
                 change(copy, &format!("{Q}.scales"), |shape, data| {
                     *shape = vec![1, 64];
                     data.truncate(128);
-                })
+                });
             }),
             5,
             &[Q, "qzeros"],
         ),
     ];
     for (spoil, code, words) in cases {
-        let (_place, copy) = spoiled("b4", |copy| spoil(copy));
-        let (rows, _) = rows(&folder("b4"), &_place);
+        let (place, copy) = spoiled("b4", |copy| spoil(copy));
+        let (rows, _) = rows(&folder("b4"), &place);
         for command in [Qhost::new(["inspect"]).arg(&copy), Qhost::new(["eval"]).arg(&copy).arg("--dataset").arg(&rows)]
         {
             let message = command.fail_with(code)["message"].to_string();
