@@ -116,10 +116,7 @@ fn what_is_in_a_folder_is_told() {
         let tensors = told["tensors"].as_array().unwrap();
         let tensor = |name: &str| tensors.iter().find(|tensor| tensor["name"] == name).unwrap();
         let query = tensor("model.layers.0.self_attn.q_proj.qweight");
-        assert_eq!(
-            (&query["role"], &query["layer"], &query["weights"]),
-            (&json!("attn_q"), &json!(0), &json!(4096))
-        );
+        assert_eq!((&query["role"], &query["layer"], &query["weights"]), (&json!("attn_q"), &json!(0), &json!(4096)));
         assert_eq!(tensor("model.layers.0.self_attn.q_proj.scales")["weights"], 0, "{variant}");
         let setting = |key: &str| {
             let mut entries = told["metadata"].as_array().unwrap().iter();
