@@ -62,6 +62,52 @@ fn a_failure_in_the_midst_keeps_what_was_done_and_the_next_run_goes_on() {
     }
 }
 
+/// A plan that depends on what units save: they are asked once, and what they wrote is what is planned of it.
+#[test]
+fn a_plan_that_follows_a_survey_is_held_against_what_was_said_before_it() {
+    let expected = expected();
+    let folder = tempfile::tempdir().unwrap();
+    let error = rows(folder.path(), "survey-fails").fail_with(5);
+    assert!(error["message"].as_str().unwrap().contains("told to fail while measuring"), "{error}");
+    let ended = rows(folder.path(), "survey").arg("--json").run();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    // Units 0 and 1 were measured; the third failed.
+    let told = |event: &str| {
+        let events = ended.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.into_iter().find(|told| told["event"] == event)
+    };
+    assert_eq!(told("surveying").unwrap()["units_done"], 2, "{ended:?}");
+    assert_eq!(told("chosen").unwrap()["file_size"], expected.len(), "{ended:?}");
+    assert_eq!(fs::read(ended.document()["output_path"].as_str().unwrap()).unwrap(), expected);
+    for (behave, words) in [
+        ("survey-again", "provisional again"),
+        ("survey-renames", "another name"),
+        ("survey-large", "are the most"),
+        ("survey-binary", "what is no text"),
+        ("survey-writes", "only measures wrote"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let error = rows(folder.path(), behave).fail_with(7);
+        assert!(error["message"].as_str().unwrap().contains(words), "{behave}: {error}");
+        // What was measured is kept, and the plan is made of it without measuring again.
+        let result = rows(folder.path(), "survey").json();
+        assert_eq!(fs::read(result["output_path"].as_str().unwrap()).unwrap(), expected, "{behave}");
+    }
+}
+
+/// What is told of a plan before it is measured.
+#[test]
+fn a_plan_that_is_provisional_says_so() {
+    let plugins = test_plugin("misbehave").parent().unwrap().to_owned();
+    let plan = |behave: &str| {
+        let plan = Qhost::new(["plan", "--format", "rows", "--plugin-dir"]).arg(&plugins);
+        plan.arg(fixture("stories260K")).env("QHOST_BEHAVE", behave).json()
+    };
+    let (provisional, other) = (plan("survey"), plan("well"));
+    assert_eq!((&provisional["provisional"], &other["provisional"]), (&true.into(), &false.into()));
+    assert_eq!((&provisional["size_limit"], &other["size_limit"]), (&other["file_size"], &Value::Null));
+}
+
 /// Units that depend on one another are made again from the first damaged one on, each with what the
 /// units before it saved.
 #[test]

@@ -101,7 +101,10 @@ fn report(folder: &Path) -> Value {
 /// The plugin for tests, with every option that there is.
 fn rows(command: &str, folder: &Path) -> Qhost {
     let qhost = Qhost::new([command, "--format", "rows", "--bits=32", "--group-size=-1", "--sym", "--desc-act"]);
-    let qhost = qhost.args(["--plugin-option=a=b", "--max-memory=1GiB", "-o"]).arg(folder).arg(fixture("stories260K"));
+    let qhost = qhost
+        .args(["--plugin-option=a=b", "--effort=fast", "--max-size=1GiB", "--max-memory=1GiB", "-o"])
+        .arg(folder)
+        .arg(fixture("stories260K"));
     qhost.arg("--plugin-dir").arg(test_plugin("misbehave").parent().unwrap())
 }
 
@@ -134,7 +137,8 @@ fn the_page_and_the_documents_have_the_same_keys() {
     let report_of_calibrated = report(&out("d"));
     let plan = gguf("plan", &model, "Q4_K_M", &out("a")).json();
     let left_out = rows("plan", &out("b")).env("QHOST_BEHAVE", "unused").json();
-    Documented::of(&["qhost.run-plan/1"]).holds_for(&[plan, left_out, calibrated]);
+    let provisional = rows("plan", &out("b")).env("QHOST_BEHAVE", "survey").json();
+    Documented::of(&["qhost.run-plan/1"]).holds_for(&[plan, left_out, calibrated, provisional]);
 
     let result = gguf("quantize", &model, "Q4_K_M", &out("a")).json();
     let (of_resumed, report_of_resumed, events) = resumed(&out("b"));
@@ -158,6 +162,12 @@ fn the_page_and_the_documents_have_the_same_keys() {
 
     let of = |event: &str| events.iter().filter(|line| line["event"] == event).cloned().collect::<Vec<_>>();
     Documented::of(&["resuming"]).holds_for(&of("resuming"));
+    let measured = rows("quantize", &out("e")).env("QHOST_BEHAVE", "survey").arg("--json").succeed();
+    for event in ["surveying", "chosen"] {
+        let lines: Vec<_> = lines(&measured.stderr).into_iter().filter(|line| line["event"] == event).collect();
+        assert_eq!(lines.len(), 1, "{event}");
+        Documented::of(&[event]).holds_for(&lines);
+    }
 }
 
 #[test]

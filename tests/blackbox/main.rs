@@ -21,6 +21,7 @@ mod inspect;
 mod loading;
 mod memory;
 mod messages;
+mod mixture;
 mod packed;
 mod plugins;
 mod quantised;

@@ -201,6 +201,10 @@ pub(super) struct QuantizeArguments {
     /// How much is tried for a better result; for formats that search.
     #[arg(long, value_name = "EFFORT", value_parser = ["fast", "default", "best"], help_heading = "Quantisation")]
     pub(super) effort: Option<String>,
+    /// The most that the output's weights take, such as 2.5GiB: what each tensor gets is chosen by the loss that is
+    /// measured with it; for formats that mix precisions.
+    #[arg(long, value_name = "SIZE", help_heading = "Quantisation")]
+    pub(super) max_size: Option<bytesize::ByteSize>,
     /// An option of the plugin's own; may be given several times.
     #[arg(long = "plugin-option", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Quantisation")]
     pub(super) plugin_options: Vec<(String, String)>,

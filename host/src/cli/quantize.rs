@@ -63,6 +63,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, 
         act_order: flag(arguments.desc_act, arguments.no_desc_act),
         imatrix: arguments.imatrix,
         effort: arguments.effort,
+        max_size: arguments.max_size.map(|size| size.as_u64()),
         plugin: arguments.plugin_options.into_iter().collect(),
         ..Options::default()
     };

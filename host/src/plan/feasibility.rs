@@ -82,7 +82,8 @@ pub fn refuse_impossible(plan: &RunPlan, threads: u32, facts: &Facts) -> Result<
     if let Some(path) = &place.foreign {
         return Err(Error::Foreign { path: path.clone() });
     }
-    let total = plan.file_bytes.saturating_add(facts.companions);
+    let limit = plan.plan.survey.as_ref().and_then(|survey| survey.limit);
+    let total = plan.file_bytes.max(limit.unwrap_or(0)).saturating_add(facts.companions);
     let needed = total.saturating_sub(place.reserved).saturating_add(bytes_beside(plan));
     if let Some(free) = place.free.filter(|&free| free < needed) {
         return Err(Error::DiskTooSmall { path: path(), needed, free });

@@ -17,7 +17,7 @@ pub use estimate::{Estimate, Held, Machine, MemoryEstimate, TimeEstimate, estima
 pub use feasibility::{Download, Facts, Place, bytes_beside, refuse_impossible};
 
 /// A plan that the host will carry out.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RunPlan {
     /// The plugin's plan, found consistent.
     pub plan: Plan,

@@ -185,6 +185,8 @@ pub fn plan_document(prepared: &Prepared) -> Value {
         "schema": "qhost.run-plan/1",
         "status": "ok",
         "dry_run": true,
+        "provisional": prepared.is_provisional(),
+        "size_limit": plan.plan.survey.as_ref().and_then(|survey| survey.limit),
         "output_path": text(&prepared.output()),
         "format": plan.plan.format,
         "level": plan.plan.level,

@@ -55,6 +55,10 @@ fn head(prepared: &Prepared, width: usize) -> String {
     let bits = plan.bits_per_weight();
     let (size, source) = (ByteSize(plan.file_bytes), ByteSize(prepared.source_bytes()));
     row("size", &format!("{size} of {source} ({STRONG}{bits:.2} bits per weight{STRONG:#})"));
+    if let Some(survey) = &plan.plan.survey {
+        let limit = survey.limit.map_or_else(String::new, |limit| format!(", within {}", ByteSize(limit)));
+        row("mixture", &format!("chosen by the loss that is measured first{limit}; what is below is a guess"));
+    }
     if let Some(data) = prepared.calibration() {
         let amount = format!("{} rows, {} tokens", HumanCount(data.rows as u64), HumanCount(data.tokens as u64));
         row("calibrated", &format!("on {}: {amount}", shown(&data.source)));

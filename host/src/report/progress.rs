@@ -17,11 +17,14 @@ use serde_json::{Value, json};
 
 use super::{
     LOGGED,
+    document::encodings,
     download::Download,
     screen::{self, HINT, WARNING},
+    summary::{self, Stored},
 };
 use crate::{
     memory::Memory,
+    plan::RunPlan,
     run::{Event, Events},
     text::shown,
 };
@@ -142,6 +145,27 @@ impl Drop for Progress {
     }
 }
 
+/// A plan that was chosen: its size, and what part of the weights has which type.
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn chosen(plan: &RunPlan) -> (String, Value) {
+    let stored: Vec<_> = plan.tensors().map(Stored::planned).collect();
+    let all: u64 = stored.iter().map(|tensor| tensor.elements).sum();
+    let parts = summary::encodings(&stored).into_iter().filter(|(_, sum)| sum.elements > 0);
+    let parts = parts.map(|(encoding, sum)| {
+        format!("{encoding} for {:.0} % of the weights", sum.elements as f64 * 100.0 / all.max(1) as f64)
+    });
+    let parts: Vec<_> = parts.collect();
+    let (size, bits) = (ByteSize(plan.file_bytes), plan.bits_per_weight());
+    let text = format!("chosen: {size}, {bits:.2} bits per weight: {}", parts.join(", "));
+    let document = json!({
+        "event": "chosen",
+        "file_size": plan.file_bytes,
+        "bits_per_weight": bits,
+        "encodings": encodings(&stored),
+    });
+    (text, document)
+}
+
 fn new_bar() -> ProgressBar {
     let bar = screen::BARS.add(ProgressBar::new(1));
     // The template is a constant; were it wrong, the default one would do.
@@ -178,9 +202,22 @@ impl Events for State {
                 self.download.end();
             }
             Event::Started { weights, units } => {
-                *self.work_began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                self.weights.store(weights, Ordering::Relaxed);
+                self.begin(weights, 0);
                 self.units.store(units as u64, Ordering::Relaxed);
+            }
+            Event::Surveying { weights, units, done, weights_done } => {
+                let text = match done {
+                    0 => "measuring first what each tensor needs".to_owned(),
+                    done => format!("resuming: {done} of {units} units are measured"),
+                };
+                self.begin(weights, weights_done);
+                self.units.store(units as u64, Ordering::Relaxed);
+                let document = json!({"event": "surveying", "units": units, "units_done": done, "weights": weights});
+                self.say(HINT, "note", &text, &document);
+            }
+            Event::Chosen(plan) => {
+                let (text, document) = chosen(plan);
+                self.say(HINT, "note", &text, &document);
             }
             Event::Evaluating { tokens, layers, scored } => {
                 *self.work_began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
@@ -229,6 +266,14 @@ impl Events for State {
 }
 
 impl State {
+    /// Work on so many weights begins, some of which an earlier run did.
+    fn begin(&self, weights: u64, inherited: u64) {
+        *self.work_began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.weights.store(weights, Ordering::Relaxed);
+        self.done.store(inherited, Ordering::Relaxed);
+        self.inherited.store(inherited, Ordering::Relaxed);
+    }
+
     fn say(&self, style: anstyle::Style, label: &str, text: &str, document: &Value) {
         tracing::warn!(target: LOGGED, "{text}");
         match self.style {

@@ -1,5 +1,7 @@
 //! What happens during a run, as data; how it is shown is for [`crate::report`].
 
+use crate::plan::RunPlan;
+
 /// One thing that happened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event<'a> {
@@ -45,6 +47,20 @@ pub enum Event<'a> {
         /// Units in all.
         units: usize,
     },
+    /// Measuring begins, from which the real plan follows: so many weights in so many units, of which some were measured
+    /// by an earlier run.
+    Surveying {
+        /// Weights to be measured in all.
+        weights: u64,
+        /// Units in all.
+        units: usize,
+        /// Units measured before.
+        done: usize,
+        /// Weights in these.
+        weights_done: u64,
+    },
+    /// What was measured has led to the plan that is carried out.
+    Chosen(&'a RunPlan),
     /// Models begin to be run: so many tokens through so many layers, those of all of them.
     Evaluating {
         /// Tokens of the text.

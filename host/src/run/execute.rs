@@ -11,7 +11,7 @@ use std::{
 };
 
 use qhost_plugin_api::documents::{
-    Check, CheckStatus, CompanionContent, Findings, Plan, SegmentContent, UnitKind, UnitOrder,
+    Check, CheckStatus, CompanionContent, Findings, Model, Plan, SegmentContent, UnitKind, UnitOrder,
 };
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
@@ -95,6 +95,7 @@ impl Prepared {
         }
         let work = WorkFolder::open(&self.target)?;
         let mut journal = self.open_journal(&work, events)?;
+        self.settle(&work, &journal.contents)?;
         if journal.contents.complete && !write::unpublished(work.path(), self.target.kind).exists() {
             if self.is_in_place(&journal.contents) {
                 return self.finished(work, &journal.contents, began, findings_of_earlier_run());
@@ -119,11 +120,12 @@ impl Prepared {
             }
             return Err(error);
         }
-        let run = Run::new(&self, &work, events)?;
-        if journal.contents.start.is_none() {
-            journal.begin(self.start.clone()).map_err(journal_error(&journal))?;
-            write::sync_folder(work.path())?;
+        if self.is_provisional() {
+            self.begin(&work, &mut journal)?;
+            self.survey(&work, &mut journal, events)?;
         }
+        let run = Run::new(&self, &work, events)?;
+        self.begin(&work, &mut journal)?;
         let done = run.sound_units(&journal.contents)?;
         let resumed = run.announce(&done);
         run.make_constants(&mut journal)?;
@@ -140,6 +142,15 @@ impl Prepared {
         let mut finished = self.finished(work, &journal.contents, began, findings)?;
         finished.outcome.resumed = resumed;
         Ok(finished)
+    }
+
+    /// Begins the journal, if that is not done.
+    fn begin(&self, work: &WorkFolder, journal: &mut Journal) -> Result<(), Error> {
+        if journal.contents.start.is_none() {
+            journal.begin(self.start.clone()).map_err(journal_error(journal))?;
+            write::sync_folder(work.path())?;
+        }
+        Ok(())
     }
 
     /// Opens the journal; what was made for another key, or is unwanted, is thrown away first.
@@ -258,7 +269,7 @@ fn open_journal(work: &WorkFolder) -> Result<Journal, Error> {
     Journal::open(&path).map_err(|source| Error::Journal { path: path.display().to_string(), source })
 }
 
-fn journal_error(journal: &Journal) -> impl FnOnce(std::io::Error) -> Error {
+pub(super) fn journal_error(journal: &Journal) -> impl FnOnce(std::io::Error) -> Error {
     let path = journal.path().display().to_string();
     move |source| Error::Journal { path, source }
 }
@@ -287,7 +298,7 @@ impl<'a> Run<'a> {
         let shared = Arc::new(Shared {
             plan: plan.clone(),
             sources: Arc::new(Sources::new(&prepared.checkpoint, Arc::clone(&prepared.model), &prepared.stored)),
-            files: Arc::clone(&files),
+            files: Some(Arc::clone(&files)),
             blob_folder: work.blobs(),
             events: Arc::clone(events),
         });
@@ -568,13 +579,17 @@ impl<'a> Run<'a> {
     }
 
     fn name_of(&self, unit: u32) -> String {
-        let model = &self.prepared.model;
-        let info = model.units.iter().find(|info| info.id == unit);
-        match info.map(|info| (info.kind, info.layer)) {
-            Some((UnitKind::Prologue, _)) => "embedding".into(),
-            Some((UnitKind::Epilogue, _)) => "head".into(),
-            Some((UnitKind::Layer, Some(layer))) => format!("layer {} of {}", layer + 1, model.hyperparameters.layers),
-            _ => format!("unit {unit}"),
-        }
+        unit_name(&self.prepared.model, unit)
+    }
+}
+
+/// The name of a unit, for people.
+pub(super) fn unit_name(model: &Model, unit: u32) -> String {
+    let info = model.units.iter().find(|info| info.id == unit);
+    match info.map(|info| (info.kind, info.layer)) {
+        Some((UnitKind::Prologue, _)) => "embedding".into(),
+        Some((UnitKind::Epilogue, _)) => "head".into(),
+        Some((UnitKind::Layer, Some(layer))) => format!("layer {} of {}", layer + 1, model.hyperparameters.layers),
+        _ => format!("unit {unit}"),
     }
 }

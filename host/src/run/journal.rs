@@ -102,6 +102,7 @@ pub(super) struct UnitRecord {
 enum Record {
     Start(Start),
     Unit(UnitRecord),
+    Survey(UnitRecord),
     Complete,
 }
 
@@ -112,6 +113,8 @@ pub(super) struct Contents {
     pub(super) start: Option<Start>,
     /// Finished units.
     pub(super) units: Vec<UnitRecord>,
+    /// Units that were measured for a plan.
+    pub(super) surveyed: Vec<UnitRecord>,
     /// Whether the output was finished and checked; only the last step is missing.
     pub(super) complete: bool,
 }
@@ -127,6 +130,7 @@ impl Contents {
         match record {
             Record::Start(start) => self.start = Some(start),
             Record::Unit(unit) => self.units.push(unit),
+            Record::Survey(unit) => self.surveyed.push(unit),
             Record::Complete => self.complete = true,
         }
     }
@@ -170,6 +174,14 @@ impl Journal {
     /// Fails when the disk refuses.
     pub(super) fn finish_unit(&mut self, unit: UnitRecord) -> io::Result<()> {
         self.append(Record::Unit(unit))
+    }
+
+    /// Records a unit that was measured for a plan; when this returns, it is on the disk.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    pub(super) fn finish_survey_of(&mut self, unit: UnitRecord) -> io::Result<()> {
+        self.append(Record::Survey(unit))
     }
 
     /// Records that the output is finished and checked.
@@ -244,6 +256,7 @@ mod tests {
     fn written(path: &Path) {
         let mut journal = Journal::open(path).unwrap();
         journal.begin(start()).unwrap();
+        journal.finish_survey_of(unit(7)).unwrap();
         for id in 0..3 {
             journal.finish_unit(unit(id)).unwrap();
         }
@@ -256,7 +269,8 @@ mod tests {
         let path = folder.path().join("journal");
         written(&path);
         let journal = Journal::open(&path).unwrap();
-        let expected = Contents { start: Some(start()), units: vec![unit(0), unit(1), unit(2)], complete: true };
+        let units = vec![unit(0), unit(1), unit(2)];
+        let expected = Contents { start: Some(start()), units, surveyed: vec![unit(7)], complete: true };
         assert_eq!(journal.contents, expected);
         assert_eq!(Contents::peek(&path), expected);
     }
@@ -272,7 +286,7 @@ mod tests {
             let lines = lines_in(&whole[..length]);
             let mut journal = Journal::open(&path).unwrap();
             assert_eq!(journal.contents.start.is_some(), lines > 0, "cut at {length}");
-            assert_eq!(journal.contents.units.len(), lines.saturating_sub(1).min(3), "cut at {length}");
+            assert_eq!(journal.contents.units.len(), lines.saturating_sub(2).min(3), "cut at {length}");
             assert!(!journal.contents.complete);
             if lines > 0 {
                 journal.finish_unit(unit(9)).unwrap();
@@ -295,7 +309,7 @@ mod tests {
             std::fs::write(&path, &damaged).unwrap();
             let before = lines_in(&whole[..at]);
             let journal = Journal::open(&path).unwrap();
-            assert_eq!(journal.contents.units.len(), (before - 1).min(3), "flipped at {at}");
+            assert_eq!(journal.contents.units.len(), before.saturating_sub(2).min(3), "flipped at {at}");
         }
     }
 }

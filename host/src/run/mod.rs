@@ -19,6 +19,7 @@ mod outcome;
 mod prepare;
 mod sources;
 mod speed;
+mod survey;
 mod unit;
 
 pub use error::Error;

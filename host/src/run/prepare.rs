@@ -116,6 +116,8 @@ pub struct Prepared {
     pub(super) samples: Option<Samples>,
     /// The names of files that are made beside the output.
     pub(super) beside: Vec<String>,
+    /// What is so on this machine, for a plan that comes after a provisional one.
+    pub(super) facts: Facts,
     /// What will be done.
     pub plan: RunPlan,
     /// What it will take.
@@ -313,6 +315,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         missing,
         samples,
         beside,
+        facts,
         plan,
         estimate,
         warnings,
@@ -375,14 +378,14 @@ fn planned(
 }
 
 /// What a plugin is told of the samples.
-fn data_of(samples: &Samples) -> CalibrationData {
+pub(super) fn data_of(samples: &Samples) -> CalibrationData {
     let counted = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let longest = samples.rows.iter().map(Vec::len).max().unwrap_or(0);
     CalibrationData::new(samples.description.source.clone(), counted(samples.rows.len()), counted(longest))
 }
 
 /// One sentence for every reason for which tensors of the model are not in the output.
-fn left_out(plan: &Plan, model: &Model) -> Vec<String> {
+pub(super) fn left_out(plan: &Plan, model: &Model) -> Vec<String> {
     let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for unused in &plan.unused {
         let name = model.tensors.get(unused.tensor as usize).map_or("", |tensor| tensor.name.as_str());

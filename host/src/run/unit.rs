@@ -34,7 +34,8 @@ use crate::{
 pub(super) struct Shared {
     pub(super) plan: Plan,
     pub(super) sources: Arc<Sources>,
-    pub(super) files: Arc<ReservedFiles>,
+    /// None while units only measure.
+    pub(super) files: Option<Arc<ReservedFiles>>,
     pub(super) blob_folder: PathBuf,
     pub(super) events: Arc<dyn Events>,
 }
@@ -85,7 +86,8 @@ impl UnitWork {
     pub(super) fn close(&self) -> Result<Remains, String> {
         self.closed.store(true, Ordering::SeqCst);
         let mut written = lock(&self.written);
-        for (id, segment) in (0..).zip(&self.shared.plan.segments) {
+        let planned = self.shared.files.iter().flat_map(|_| &self.shared.plan.segments);
+        for (id, segment) in (0..).zip(planned) {
             let SegmentContent::Tensor(tensor) = &segment.content else { continue };
             if tensor.unit == self.unit && !covers(written.get_mut(&id), segment.bytes) {
                 return Err(tensor.name.clone());
@@ -135,7 +137,8 @@ impl UnitServices for UnitWork {
         if offset.checked_add(length).is_none_or(|end| end > planned.bytes) {
             return Err(broken(&format!("it wrote past the end of {}", tensor.name)));
         }
-        self.shared.files.write_at(planned.file, planned.offset + offset, bytes).map_err(|error| as_failure(&error))?;
+        let files = self.shared.files.as_ref().ok_or_else(|| broken("a unit that only measures wrote something"))?;
+        files.write_at(planned.file, planned.offset + offset, bytes).map_err(|error| as_failure(&error))?;
         lock(&self.written).entry(segment).or_default().push((offset, length));
         Ok(())
     }
@@ -155,6 +158,9 @@ impl UnitServices for UnitWork {
 
     fn save(&self, key: &str, bytes: &[u8]) -> Result<(), Failure> {
         self.check_open()?;
+        if self.shared.files.is_none() && std::str::from_utf8(bytes).is_err() {
+            return Err(broken("a unit that only measures saved what is no text"));
+        }
         let mut saved = lock(&self.saved);
         let file = format!("{}-{}", self.unit, saved.len());
         let folder = &self.shared.blob_folder;

@@ -25,7 +25,7 @@ pub use manifest::{FileSignature, FolderSignature, Manifest, ManifestFormat};
 pub use model::{Experts, Hyperparameters, LatentAttention, Model, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind};
 pub use origin::{NamedParameter, Origin, PlacedRole, RowsRequest, TextFile};
 pub use plan::{
-    Companion, CompanionContent, Output, OutputKind, Plan, PlannedFile, PlannedUnit, Segment, SegmentContent,
+    Companion, CompanionContent, Output, OutputKind, Plan, PlannedFile, PlannedUnit, Segment, SegmentContent, Survey,
     TensorSegment, UnitOrder, UnusedTensor,
 };
 pub use reading::{

@@ -55,6 +55,12 @@ pub struct Plan {
     /// The library that loads the output, under the name by which model hubs know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub library: Option<String>,
+    /// Set where the plan is provisional because what is written depends on the weights: then the units of this job
+    /// write nothing; they measure, and save what they find as texts ([`Unit::save`](crate::abi::Unit::save)). The
+    /// host opens the job once more with these texts ([`OpenRequest::surveyed`](super::OpenRequest::surveyed)), and
+    /// carries out that plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub survey: Option<Survey>,
 }
 
 impl Plan {
@@ -78,12 +84,30 @@ impl Plan {
             usage: None,
             beside: Vec::new(),
             library: None,
+            survey: None,
         }
     }
 }
 
 impl Document for Plan {
     const SCHEMA: &'static str = "qhost.plan/1";
+}
+
+/// What is known of the plan that comes after a provisional one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Survey {
+    /// The most bytes that its files will have together, if there is a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+impl Survey {
+    /// A plan follows whose files have at most so many bytes together.
+    #[must_use]
+    pub fn within(limit: u64) -> Self {
+        Self { limit: Some(limit) }
+    }
 }
 
 /// The shape of an output.

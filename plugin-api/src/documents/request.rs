@@ -81,6 +81,9 @@ pub struct OpenRequest {
     /// plan asks for statistics; apart from what it tells of the data, it then plans the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationData>,
+    /// What the units of a provisional plan have saved, by its keys: the job now plans what is written. Usually absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surveyed: Option<BTreeMap<String, String>>,
 }
 
 /// The data that activations are taken from.
@@ -113,6 +116,7 @@ impl OpenRequest {
             existing: None,
             decode: false,
             calibration: None,
+            surveyed: None,
         }
     }
 }
@@ -165,6 +169,9 @@ pub struct Options {
     /// `--effort`: `fast`, `default` or `best`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effort: Option<String>,
+    /// `--max-size`: the most bytes of the output's files of weights together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<u64>,
     /// `--plugin-option KEY=VALUE`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plugin: BTreeMap<String, String>,
@@ -210,6 +217,9 @@ impl Options {
         }
         if self.effort.is_some() {
             flags.push("--effort");
+        }
+        if self.max_size.is_some() {
+            flags.push("--max-size");
         }
         flags
     }

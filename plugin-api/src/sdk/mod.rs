@@ -36,7 +36,7 @@ pub use reader::{FileReader, FileView, READER, VERIFY, json_number, list_entry, 
 pub use rows::Rows;
 pub use scratch::{Scratch, with_scratch};
 pub use service::{FormatService, Operand, OperandMut, ServiceAnswer, ServiceHandle, answer};
-pub use unit::{EXISTING, REPLAY, STATISTICS, STATISTICS_2, UnitHandle};
+pub use unit::{EXISTING, REPLAY, STATISTICS, STATISTICS_2, SURVEY, UnitHandle};
 
 pub use crate::abi::{DType, Failure, FailureKind};
 pub use crate::documents;

@@ -27,6 +27,9 @@ pub const STATISTICS_2: &str = "statistics/2";
 /// The service of a unit that runs its layer with other weights.
 pub const REPLAY: &str = "replay/1";
 
+/// What a host says among its services that carries out provisional plans; see `Plan::survey`. It has no methods.
+pub const SURVEY: &str = "survey/1";
+
 /// The unit that is being made: its source rows, its output segments, its figures.
 pub struct UnitHandle {
     object: UnitObject,

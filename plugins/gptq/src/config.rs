@@ -60,9 +60,11 @@ pub(crate) fn quantization(choices: &Choices, contents: &Contents, version: &str
     Ok(object)
 }
 
-/// The user's rules, and those that leave out what is not quantised.
+/// Rules for modules whose bits were chosen, the user's, and those that leave out what is not quantised.
 fn rules(choices: &Choices, contents: &Contents) -> Result<Object> {
-    let mut rules = choices.rules.source().clone();
+    let mut rules = contents.mixed.clone();
+    // The first that matches counts: these say what the user's do beside the bits.
+    rules.extend(choices.rules.source());
     for name in skipped_in_all(contents) {
         // Whatever comes before: vLLM has its own names for what is around the layers.
         let pattern = format!(r"-:.*\.{}$", name.replace('.', r"\."));

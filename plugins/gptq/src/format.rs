@@ -41,25 +41,31 @@ impl Level {
     pub(crate) fn named(name: &str) -> Result<Self> {
         let parsed = name.to_ascii_lowercase().split_once("bit-").and_then(|(bits, group)| {
             let bits = bits.parse().ok().filter(|bits| BITS.contains(bits))?;
-            let group_size = match group.strip_prefix('g') {
-                Some(size) => Some(size.parse().ok().filter(|size| *size > 0)?),
-                None if group == "channel" => None,
-                None => return None,
-            };
-            Some(Self { bits, group_size })
+            Some(Self { bits, group_size: group_size(group)? })
         });
         parsed.ok_or_else(|| {
             Failure::unsupported(format!("gptq has no level `{name}`"))
-                .hint("levels are bits and group size: 4bit-g128, 3bit-g64, 8bit-channel, … with 2, 3, 4 or 8 bits")
+                .hint("levels are bits and group size: 4bit-g128, 3bit-g64, 8bit-channel, … with 2, 3, 4 or 8 bits; or the size of the output: 3.5bpw, 4.25bpw-g64")
         })
     }
 
     /// Its name.
     pub(crate) fn name(self) -> String {
-        match self.group_size {
-            Some(size) => format!("{}bit-g{size}", self.bits),
-            None => format!("{}bit-channel", self.bits),
-        }
+        format!("{}bit-{}", self.bits, group_name(self.group_size))
+    }
+}
+
+/// Groups in the name of a level: `g128`, or `channel` for whole rows.
+pub(crate) fn group_name(group_size: Option<u64>) -> String {
+    group_size.map_or_else(|| "channel".to_owned(), |size| format!("g{size}"))
+}
+
+/// The groups that such a name means; none if it means nothing.
+#[expect(clippy::option_option, reason = "whole rows have no size, and a name may have no meaning")]
+pub(crate) fn group_size(name: &str) -> Option<Option<u64>> {
+    match name.strip_prefix('g') {
+        Some(size) => Some(Some(size.parse().ok().filter(|size| *size > 0)?)),
+        None => (name == "channel").then_some(None),
     }
 }
 

@@ -9,21 +9,28 @@ use qhost_folder::{INDEX, Layout, Object, Tensor, companions, lay_out};
 use qhost_plugin_api::{
     documents::{
         Companion, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Precision, Segment, Statistic,
-        StatisticsNeed, TensorSegment, UnitOrder,
+        StatisticsNeed, Survey, TensorSegment, UnitOrder,
     },
-    sdk::{COMPUTE, Failure, FilesHandle, FormatJob, HostHandle, REPLAY, Result, STATISTICS, STATISTICS_2, UnitHandle},
+    sdk::{
+        COMPUTE, Failure, FilesHandle, FormatJob, HostHandle, REPLAY, Result, STATISTICS, STATISTICS_2, SURVEY,
+        UnitHandle,
+    },
 };
 
 use crate::{
     check, config,
+    mixture::Mixture,
     modules::{Contents, Item, Kept, Module, Segments},
     options::{Choices, Effort, Settings},
     pack::period,
-    round_unit, target, usage, write,
+    round_unit, survey, target, usage, write,
 };
 
 /// What a weight of a module costs, in nanoseconds on a core of the reference machine.
 const MODULE_COST: f64 = 20.0;
+
+/// What measuring costs beside that, where it comes first.
+const SURVEY_COST: f64 = 30.0;
 
 /// What an element costs that is copied.
 const COPY_COST: f64 = 0.5;
@@ -36,6 +43,10 @@ pub(crate) struct GptqJob {
     layout: Layout,
     tensors: Vec<Tensor>,
     items: Vec<Item>,
+    /// What was chosen by measured losses, if a size was asked for.
+    mixture: Option<Mixture>,
+    /// Whether the units measure first, and on how many samples.
+    surveys: Option<u64>,
 }
 
 impl GptqJob {
@@ -43,6 +54,7 @@ impl GptqJob {
         let mut choices = Choices::read(&request.options)?;
         choices.corrects = choices.effort == Effort::Best;
         let model = &request.model;
+        choices.parameters = model.parameters();
         if [STATISTICS, REPLAY, COMPUTE].iter().any(|service| !host.facts().has_service(service)) {
             return Err(
                 Failure::unsupported("this qhost does not run models, which GPTQ needs").hint("use a newer qhost")
@@ -62,13 +74,23 @@ impl GptqJob {
             return Err(Failure::unsupported(format!("the model is quantised already: {method}"))
                 .hint("quantise the original model"));
         }
+        if choices.target.is_some() && !host.facts().has_service(SURVEY) {
+            return Err(Failure::unsupported("this qhost does not measure before it plans").hint("use a newer qhost"));
+        }
         let mut contents = Contents::of(model, &choices)?;
+        let limit = choices.target.map(|target| target.bytes(choices.parameters));
+        let measured = request.surveyed.as_ref().map(survey::read).transpose()?;
+        let mixture = limit.map(|limit| Mixture::settle(&mut contents, &mut choices, limit, measured.as_ref()));
+        let mixture = mixture.transpose()?;
+        let surveys = mixture.is_some() && measured.is_none();
+        let samples = survey::samples(request.calibration.as_ref());
         let tensors = tensors(&contents.items);
         let layout = lay_out(&tensors, choices.shard_bytes)?;
         place(&mut contents.items, &layout);
-        let mut plan = Plan::new(&*request.format, choices.level().name(), Output::folder(suffix(&choices)));
+        let mut plan = Plan::new(&*request.format, choices.level(), Output::folder(suffix(&choices)));
         plan.files = layout.shards.iter().map(|shard| PlannedFile::new(&*shard.name, shard.bytes)).collect();
-        plan.segments = segments(&contents.items, &layout);
+        plan.segments = segments(&contents.items, &layout, if surveys { SURVEY_COST } else { 0.0 });
+        plan.survey = limit.filter(|_| surveys).map(Survey::within);
         plan.units = units(model, &contents, &choices);
         plan.order = UnitOrder::Sequential;
         plan.companions = small_files(&contents, &choices, files, &layout, &host.facts().version)?;
@@ -80,7 +102,16 @@ impl GptqJob {
         }
         plan.usage = Some(usage::text(&choices, &contents));
         plan.library = Some(usage::LIBRARY.into());
-        Ok(Self { host, plan, choices, layout, tensors, items: contents.items })
+        Ok(Self {
+            host,
+            plan,
+            choices,
+            layout,
+            tensors,
+            items: contents.items,
+            mixture,
+            surveys: surveys.then_some(samples),
+        })
     }
 
     fn modules(&self) -> impl Iterator<Item = &Module> {
@@ -102,11 +133,11 @@ impl GptqJob {
 fn suffix(choices: &Choices) -> String {
     let Settings { symmetric, act_order, .. } = choices.settings;
     let (asym, act) = (if symmetric { "" } else { "-asym" }, if act_order { "-act" } else { "" });
-    format!("-GPTQ-{}{asym}{act}", choices.level().name())
+    format!("-GPTQ-{}{asym}{act}", choices.level())
 }
 
 /// The tensors of the folder: four for a module, one for what is kept.
-fn tensors(items: &[Item]) -> Vec<Tensor> {
+pub(crate) fn tensors(items: &[Item]) -> Vec<Tensor> {
     let mut tensors = Vec::new();
     for item in items {
         match item {
@@ -147,7 +178,7 @@ fn place(items: &mut [Item], layout: &Layout) {
     }
 }
 
-fn segments(items: &[Item], layout: &Layout) -> Vec<Segment> {
+fn segments(items: &[Item], layout: &Layout, survey_cost: f64) -> Vec<Segment> {
     let headers = (0..).zip(&layout.shards).map(|(file, shard)| {
         Segment::constant(file, 0, shard.header.len() as u64, format!("header of {}", shard.name))
     });
@@ -162,11 +193,17 @@ fn segments(items: &[Item], layout: &Layout) -> Vec<Segment> {
         match item {
             Item::Module(module) => {
                 let encoding = encoding(module.settings);
-                // What belongs to the weights is counted with them.
-                for (end, elements) in [("qweight", module.weights()), ("qzeros", 0), ("scales", 0), ("g_idx", 0)] {
+                // As readers tell of them: codes by what they stand for, what belongs to them as it is stored.
+                let parts = [
+                    ("qweight", &*encoding, module.weights()),
+                    ("qzeros", "I32", 0),
+                    ("scales", "F16", 0),
+                    ("g_idx", "I32", 0),
+                ];
+                for (end, encoding, elements) in parts {
                     let name = format!("{}.{end}", module.name);
-                    let mut made = TensorSegment::new(name, module.unit, vec![module.tensor], &*encoding, elements);
-                    made.cost = Some(MODULE_COST);
+                    let mut made = TensorSegment::new(name, module.unit, vec![module.tensor], encoding, elements);
+                    made.cost = Some(MODULE_COST + survey_cost);
                     push(made);
                 }
             }
@@ -249,15 +286,24 @@ impl FormatJob for GptqJob {
     }
 
     fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
-        let kept: Vec<_> = self.kept().filter(|kept| kept.unit == unit).collect();
-        write::copy(io, &kept)?;
         let modules: Vec<_> = self.modules().filter(|module| module.unit == unit).collect();
         let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
         let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
         // Whoever computes for it asks for that part itself.
         let (_, of_arithmetic) = round_unit::memory(&modules, self.choices.corrects);
         let _grant = io.host().grant(memory.saturating_sub(of_arithmetic), "quantising")?;
-        round_unit::round_unit(io, &self.choices, &modules)
+        if let (Some(mixture), Some(samples)) = (&self.mixture, self.surveys) {
+            return survey::survey_unit(io, &self.choices, mixture, (unit, &modules), samples);
+        }
+        let kept: Vec<_> = self.kept().filter(|kept| kept.unit == unit).collect();
+        write::copy(io, &kept)?;
+        round_unit::round_unit(io, &self.choices, &modules)?;
+        if let Some(mixture) = &self.mixture {
+            for module in modules {
+                survey::tell(io, mixture, module);
+            }
+        }
+        Ok(())
     }
 
     fn check(&self, files: &FilesHandle) -> Result<Findings> {

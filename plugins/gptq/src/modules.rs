@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use qhost_folder::Object;
 use qhost_plugin_api::{
     documents::{InputGroup, Model, Part, RoleKind, SourceTensor, UnitKind},
     sdk::{Failure, Result},
@@ -130,6 +131,8 @@ pub(crate) struct Contents {
     pub(crate) skipped: Vec<String>,
     /// What the user should know.
     pub(crate) warnings: Vec<String>,
+    /// Rules for modules whose bits were chosen by what is lost.
+    pub(crate) mixed: Object,
 }
 
 impl Contents {

@@ -9,15 +9,16 @@ use qhost_plugin_api::{
 };
 
 use crate::{
-    format::{BITS, DEFAULT_LEVEL, Level},
+    format::{BITS, DEFAULT_LEVEL, Level, group_name},
     rules::Rules,
+    size::{Size, bits_per_weight},
 };
 
 /// What is added to the diagonal of a Hessian, as a share of its mean, where the user says nothing.
 pub(crate) const DEFAULT_DAMP: f64 = 0.01;
 
 /// The keys of `--plugin-option`, each with a line about it.
-const KEYS: [(&str, &str); 7] = [
+const KEYS: [(&str, &str); 8] = [
     (
         "checkpoint-format",
         "how zero-points are stored: gptq (less one; default with symmetric codes) or gptq_v2 (as they are; default without)",
@@ -27,6 +28,7 @@ const KEYS: [(&str, &str); 7] = [
         "dynamic",
         "JSON: settings for modules by pattern, as GPTQModel has them: {\"+:.*down_proj\": {\"bits\": 8}, \"-:.*o_proj\": {}}",
     ),
+    ("mix", "widths that --max-size and levels such as 3.5bpw choose from (default 2,3,4,8); vLLM loads 4,8"),
     ("lm-head", "whether the head is quantised as well: true or false (default)"),
     (
         "scarce-experts",
@@ -115,6 +117,12 @@ pub(crate) struct Choices {
     pub(crate) fewest_tokens: u64,
     /// The largest file, in bytes of weights.
     pub(crate) shard_bytes: u64,
+    /// How large the output may be, where that is asked for and not bits.
+    pub(crate) target: Option<Size>,
+    /// Widths of codes to choose from then.
+    pub(crate) mix: Vec<u32>,
+    /// The weights of the model, once it is known.
+    pub(crate) parameters: u64,
 }
 
 impl Choices {
@@ -124,10 +132,14 @@ impl Choices {
             return Err(Failure::usage("--imatrix has no meaning for gptq")
                 .hint("gptq weighs inputs by their second moments anyway: give the data with --calibration"));
         }
-        let level = match &options.level {
-            Some(level) => Level::named(level)?,
-            None => Level::named(DEFAULT_LEVEL)?,
+        let target = Size::of(options)?;
+        let mut level = match &options.level {
+            Some(level) if target.is_none() => Level::named(level)?,
+            _ => Level::named(DEFAULT_LEVEL)?,
         };
+        if let Some((_, Some(of_level))) = target {
+            level.group_size = of_level;
+        }
         // A level says bits and groups; flags beside it may say the same.
         let bits = options.bits.unwrap_or(level.bits);
         if !BITS.contains(&bits) {
@@ -142,8 +154,11 @@ impl Choices {
                     .hint("take a positive number such as 128, or -1 for whole rows")
             })?),
         };
-        if options.level.is_some() && (bits, group_size) != (level.bits, level.group_size) {
-            let message = format!("--level {} contradicts --bits or --group-size", level.name());
+        let says_groups = !matches!(target, Some((_, None)));
+        if let Some(named) = options.level.as_ref().filter(|_| says_groups)
+            && (bits, group_size) != (level.bits, level.group_size)
+        {
+            let message = format!("--level {named} contradicts --bits or --group-size");
             return Err(Failure::usage(message).hint("leave one of them out"));
         }
         let settings = Settings {
@@ -164,6 +179,9 @@ impl Choices {
             scarce: Scarce::AllTokens,
             fewest_tokens: 256,
             shard_bytes: DEFAULT_SHARD_BYTES,
+            target: target.map(|(target, _)| target),
+            mix: BITS.to_vec(),
+            parameters: 0,
         };
         if let Some(effort) = &options.effort {
             choices.effort = match effort.as_str() {
@@ -180,6 +198,17 @@ impl Choices {
         for (key, value) in &options.plugin {
             choices.set(key, value)?;
         }
+        match choices.target {
+            Some(target) => choices.refuse_bits_of_rules(target)?,
+            None if options.plugin.contains_key("mix") => {
+                return Err(Failure::usage("there are widths to choose from, and nothing to choose them by")
+                    .about("--plugin-option mix")
+                    .hint("say how large the output may be, with --max-size or a level such as 3.5bpw"));
+            }
+            None => {}
+        }
+        // Until the choice is made.
+        choices.settings.bits = choices.target.and(choices.mix.last().copied()).unwrap_or(bits);
         Ok(choices)
     }
 
@@ -205,6 +234,9 @@ impl Choices {
             "shard-size" => {
                 self.shard_bytes = shard_bytes(value).map_err(|failure| failure.about("--plugin-option shard-size"))?;
             }
+            "mix" => {
+                self.mix = widths(value).ok_or_else(|| bad(key, value).hint("some of 2, 3, 4 and 8, such as 4,8"))?;
+            }
             _ => {
                 let known: Vec<_> = KEYS.iter().map(|(key, _)| *key).collect();
                 return Err(Failure::usage(format!("gptq has no plugin option `{key}`"))
@@ -214,15 +246,39 @@ impl Choices {
         Ok(())
     }
 
-    /// The level that was chosen.
-    pub(crate) fn level(&self) -> Level {
-        Level { bits: self.settings.bits, group_size: self.settings.group_size }
+    /// A rule that says bits leaves nothing to choose.
+    fn refuse_bits_of_rules(&self, target: Size) -> Result<()> {
+        let Some(rule) = self.rules.saying_bits() else { return Ok(()) };
+        Err(Failure::usage(format!("the rule `{rule}` says bits, which {} would choose", target.flag()))
+            .about("--plugin-option dynamic")
+            .hint("leave `bits` out of it; it may say groups, symmetry, or that modules are left as they are"))
+    }
+
+    /// The name of the level that was chosen.
+    pub(crate) fn level(&self) -> String {
+        match self.target {
+            Some(target) => format!("{}-{}", target.name(self.parameters), group_name(self.settings.group_size)),
+            None => Level { bits: self.settings.bits, group_size: self.settings.group_size }.name(),
+        }
+    }
+
+    /// A size for people.
+    pub(crate) fn size(&self, bytes: u64) -> String {
+        format!("{bytes} bytes ({} bits per weight)", bits_per_weight(bytes, self.parameters))
     }
 }
 
 /// What `--plugin-option` takes, for lists.
 pub(crate) fn descriptions() -> Vec<OptionDescription> {
     KEYS.iter().map(|(key, summary)| OptionDescription::new(*key, *summary)).collect()
+}
+
+/// Widths of codes in order, each once.
+fn widths(value: &str) -> Option<Vec<u32>> {
+    let mut widths = value.split(',').map(|width| width.trim().parse().ok()).collect::<Option<Vec<u32>>>()?;
+    widths.sort_unstable();
+    widths.dedup();
+    widths.iter().all(|width| BITS.contains(width)).then_some(widths)
 }
 
 fn one_of<T: Copy>(key: &str, value: &str, names: &[(&str, T)]) -> Result<T> {
@@ -253,7 +309,7 @@ mod tests {
         let choices = Choices::read(&Options::default()).unwrap();
         let expected = Settings { bits: 4, group_size: Some(128), symmetric: true, act_order: false };
         assert_eq!(choices.settings, expected);
-        assert_eq!(choices.level().name(), "4bit-g128");
+        assert_eq!(choices.level(), "4bit-g128");
         assert_eq!((choices.format, choices.lm_head), (CheckpointFormat::V1, false));
         let asymmetric = Choices::read(&Options { symmetric: Some(false), ..Options::default() }).unwrap();
         assert_eq!(asymmetric.format, CheckpointFormat::V2);
@@ -273,6 +329,24 @@ mod tests {
         assert_eq!(asked(None, None, Some(0)).unwrap_err().kind, FailureKind::USAGE);
         assert_eq!(asked(None, None, Some(-2)).unwrap_err().kind, FailureKind::USAGE);
         assert_eq!(asked(Some("5bit-g128"), None, None).unwrap_err().kind, FailureKind::UNSUPPORTED);
+    }
+
+    #[test]
+    fn a_size_leaves_the_bits_open_and_nothing_else() {
+        let asked = |options: Options| Choices::read(&options);
+        let level = |level: &str, group_size| Options { level: Some(level.into()), group_size, ..Options::default() };
+        let mut choices = asked(level("3.5bpw", Some(64))).unwrap();
+        choices.parameters = 1000;
+        assert_eq!((choices.level().as_str(), choices.mix.as_slice()), ("3.5bpw-g64", [2, 3, 4, 8].as_slice()));
+        assert_eq!(asked(level("3.5bpw-g64", Some(64))).unwrap().settings.group_size, Some(64));
+        assert_eq!(asked(level("3.5bpw-g64", Some(32))).unwrap_err().kind, FailureKind::USAGE);
+        let sized = |plugin: &[(&str, &str)]| asked(Options { max_size: Some(500), ..options(plugin) });
+        assert_eq!(sized(&[("mix", "8, 4,4")]).unwrap().mix, [4, 8]);
+        for wrong in [("mix", "5"), ("mix", ""), ("dynamic", r#"{".*": {"bits": 3}}"#)] {
+            assert_eq!(sized(&[wrong]).unwrap_err().kind, FailureKind::USAGE, "{wrong:?}");
+        }
+        assert!(sized(&[("dynamic", r#"{"-:.*o_proj": {}, ".*": {"sym": false}}"#)]).is_ok());
+        assert_eq!(asked(options(&[("mix", "4,8")])).unwrap_err().kind, FailureKind::USAGE);
     }
 
     #[test]

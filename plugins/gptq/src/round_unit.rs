@@ -44,7 +44,7 @@ pub(crate) mod metric {
 }
 
 /// What is tried for each group of weights.
-fn search(effort: Effort) -> Search {
+pub(crate) fn search(effort: Effort) -> Search {
     match effort {
         Effort::Fast => Search { candidates: 16, passes: 0 },
         Effort::Default => Search { candidates: 24, passes: 2 },
@@ -77,10 +77,10 @@ pub(crate) fn round_unit(io: &UnitHandle, choices: &Choices, modules: &[&Module]
     Ok(())
 }
 
-type OfExperts<'a> = BTreeMap<Option<u32>, Vec<&'a Module>>;
+pub(crate) type OfExperts<'a> = BTreeMap<Option<u32>, Vec<&'a Module>>;
 
 /// Modules by what they read, in the order of the data flow.
-fn by_inputs<'a>(modules: &[&'a Module]) -> BTreeMap<InputGroup, OfExperts<'a>> {
+pub(crate) fn by_inputs<'a>(modules: &[&'a Module]) -> BTreeMap<InputGroup, OfExperts<'a>> {
     let mut groups: BTreeMap<InputGroup, OfExperts<'a>> = BTreeMap::new();
     for module in modules {
         let of_group = groups.entry(module.group.clone()).or_default();
@@ -90,7 +90,10 @@ fn by_inputs<'a>(modules: &[&'a Module]) -> BTreeMap<InputGroup, OfExperts<'a>> 
 }
 
 /// Modules that can share a conditioned Hessian.
-fn by_conditioning<'a>(modules: &[&'a Module], choices: &Choices) -> Result<Vec<(Conditioning, Vec<&'a Module>)>> {
+pub(crate) fn by_conditioning<'a>(
+    modules: &[&'a Module],
+    choices: &Choices,
+) -> Result<Vec<(Conditioning, Vec<&'a Module>)>> {
     let mut shared: Vec<(Conditioning, Vec<&Module>)> = Vec::new();
     for module in modules {
         let size = module.settings.group_size.map_or(Ok(0), in_memory)?;
@@ -115,7 +118,11 @@ struct Inputs<'a> {
 }
 
 /// The Hessian of some inputs, ready for rounding, and its factor where there is one.
-fn curvature(io: &UnitHandle, answer: &StatisticsAnswer, how: &Conditioning) -> Result<(Curvature, Option<Matrix>)> {
+pub(crate) fn curvature(
+    io: &UnitHandle,
+    answer: &StatisticsAnswer,
+    how: &Conditioning,
+) -> Result<(Curvature, Option<Matrix>)> {
     let rows = io.rows(answer.tensor, 0, answer.rows)?;
     let width = answer.rows;
     if width != how.grouping.width() as u64 || answer.row_elements != width {
@@ -137,15 +144,19 @@ fn curvature(io: &UnitHandle, answer: &StatisticsAnswer, how: &Conditioning) -> 
     Ok((curvature, factor))
 }
 
+/// The codes that a module may have.
+pub(crate) fn grid(module: &Module) -> Result<Grid> {
+    let grid = u8::try_from(module.settings.bits).ok().and_then(|bits| Grid::new(bits, module.settings.symmetric));
+    grid.ok_or_else(|| Failure::internal("a width of codes that was not planned"))
+}
+
 /// Rounds a module and writes it; gives the weights that its codes stand for.
 fn round(io: &UnitHandle, choices: &Choices, module: &Module, inputs: &Inputs<'_>) -> Result<Vec<f32>> {
     let curvature = inputs.curvature;
     let (rows, columns, groups) = (in_memory(module.rows)?, in_memory(module.columns)?, in_memory(module.groups())?);
     let listed = curvature.listed_groups();
     let of_columns = listed.as_deref().map_or(Groups::Neighbours(curvature.grouping().size()), Groups::Listed);
-    let bits = u8::try_from(module.settings.bits).ok();
-    let grid = bits.and_then(|bits| Grid::new(bits, module.settings.symmetric));
-    let grid = grid.ok_or_else(|| Failure::internal("a width of codes that was not planned"))?;
+    let grid = grid(module)?;
     let mut weights = vec![0.0; rows * columns];
     fetch(io, module, &mut weights)?;
     let mut originals = None;
@@ -219,7 +230,7 @@ impl Sums {
     }
 }
 
-fn share(part: f64, all: f64) -> f64 {
+pub(crate) fn share(part: f64, all: f64) -> f64 {
     if all > 0.0 { part / all } else { 0.0 }
 }
 

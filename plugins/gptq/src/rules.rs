@@ -59,6 +59,12 @@ impl Rules {
         Ok(Some(base))
     }
 
+    /// The first rule that says bits, as the user wrote its pattern.
+    pub(crate) fn saying_bits(&self) -> Option<&str> {
+        let says = |rule: &Rule| rule.overrides.is_some_and(|overrides| overrides.bits.is_some());
+        self.rules.iter().zip(self.source.entries()).find(|(rule, _)| says(rule)).map(|(_, (key, _))| key)
+    }
+
     /// As the user wrote them.
     pub(crate) fn source(&self) -> &Object {
         &self.source

@@ -1,6 +1,9 @@
 //! How the output is used: words for the model card.
 
+use std::fmt::Write as _;
+
 use crate::{
+    mixture::list,
     modules::Contents,
     options::{CheckpointFormat, Choices},
 };
@@ -11,6 +14,14 @@ pub(crate) const LIBRARY: &str = "transformers";
 /// The card's text.
 pub(crate) fn text(choices: &Choices, contents: &Contents) -> String {
     let mut text = String::new();
+    if let Some(target) = choices.target {
+        let size = choices.size(target.bytes(choices.parameters));
+        let _ = write!(
+            text,
+            "Modules have {} bits each, chosen by the loss that was measured with each width so that the weights take at most {size}.\n\n",
+            list(&choices.mix)
+        );
+    }
     if in_vllm(choices, contents) {
         text.push_str(
             "With [vLLM](https://docs.vllm.ai) or [SGLang](https://docs.sglang.ai), which serve an OpenAI API:\n\n",

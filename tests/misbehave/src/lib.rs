@@ -11,7 +11,8 @@ use std::{borrow::Cow, sync::Arc};
 use qhost_plugin_api::{
     documents::{
         Check, Description, Findings, FormatDescription, LevelDescription, Model, Numbers, OpenRequest, Output, Plan,
-        PlannedFile, PlannedUnit, Reading, Recognition, Segment, StoredTensor, TensorSegment, UnitOrder, UnusedTensor,
+        PlannedFile, PlannedUnit, Reading, Recognition, Segment, StoredTensor, Survey, TensorSegment, UnitOrder,
+        UnusedTensor,
     },
     sdk::{
         Failure, FileReader, FileView, FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result,
@@ -63,6 +64,9 @@ impl Format for Misbehave {
             "plan-huge" => plan.files[0].bytes = 1 << 60,
             "plan-memory" => plan.units.iter_mut().for_each(|unit| unit.memory = 1 << 40),
             _ => {}
+        }
+        if behave.starts_with("survey") {
+            survey(&behave, &request, &mut plan)?;
         }
         Ok(Rows { unit: unit.unwrap_or(2), behave, plan, model: request.model })
     }
@@ -121,6 +125,24 @@ fn plan(model: &Model) -> Plan {
     plan.units = model.units.iter().map(|unit| PlannedUnit::new(unit.id)).collect();
     plan.order = UnitOrder::Independent;
     plan
+}
+
+/// A plan that depends on what units have saved, which is nothing but their number.
+fn survey(behave: &str, request: &OpenRequest, plan: &mut Plan) -> Result<()> {
+    let limit = plan.files[0].bytes - u64::from(behave == "survey-large");
+    let Some(surveyed) = &request.surveyed else {
+        plan.survey = Some(Survey::within(limit));
+        return Ok(());
+    };
+    if !plan.units.iter().all(|unit| surveyed.get(&format!("unit {}", unit.unit)) == Some(&unit.unit.to_string())) {
+        return Err(Failure::corrupt(format!("not what was saved: {surveyed:?}")));
+    }
+    match behave {
+        "survey-again" => plan.survey = Some(Survey::default()),
+        "survey-renames" => plan.output.suffix = ".others".into(),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// A planned job.
@@ -192,6 +214,15 @@ impl FormatJob for Rows {
         tracing::info!(unit, "misbehave speaks through tracing");
         let segments: Vec<u32> =
             (1..).zip(&self.model.tensors).filter(|(_, t)| t.unit == unit).map(|(id, _)| id).collect();
+        if self.plan.survey.is_some() {
+            match spoil {
+                "survey-fails" => return Err(Failure::corrupt("told to fail while measuring")),
+                "survey-writes" => io.write(segments[0], 0, &[0; 4])?,
+                "survey-binary" => return io.save("binary", &[0xff]),
+                _ => {}
+            }
+            return io.save(&format!("unit {unit}"), unit.to_string().as_bytes());
+        }
         if self.behave.starts_with("chain") {
             extend_chain(unit, io)?;
         }

@@ -55,6 +55,15 @@ impl Object {
         self.set_text(key, &value.text())
     }
 
+    /// Takes the keys of another that are not there yet, after its own.
+    pub fn extend(&mut self, other: &Self) {
+        for (key, value) in &other.0 {
+            if !self.0.iter().any(|(known, _)| known == key) {
+                self.0.push((key.clone(), value.clone()));
+            }
+        }
+    }
+
     fn set_text(&mut self, key: &str, text: &str) -> Result<()> {
         // It is one level deeper here; a string has no line ends of its own.
         let value = RawValue::from_string(text.replace('\n', "\n  "));
