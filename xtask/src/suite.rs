@@ -50,13 +50,12 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     if settings.filter.is_none() {
         cargo::run(&mut prepared(&["test", "--doc"]))?;
     }
-    // nextest sums up all tests in one line; without it cargo does, once for each test program.
-    let runner: &[&str] = if has_nextest() { &["nextest", "run"] } else { &["test", "--lib", "--bins", "--tests"] };
-    cargo::run(prepared(runner).args(&settings.filter))?;
     if settings.filter.is_none() {
         loaders::decode(&dist)?;
     }
-    Ok(())
+    // nextest sums up all tests in one line, which is the last; without it cargo does, once for each test program.
+    let runner: &[&str] = if has_nextest() { &["nextest", "run"] } else { &["test", "--lib", "--bins", "--tests"] };
+    cargo::run(prepared(runner).args(&settings.filter))
 }
 
 fn has_nextest() -> bool {
