@@ -60,7 +60,7 @@ pub(crate) fn round_unit(io: &UnitHandle, choices: &Choices, modules: &[&Module]
             let answer = io.statistic(group.clone(), Statistic::Gram, expert)?;
             let difference = choices.corrects.then(|| Difference::of(io, &group, expert)).transpose()?;
             for (how, modules) in by_conditioning(&modules, choices)? {
-                let (curvature, factor) = curvature(io, &answer, &how)?;
+                let (curvature, factor) = curvature(io, &answer, &how, choices.corrects)?;
                 let inputs = Inputs {
                     answer: &answer,
                     curvature: &curvature,
@@ -117,11 +117,12 @@ struct Inputs<'a> {
     difference: Option<(&'a Difference, &'a Matrix)>,
 }
 
-/// The Hessian of some inputs, ready for rounding, and its factor where there is one.
+/// The Hessian of some inputs, ready for rounding, and its factor if that is to be kept and there is one.
 pub(crate) fn curvature(
     io: &UnitHandle,
     answer: &StatisticsAnswer,
     how: &Conditioning,
+    keeps_factor: bool,
 ) -> Result<(Curvature, Option<Matrix>)> {
     let rows = io.rows(answer.tensor, 0, answer.rows)?;
     let width = answer.rows;
@@ -136,7 +137,11 @@ pub(crate) fn curvature(
         let on_device = compute.upload_f64(width, width, &matrix)?;
         drop(matrix);
         match compute.batch(vec![Operation::Cholesky { a: on_device.handle() }]) {
-            Ok(()) => Ok(Ok(factor.insert(on_device).download_f64()?)),
+            Ok(()) => {
+                let numbers = on_device.download_f64()?;
+                factor = keeps_factor.then_some(on_device);
+                Ok(Ok(numbers))
+            }
             Err(failure) if failure.kind == FailureKind::CORRUPT => Ok(Err(NotPositive)),
             Err(failure) => Err(failure),
         }
@@ -161,9 +166,8 @@ fn round(io: &UnitHandle, choices: &Choices, module: &Module, inputs: &Inputs<'_
     fetch(io, module, &mut weights)?;
     let mut originals = None;
     if let Some((difference, factor)) = inputs.difference.filter(|_| !curvature.is_plain()) {
-        let compute = io.host().compute().ok_or_else(|| Failure::internal("the host does not compute"))?;
         originals = Some(weights.clone());
-        difference.correct(io, &compute, (curvature, factor), &mut weights)?;
+        difference.correct(io, (curvature, factor), &mut weights)?;
     }
     let mut rounded = Rounded {
         codes: vec![0; rows * columns],

@@ -18,7 +18,8 @@ const ROWS: usize = 512;
 
 /// What is known of the difference between the inputs of the original model and those of the quantised one.
 pub(crate) struct Difference {
-    cross: Option<StatisticsAnswer>,
+    compute: Compute,
+    cross: Option<Matrix>,
     residual: Option<StatisticsAnswer>,
 }
 
@@ -42,21 +43,24 @@ impl Difference {
             Ok::<_, Failure>((answer.rows > 0 && !answer.all_tokens).then_some(answer))
         };
         let residual = if is_added(group) { get(Statistic::Residual)? } else { None };
-        Ok(Self { cross: get(Statistic::Cross)?, residual })
+        let compute = io.host().compute().ok_or_else(|| Failure::internal("the host does not compute"))?;
+        // All modules that read the group are corrected with the same.
+        let cross = get(Statistic::Cross)?
+            .map(|answer| compute.upload(answer.rows, answer.row_elements, &numbers(io, &answer, 0, answer.rows)?))
+            .transpose()?;
+        Ok(Self { compute, cross, residual })
     }
 
     /// Turns weights `[outputs][inputs]` into their target, with the factor of the Hessian as it was conditioned.
     pub(crate) fn correct(
         &self,
         io: &UnitHandle,
-        compute: &Compute,
         (curvature, factor): (&Curvature, &Matrix),
         weights: &mut [f32],
     ) -> Result<()> {
         let width = curvature.grouping().width();
         let rows = weights.len() / width;
-        let cross = self.cross.as_ref().map(|answer| numbers(io, answer, 0, answer.rows)).transpose()?;
-        let cross = cross.map(|cross| compute.upload(width as u64, width as u64, &cross)).transpose()?;
+        let Self { compute, cross, .. } = self;
         let residual = self.residual.as_ref().filter(|answer| answer.rows == rows as u64);
         if cross.is_none() && residual.is_none() {
             return Ok(());
@@ -67,7 +71,7 @@ impl Difference {
                 Some(answer) => numbers(io, answer, (chunk * ROWS) as u64, count as u64)?,
                 None => vec![0.0; weights.len()],
             };
-            if let Some(cross) = &cross {
+            if let Some(cross) = cross {
                 let x = compute.upload(count as u64, width as u64, weights)?;
                 let out = compute.upload(count as u64, width as u64, &change)?;
                 compute.batch(vec![Operation::Product {
