@@ -223,12 +223,6 @@ impl Curvature {
         }
     }
 
-    /// Bytes that it takes.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.factor.bytes() + self.hessian.bytes() + 4 * 4 * self.columns.len()
-    }
-
     /// The blocks of a group.
     pub(crate) fn blocks_of(&self, group: usize) -> Range<usize> {
         let each = self.grouping.size().div_ceil(BLOCK);

@@ -76,9 +76,4 @@ impl Panels {
         let block = &self.blocks[block];
         block.numbers[column / STRIP * block.rows + row][column % STRIP]
     }
-
-    /// Bytes that it takes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.blocks.iter().map(|block| size_of_val(&*block.numbers)).sum()
-    }
 }
