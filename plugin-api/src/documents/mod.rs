@@ -7,6 +7,7 @@
 mod compute;
 mod description;
 mod findings;
+mod fold;
 mod manifest;
 mod model;
 mod origin;
@@ -21,6 +22,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use compute::{BatchRequest, KernelRequest, MatrixHandle, MatrixRequest, Operation};
 pub use description::{Description, Encoding, FormatDescription, LevelDescription, OptionDescription};
 pub use findings::{Check, CheckStatus, Findings};
+pub use fold::{Fold, FoldSource, FoldedNorm, FoldedRows, RowMap};
 pub use manifest::{FileSignature, FolderSignature, Manifest, ManifestFormat};
 pub use model::{Experts, Hyperparameters, LatentAttention, Model, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind};
 pub use origin::{NamedParameter, Origin, PlacedRole, RowsRequest, TextFile};

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Role;
+use super::{Fold, Role};
 
 /// A model, as handed to a plugin for planning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,10 @@ pub struct Model {
     /// The companion files (tokenizer, chat template, generation config, …) that
     /// [`Files`](crate::abi::Files) gives.
     pub companions: Vec<SourceFile>,
+    /// Where the inputs of linears may be scaled channel by channel, and where not: every group of every unit is in one
+    /// of them, with each expert's own. Empty from hosts that do not tell, and of models whose arithmetic is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folds: Vec<Fold>,
 }
 
 impl Model {
@@ -40,6 +44,7 @@ impl Model {
             units: Vec::new(),
             tensors: Vec::new(),
             companions: Vec::new(),
+            folds: Vec::new(),
         }
     }
 

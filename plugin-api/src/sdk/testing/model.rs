@@ -6,7 +6,10 @@ use serde_json::json;
 
 use crate::{
     abi::DType,
-    documents::{Hyperparameters, Model, Role, RoleKind, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind},
+    documents::{
+        Fold, FoldSource, FoldedNorm, FoldedRows, Hyperparameters, InputGroup, Model, Role, RoleKind, Rope, RowMap,
+        SourceFile, SourceTensor, UnitInfo, UnitKind,
+    },
 };
 
 /// A model, its weights and its companion files.
@@ -32,7 +35,7 @@ impl TestModel {
     }
 
     /// A small model of the family `llama` with weights that look like noise: embedding, `layers`
-    /// decoder layers and a head. Heads are 32 wide; `hidden` is a multiple of 32.
+    /// decoder layers and a head. Heads are 32 wide, each with keys and values of its own; `hidden` is a multiple of 32.
     pub fn llama(layers: u32, hidden: u64, ffn: u64, vocabulary: u64) -> Self {
         let mut made = Self::new("test", "llama");
         let heads = u32::try_from(hidden / 32).unwrap_or(1).max(1);
@@ -79,13 +82,29 @@ impl TestModel {
                 ("mlp.up_proj", RoleKind::FfnUp, &[ffn, hidden]),
                 ("mlp.down_proj", RoleKind::FfnDown, &[hidden, ffn]),
             ];
+            let first = u32::try_from(made.model.tensors.len()).unwrap_or(u32::MAX);
             for (name, kind, shape) in tensors {
                 made.noise(&format!("model.layers.{layer}.{name}"), kind, unit, shape);
             }
+            let norm = |of: u32| FoldSource::Norm(FoldedNorm::new(first + of, None));
+            let rows =
+                |of: u32, channels| FoldSource::Rows(FoldedRows::new(first + of, None, RowMap::in_order(0, channels)));
+            let folds: [(InputGroup, &[u32], u64, FoldSource); 4] = [
+                (InputGroup::AttentionIn, &[1, 2, 3], hidden, norm(0)),
+                (InputGroup::AttentionOut, &[4], hidden, rows(3, hidden)),
+                (InputGroup::FfnIn, &[6, 7], hidden, norm(5)),
+                (InputGroup::FfnMid, &[8], ffn, rows(7, ffn)),
+            ];
+            made.model.folds.extend(folds.map(|(group, readers, channels, source)| {
+                let readers = readers.iter().map(|of| first + of).collect();
+                Fold::new(unit, group, readers, channels, source)
+            }));
         }
         made.model.units.push(UnitInfo::new(layers + 1, UnitKind::Epilogue));
-        made.noise("model.norm", RoleKind::OutputNorm, layers + 1, &[hidden]);
-        made.noise("lm_head", RoleKind::Output, layers + 1, &[vocabulary, hidden]);
+        let norm = made.noise("model.norm", RoleKind::OutputNorm, layers + 1, &[hidden]);
+        let head = made.noise("lm_head", RoleKind::Output, layers + 1, &[vocabulary, hidden]);
+        let norm = FoldSource::Norm(FoldedNorm::new(norm, None));
+        made.model.folds.push(Fold::new(layers + 1, InputGroup::OutputIn, vec![head], hidden, norm));
         made
     }
 
@@ -127,7 +146,7 @@ impl TestModel {
     }
 
     /// Adds a weight whose values lie evenly between -0.1 and 0.1; the same in every run.
-    fn noise(&mut self, name: &str, kind: RoleKind, unit: u32, shape: &[u64]) {
+    fn noise(&mut self, name: &str, kind: RoleKind, unit: u32, shape: &[u64]) -> u32 {
         let mut state = self.model.tensors.len() as u64;
         let values = (0..shape.iter().product()).map(|_| {
             // Knuth's MMIX generator; its high bits are the good ones.
@@ -136,6 +155,6 @@ impl TestModel {
             (f32::from(u16::from_le_bytes([low, high])) / 65_536.0 - 0.5) / 5.0
         });
         let values: Vec<f32> = values.collect();
-        self.tensor(format!("{name}.weight"), Role::weight(kind), unit, shape, values);
+        self.tensor(format!("{name}.weight"), Role::weight(kind), unit, shape, values)
     }
 }
