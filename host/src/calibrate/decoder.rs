@@ -7,7 +7,7 @@ use qhost_plugin_api::documents::{Experts, Hyperparameters, LatentAttention, Mod
 use serde_json::Value;
 
 use super::{BATCH_TOKENS, Error, rotary::Frequencies};
-use crate::model::{self, Blocks, Factor, Forward, Fused, Gate, Norm, Pairs, Rotated, Routing, Scores};
+use crate::model::{self, Factor, Forward, Fused, Gate, Norm, Order, Pairs, Rotated, Routing, Scores};
 
 /// The norms of latent queries, keys and values: transformers gives them its default epsilon.
 const LATENT_EPSILON: f32 = 1e-6;
@@ -73,17 +73,6 @@ pub struct NormShape {
     pub epsilon: f32,
     /// The same for latent attention.
     pub latent_epsilon: f32,
-}
-
-/// How the blocks of a layer follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Attention, then the feed-forward block.
-    InTurn,
-    /// Both from the layer's input.
-    SideBySide,
-    /// Attention, a norm of the stream, the feed-forward block, a norm of the stream.
-    NormAfter,
 }
 
 /// How groups of experts are ranked.
@@ -165,12 +154,7 @@ impl Decoder {
             residual_scale: config.factor(forward.residual)?,
             logit_scale: config.factor(forward.logits)?,
             logit_cap: forward.logit_cap.map(|key| config.optional(key)).transpose()?.flatten(),
-            order: match forward.blocks {
-                Blocks::SideBySide => Order::SideBySide,
-                Blocks::SideBySideIf(key) if config.flag(key) == Some(true) => Order::SideBySide,
-                Blocks::NormFirstIf(key) if config.flag(key) == Some(false) => Order::NormAfter,
-                Blocks::InTurn | Blocks::SideBySideIf(_) | Blocks::NormFirstIf(_) => Order::InTurn,
-            },
+            order: forward.blocks.order(&model.config),
             activation: config.activation(forward.gate)?,
             gate_and_up_in_turn: forward.gate == Gate::Bounded,
             fused_by_head: forward.fused == Fused::Heads,

@@ -9,11 +9,12 @@ use qhost_plugin_api::documents::{InputGroup, LatentAttention, RoleKind};
 
 use super::{
     Batch, Decoder, Error, Input, Interruption, Observer, Point,
-    decoder::{LayerShape, Order},
+    decoder::LayerShape,
     kept::Pieces,
     routing::{Assignment, Router},
     weights::{Gain, Linear, Modules},
 };
+use crate::model::Order;
 
 /// Cosines and sines on a device.
 pub struct Tables<D: Device> {

@@ -19,7 +19,7 @@ mod statistics;
 mod weights;
 
 pub use batch::{Batch, TOKENS as BATCH_TOKENS};
-pub use decoder::{Decoder, Groups, LayerShape, NormShape, Order};
+pub use decoder::{Decoder, Groups, LayerShape, NormShape};
 pub use error::Error;
 pub use hidden::HiddenStates;
 pub use kept::{Kept, Point, Stretch};

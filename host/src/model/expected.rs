@@ -7,7 +7,9 @@ use qhost_plugin_api::documents::{Model, NamedParameter, Role, SourceTensor};
 use serde_json::Value;
 
 use super::{
-    Error, Presence, Understood, hyperparameters,
+    Error, Presence, Understood,
+    folds::folds,
+    hyperparameters,
     inventory::{Given, find_family, of_tensors, units},
     text_part,
 };
@@ -91,6 +93,7 @@ pub fn expected(name: &str, config: &Value, present: &dyn Fn(&Role, Option<u32>)
     model.hyperparameters = hyperparameters;
     model.units = units.into_iter().map(|unit| unit.info).collect();
     model.tensors = tensors;
+    model.folds = family.forward.as_ref().map(|forward| folds(&model, forward)).unwrap_or_default();
     Ok(model)
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The reference is transformers' eager arithmetic in `f32`. Keys are those of `config.json`.
 
+use serde_json::Value;
+
 /// How a family's decoder computes.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
@@ -105,6 +107,31 @@ pub enum Blocks {
     SideBySideIf(&'static str),
     /// One after the other; unless a key is true, a block's norm is applied to the stream after the block.
     NormFirstIf(&'static str),
+}
+
+impl Blocks {
+    /// The order in a model with this config.
+    #[must_use]
+    pub fn order(self, config: &Value) -> Order {
+        let flag = |key: &str| config.get(key).and_then(Value::as_bool);
+        match self {
+            Self::SideBySide => Order::SideBySide,
+            Self::SideBySideIf(key) if flag(key) == Some(true) => Order::SideBySide,
+            Self::NormFirstIf(key) if flag(key) == Some(false) => Order::NormAfter,
+            Self::InTurn | Self::SideBySideIf(_) | Self::NormFirstIf(_) => Order::InTurn,
+        }
+    }
+}
+
+/// How the blocks of a layer follow each other in one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Attention, then the feed-forward block.
+    InTurn,
+    /// Both from the layer's input.
+    SideBySide,
+    /// Attention, a norm of the stream, the feed-forward block, a norm of the stream.
+    NormAfter,
 }
 
 /// Which numbers of a head are rotated together.

@@ -6,7 +6,9 @@ use qhost_plugin_api::documents::{Hyperparameters, Model, SourceFile, SourceTens
 use serde_json::Value;
 
 use super::{
-    Entry, Error, Family, Presence, StoredAs, Widening, families, hyperparameters, text_part,
+    Entry, Error, Family, Presence, StoredAs, Widening, families,
+    folds::folds,
+    hyperparameters, text_part,
     widening::{self, Scheme},
 };
 use crate::source::{Checkpoint, StoredTensor};
@@ -76,6 +78,7 @@ pub(super) fn of_tensors(
     model.hyperparameters = hyperparameters;
     model.units = units.into_iter().map(|unit| unit.info).collect();
     model.tensors = tensors;
+    model.folds = family.forward.as_ref().map(|forward| folds(&model, forward)).unwrap_or_default();
     Ok(Understood { model, stored, warnings })
 }
 
