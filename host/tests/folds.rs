@@ -1,8 +1,9 @@
 //! Folds of every family: scales that are folded into the weights leave the logits as they are.
 //!
 //! The models are those of `tests/fixtures/arch/*` and `tests/fixtures/forward/*`. Scales are random powers of two, by
-//! which products and quotients are exact: the logits have to be the same bits, but where a norm adds 1 to its gain.
-//! What a fold says is also broken on purpose, for a check that sees nothing proves nothing.
+//! which products and quotients are exact: the logits have to be the same bits. (Where a norm adds 1 to its gain, they are
+//! because the fixtures' gains are short; others may lose a last bit.) What a fold says is also broken on purpose, for a
+//! check that sees nothing proves nothing.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{
@@ -26,8 +27,8 @@ use qhost_plugin_api::{
     sdk::apply_fold,
 };
 
-/// Greatest difference relative to the logits' root mean square where 1 is added to gains.
-const TOLERANCE: f64 = 2e-5;
+/// The least difference that a broken fold makes, relative to the logits' root mean square.
+const SEEN: f64 = 2e-4;
 
 /// What is folded in the layers of each fixture and before its head: each kind of layer once. A group stands before what
 /// takes the inverse of its scales: `norm`, `norm+1`, `rows` of a linear (with the number of channels that have the same
@@ -121,7 +122,9 @@ impl Fixture {
         for (tensor, values) in model.tensors.iter_mut().zip(&mut tensors) {
             tensor.dtype = "F32".into();
             if values.iter().all(|value| value.to_bits() == values[0].to_bits()) {
-                values.iter_mut().for_each(|value| *value += random.between(-0.25, 0.25));
+                for value in values.iter_mut() {
+                    *value += random.between(-0.25, 0.25);
+                }
             }
         }
         let vocabulary = model.hyperparameters.vocab_size;
@@ -159,11 +162,6 @@ impl Fixture {
         let count = f64::from(u32::try_from(original.len()).unwrap());
         let worst = original.iter().zip(&logits).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
         worst / (square / count).sqrt()
-    }
-
-    fn tolerance(&self) -> f64 {
-        let adds = |fold: &Fold| matches!(&fold.source, FoldSource::Norm(norm) if norm.offset > 0.0);
-        if self.model().folds.iter().any(adds) { TOLERANCE } else { 0.0 }
     }
 }
 
@@ -210,7 +208,7 @@ fn scales_that_are_folded_leave_the_logits_as_they_are() {
         let changed = fixture.weights.tensors.iter().zip(&folded.tensors).filter(|(a, b)| a != b).count();
         assert!(changed > 0, "{}: nothing was folded", fixture.name);
         let difference = fixture.difference(&fixture.logits(&fixture.weights), &folded);
-        if difference > fixture.tolerance() {
+        if difference > 0.0 {
             failed.push(format!("{}: {difference:e}", fixture.name));
         }
     }
@@ -234,14 +232,14 @@ fn breaks(fold: &Fold, model: &Arc<Model>) -> Vec<(String, Break)> {
     let of_norm = |change: fn(&mut FoldedNorm)| -> Break {
         Box::new(move |fold| {
             if let FoldSource::Norm(norm) = &mut fold.source {
-                change(norm)
+                change(norm);
             }
         })
     };
     let of_rows = |change: fn(&mut FoldedRows)| -> Break {
         Box::new(move |fold| {
             if let FoldSource::Rows(rows) = &mut fold.source {
-                change(rows)
+                change(rows);
             }
         })
     };
@@ -297,7 +295,7 @@ fn a_fold_that_is_not_whole_changes_the_logits() {
                     folded.fold(&broken, scales);
                 }
                 count += 1;
-                if fixture.difference(&original, &folded) <= 10.0 * TOLERANCE {
+                if fixture.difference(&original, &folded) <= SEEN {
                     unseen.push(format!("{}, {group}: {what}", fixture.name));
                 }
             }

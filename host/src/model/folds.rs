@@ -209,3 +209,36 @@ fn inputs(tensor: &SourceTensor) -> u64 {
         _ => tensor.row_elements(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::{expected, find},
+        *,
+    };
+
+    /// No family has both; the other shapes of experts are run by the tests of all families.
+    #[test]
+    fn each_expert_of_a_stacked_tensor_has_a_fold_of_its_own() {
+        let config = json!({"model_type": "gpt_oss", "hidden_size": 8, "intermediate_size": 6, "head_dim": 4,
+            "num_attention_heads": 2, "num_hidden_layers": 1, "max_position_embeddings": 32, "rms_norm_eps": 1e-5,
+            "vocab_size": 16, "num_local_experts": 3, "num_experts_per_tok": 2});
+        let model = expected("m", &config, &|_, _| false).unwrap();
+        let down = |folds: Vec<Fold>| -> Vec<Fold> {
+            folds.into_iter().filter(|fold| fold.groups == [InputGroup::FfnMid]).collect()
+        };
+        let bounded = find(Some("gpt_oss"), None).and_then(|family| family.forward).unwrap();
+        assert!(down(folds(&model, &bounded)).iter().all(|fold| fold.expert.is_some() && !fold.is_possible()));
+        let usual = down(folds(&model, &Forward::LLAMA));
+        assert_eq!(usual.iter().map(|fold| fold.expert).collect::<Vec<_>>(), [Some(0), Some(1), Some(2)]);
+        let id = |name: &str| (0..).zip(&model.tensors).find(|(_, tensor)| tensor.name.ends_with(name)).unwrap().0;
+        for fold in usual {
+            assert_eq!((fold.readers, fold.channels), (vec![id("experts.down_proj")], 6));
+            let FoldSource::Rows(rows) = fold.source else { panic!("{:?}", fold.source) };
+            assert_eq!((rows.weight, rows.bias), (id("gate_up_proj"), Some(id("gate_up_proj_bias"))));
+            assert_eq!((0..6).map(|channel| rows.map.row(channel)).collect::<Vec<_>>(), [6, 7, 8, 9, 10, 11]);
+        }
+    }
+}
