@@ -5,17 +5,25 @@
 //! can be made from weights alone. It knows the format's levels, and nothing else yet.
 
 mod format;
+mod read;
 
+use std::sync::Arc;
+
+use qhost_packed::Job;
 use qhost_plugin_api::{
     documents::{Description, OpenRequest},
-    sdk::{Failure, FilesHandle, Format, HostHandle, NoJob, Result},
+    sdk::{
+        Failure, FilesHandle, Format, FormatService, HostHandle, READER, Result, VERIFY, reader_service, verify_service,
+    },
 };
+
+use crate::read::{Reader, Settings};
 
 /// The plugin.
 pub struct Awq;
 
 impl Format for Awq {
-    type Job = NoJob;
+    type Job = Job;
 
     fn connect(_: HostHandle) -> Result<Self> {
         Ok(Self)
@@ -25,9 +33,20 @@ impl Format for Awq {
         Description::new(vec![format::description()])
     }
 
-    fn open(&self, _: OpenRequest, _: FilesHandle) -> Result<NoJob> {
+    fn open(&self, request: OpenRequest, _: FilesHandle) -> Result<Job> {
+        if let Some(job) = Job::existing::<Settings>(&request)? {
+            return Ok(job);
+        }
         Err(Failure::unsupported("awq needs calibration, which is not available yet")
             .hint("gguf needs none: use --format gguf"))
+    }
+
+    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
+        match name {
+            READER => Some(reader_service(Arc::new(Reader::default()))),
+            VERIFY => Some(verify_service(Arc::new(Reader::default()))),
+            _ => None,
+        }
     }
 }
 
@@ -40,6 +59,12 @@ qhost_plugin_api::export_plugin! {
             id: "awq",
             summary: "A folder for vLLM, SGLang and transformers",
             levels: ["4bit-g32", "4bit-g64", "4bit-g128", "4bit-channel"],
+            folders: [
+                { file: "config.json", key: "quantization_config.quant_method", value: "awq" },
+                { file: "quant_config.json", key: "", value: "" },
+                { file: "quantize_config.json", key: "quant_method", value: "awq" },
+            ],
+            loaders: ["transformers", "gptqmodel", "vllm", "sglang"],
         },
     ],
     plugin: Awq,
@@ -54,5 +79,7 @@ mod tests {
         let manifest = Manifest::from_json(super::MANIFEST_JSON).unwrap();
         let described: Vec<_> = super::format::description().levels.into_iter().map(|level| level.id).collect();
         assert_eq!(manifest.formats[0].levels, described);
+        assert_eq!(manifest.formats[0].loaders, super::read::LOADERS);
+        assert_eq!(manifest.formats[0].folders.len(), 3);
     }
 }

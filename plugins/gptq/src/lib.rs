@@ -21,19 +21,17 @@ mod usage;
 mod weights;
 mod write;
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
+use qhost_packed::Job;
 use qhost_plugin_api::{
-    documents::{Description, Findings, OpenRequest, Plan},
-    sdk::{
-        FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result, UnitHandle, VERIFY, reader_service,
-        verify_service,
-    },
+    documents::{Description, OpenRequest},
+    sdk::{FilesHandle, Format, FormatService, HostHandle, READER, Result, VERIFY, reader_service, verify_service},
 };
 
 use crate::{
     job::GptqJob,
-    read::{Comparison, Decoding, Reader},
+    read::{Reader, Settings},
 };
 
 /// The plugin.
@@ -53,59 +51,18 @@ impl Format for Gptq {
     }
 
     fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<Job> {
-        match &request.existing {
-            Some(existing) if request.decode => Ok(Job::Decode(Box::new(Decoding::open(&request.model, existing)?))),
-            Some(existing) => Ok(Job::Compare(Box::new(Comparison::open(&request.model, existing)?))),
-            None => Ok(Job::Make(Box::new(GptqJob::open(&request, &companions, self.host.clone())?))),
+        if let Some(job) = Job::existing::<Settings>(&request)? {
+            return Ok(job);
         }
+        Ok(Job::make(GptqJob::open(&request, &companions, self.host.clone())?))
     }
 
     fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
         match name {
-            READER => Some(reader_service(Arc::new(Reader))),
-            VERIFY => Some(verify_service(Arc::new(Reader))),
+            READER => Some(reader_service(Arc::new(Reader::default()))),
+            VERIFY => Some(verify_service(Arc::new(Reader::default()))),
             _ => None,
         }
-    }
-}
-
-/// What the plugin was asked for.
-pub enum Job {
-    /// A folder is made.
-    Make(Box<dyn FormatJob>),
-    /// A folder that exists is held against the source.
-    Compare(Box<dyn FormatJob>),
-    /// A folder that exists is the source of weights.
-    Decode(Box<dyn FormatJob>),
-}
-
-impl Job {
-    fn inner(&self) -> &dyn FormatJob {
-        match self {
-            Self::Make(job) | Self::Compare(job) | Self::Decode(job) => job.as_ref(),
-        }
-    }
-}
-
-impl FormatJob for Job {
-    fn plan(&self) -> &Plan {
-        self.inner().plan()
-    }
-
-    fn constant(&self, segment: u32) -> Result<Cow<'_, [u8]>> {
-        self.inner().constant(segment)
-    }
-
-    fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
-        self.inner().run_unit(unit, io)
-    }
-
-    fn check(&self, files: &FilesHandle) -> Result<Findings> {
-        self.inner().check(files)
-    }
-
-    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
-        self.inner().service(name)
     }
 }
 

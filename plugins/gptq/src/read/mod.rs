@@ -1,18 +1,16 @@
-//! Reading folders of packed linears, whoever made them: what is in them, whether it is sound, and its weights.
+//! Reading folders of the format, whoever made them.
 //!
-//! It knows the tensors of the format and its config; names are the checkpoint's own, so which parameter is which is
-//! the host's to say.
+//! It knows the tensors of the format and its config; what is the same for all packed folders is `qhost-packed`.
 
-mod compare;
-mod decode;
 mod linear;
-mod reader;
+mod packing;
 mod settings;
 mod unpack;
 mod verify;
 
-pub(crate) use compare::Comparison;
-pub(crate) use decode::Decoding;
-pub(crate) use reader::Reader;
+pub(crate) use settings::Settings;
 #[cfg(test)]
 pub(crate) use verify::LOADERS;
+
+/// Reads and checks folders.
+pub(crate) type Reader = qhost_packed::Reader<Settings>;

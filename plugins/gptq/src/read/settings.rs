@@ -4,16 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use qhost_folder::json;
+use qhost_packed::{settings_in, text};
 use qhost_plugin_api::sdk::{Failure, FileView, Result};
 use serde_json::{Map, Value};
 
-/// The config of the model.
-pub(crate) const CONFIG: &str = "config.json";
 /// The settings on their own, as the first writers of the format stored them.
-pub(crate) const SETTINGS: &str = "quantize_config.json";
-/// The key of the settings in the config of the model.
-pub(crate) const KEY: &str = "quantization_config";
+const SETTINGS: &str = "quantize_config.json";
 /// The names of the method: the format's, and what `AutoRound` calls the same tensors.
 const METHODS: [&str; 2] = ["gptq", "auto-round"];
 /// Bits that every reader of the format knows.
@@ -51,8 +47,6 @@ pub(crate) struct Settings {
     pub(crate) other_groups: BTreeSet<i64>,
     /// How zero points are stored.
     pub(crate) version: Version,
-    /// All of the settings, as they are written.
-    pub(crate) written: Map<String, Value>,
     /// The file that they are in.
     pub(crate) file: &'static str,
 }
@@ -62,14 +56,8 @@ pub(crate) struct Settings {
 /// # Errors
 /// Fails with kind `CORRUPT` when one of the files is no JSON.
 pub(crate) fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Value>, &'static str)>> {
-    let of_config = json(files, CONFIG)?.and_then(|mut config| config.get_mut(KEY).map(Value::take));
-    let own = || json(files, SETTINGS).map(|found| found.map(|settings| (settings, SETTINGS)));
-    let found = match of_config.filter(|found| !found.is_null()) {
-        Some(settings) => Some((settings, CONFIG)),
-        None => own()?,
-    };
-    let Some((Value::Object(settings), file)) = found else { return Ok(None) };
-    let ours = match settings.get("quant_method").and_then(Value::as_str) {
+    let Some((settings, file)) = settings_in(files, &[SETTINGS])? else { return Ok(None) };
+    let ours = match text(&settings, "quant_method") {
         Some(method) => METHODS.contains(&method),
         // The first writers named no method; the file's name and these keys were enough.
         None => file == SETTINGS && settings.contains_key("bits") && settings.contains_key("group_size"),
@@ -78,18 +66,12 @@ pub(crate) fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Valu
 }
 
 impl Settings {
-    /// Reads the settings.
+    /// Understands the settings that a file has.
     ///
     /// # Errors
     /// Fails with kind `CORRUPT` for values that are impossible, and with `UNSUPPORTED` for layouts that are not the
     /// format's.
-    pub(crate) fn read(files: &[FileView<'_>]) -> Result<Self> {
-        let (written, file) =
-            written(files)?.ok_or_else(|| Failure::corrupt(format!("has no `{KEY}` of this format")).about(CONFIG))?;
-        Self::parse(written, file)
-    }
-
-    pub(super) fn parse(written: Map<String, Value>, file: &'static str) -> Result<Self> {
+    pub(super) fn parse(written: &Map<String, Value>, file: &'static str) -> Result<Self> {
         let impossible = |key: &str, value: &Value| Failure::corrupt(format!("`{key}` is {value}")).about(file);
         let absent = |key: &str| Failure::corrupt(format!("the settings have no `{key}`")).about(file);
         let bits = written.get("bits").ok_or_else(|| absent("bits"))?;
@@ -101,12 +83,12 @@ impl Settings {
                 .about(file)
                 .hint("2, 3, 4 and 8 bits are read: only one program packs others, in a layout of its own")
         })?;
-        if let Some(other) = written.get("pack_dtype").and_then(Value::as_str).filter(|dtype| *dtype != "int32") {
+        if let Some(other) = text(written, "pack_dtype").filter(|dtype| *dtype != "int32") {
             return Err(Failure::unsupported(format!("its codes are packed into {other}"))
                 .about(file)
                 .hint("only packing into int32 is read, which all other readers ask for too"));
         }
-        let version = version(&written, file)?;
+        let version = version(written, file)?;
         let (mut other_bits, mut other_groups) = (BTreeSet::new(), BTreeSet::new());
         // What single linears have: by pattern of their names (GPTQModel), or by name (AutoRound).
         for rules in ["dynamic", "extra_config"].iter().filter_map(|key| written.get(*key)?.as_object()) {
@@ -115,7 +97,7 @@ impl Settings {
                 other_groups.extend(rule.get("group_size").and_then(whole).filter(|size| is_group(*size)));
             }
         }
-        Ok(Self { bits, other_bits, group_size, other_groups, version, written, file })
+        Ok(Self { bits, other_bits, group_size, other_groups, version, file })
     }
 
     /// Bits that a linear may have, the usual ones first.
@@ -144,7 +126,7 @@ fn is_group(size: i64) -> bool {
 
 /// How zero points are stored, by whichever key the writer uses.
 fn version(written: &Map<String, Value>, file: &'static str) -> Result<Version> {
-    let text = |key: &str| written.get(key).and_then(Value::as_str);
+    let text = |key: &str| text(written, key);
     let is_autoround = text("quant_method") == Some("auto-round");
     let name = match (is_autoround, text("packing_format")) {
         (true, packing) => packing.unwrap_or("auto_round"),
@@ -162,6 +144,7 @@ fn version(written: &Map<String, Value>, file: &'static str) -> Result<Version> 
 
 #[cfg(test)]
 mod tests {
+    use qhost_packed::{CONFIG, KEY};
     use qhost_plugin_api::sdk::FailureKind;
     use serde_json::json;
 
@@ -171,7 +154,8 @@ mod tests {
         let (config, settings) = (config.to_string(), settings.map(Value::to_string));
         let mut files = vec![FileView { name: CONFIG, bytes: config.as_bytes() }];
         files.extend(settings.as_ref().map(|text| FileView { name: SETTINGS, bytes: text.as_bytes() }));
-        Settings::read(&files)
+        let (written, file) = written(&files)?.ok_or_else(|| Failure::corrupt("is of another format"))?;
+        Settings::parse(&written, file)
     }
 
     #[test]

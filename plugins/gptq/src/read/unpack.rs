@@ -8,11 +8,6 @@ use super::settings::Version;
 /// Codes that fill whole words for every width.
 pub(crate) const RUN: usize = 32;
 
-/// The word at an index of little-endian data.
-pub(crate) fn word(bytes: &[u8], index: usize) -> u32 {
-    bytes.as_chunks::<4>().0.get(index).map_or(0, |raw| u32::from_le_bytes(*raw))
-}
-
 /// The codes of a run, out of its words.
 #[inline]
 pub(crate) fn codes<const BITS: usize>(words: &[u32; BITS]) -> [u8; RUN] {

@@ -18,11 +18,7 @@ use qhost_plugin_api::{
     sdk::{CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, Result, RowJob, UnitHandle, chunks, widen, with_scratch},
 };
 
-use super::{
-    decode::Plain,
-    linear::{CODES, Linear, Packed, Place},
-    reader::tensors_of,
-};
+use crate::{CODES, Linear, Packed, Packing, Place, content::Told, plain::Plain};
 
 /// The metric by which the host judges: the root of the summed squared errors over that of the squares.
 const RELATIVE_ERROR: &str = "relative_rms_error";
@@ -30,8 +26,9 @@ const RELATIVE_ERROR: &str = "relative_rms_error";
 const LARGEST_ERROR: &str = "max_abs_error";
 
 /// A planned comparison.
-pub(crate) struct Comparison {
+pub struct Comparison<P> {
     plan: Plan,
+    packing: P,
     /// By the segments of the plan.
     pairs: Vec<Pair>,
 }
@@ -53,13 +50,13 @@ enum Stored {
 /// Squared errors, squares, and the largest error of some rows.
 type Errors = (f64, f64, f64);
 
-impl Comparison {
+impl<P: Packing> Comparison<P> {
     /// Plans the comparison of a folder with a model.
     ///
     /// # Errors
     /// Fails as reading the folder does.
-    pub(crate) fn open(model: &Model, existing: &Reading) -> Result<Self> {
-        let (linears, plain) = tensors_of(existing)?;
+    pub fn open(model: &Model, existing: &Reading) -> Result<Self> {
+        let Told { packing, linears, plain } = Told::<P>::of(existing)?;
         let mut linears: BTreeMap<String, Linear> =
             linears.into_iter().map(|linear| (format!("{}{CODES}", linear.name), linear)).collect();
         let plain: BTreeMap<&str, &StoredAt> = plain.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
@@ -120,7 +117,7 @@ impl Comparison {
             (planned.memory, planned.memory_per_thread) = (whole, each);
             plan.units.push(planned);
         }
-        Ok(Self { plan, pairs })
+        Ok(Self { plan, packing, pairs })
     }
 }
 
@@ -157,15 +154,15 @@ impl Stored {
     /// The shape of what it stands for.
     fn shape(&self, transposed: bool) -> Vec<u64> {
         match self {
-            Self::Packed(linear) if transposed => vec![linear.inputs as u64, linear.outputs as u64],
-            Self::Packed(linear) => vec![linear.outputs as u64, linear.inputs as u64],
+            Self::Packed(linear) if transposed => vec![linear.shape.inputs as u64, linear.shape.outputs as u64],
+            Self::Packed(linear) => vec![linear.shape.outputs as u64, linear.shape.inputs as u64],
             Self::Plain(plain) => plain.stored.shape.clone(),
         }
     }
 
     fn rows(&self) -> (u64, u64) {
         match self {
-            Self::Packed(linear) => (linear.outputs as u64, linear.inputs as u64),
+            Self::Packed(linear) => (linear.shape.outputs as u64, linear.shape.inputs as u64),
             Self::Plain(plain) => (plain.rows, plain.row_elements as u64),
         }
     }
@@ -179,18 +176,16 @@ impl Pair {
         match &self.stored {
             Stored::Plain(_) => (0, chunk.saturating_add(row_elements.max(CHUNK_WEIGHTS).saturating_mul(4))),
             Stored::Packed(linear) => {
-                let order = linear.order.map_or(0, |order| order.bytes);
-                let parts = [linear.codes.bytes, linear.zeros.bytes, linear.scales.bytes, order];
                 let rows = (CHUNK_WEIGHTS / row_elements.max(1)).max(1);
-                let tables = rows.saturating_mul(linear.groups as u64).saturating_mul(8);
+                let tables = rows.saturating_mul(linear.shape.groups as u64).saturating_mul(8);
                 let groups = row_elements.saturating_mul(4);
-                (parts.iter().sum(), chunk.saturating_add(tables).saturating_add(groups))
+                (linear.places().map(|place| place.bytes).sum(), chunk.saturating_add(tables).saturating_add(groups))
             }
         }
     }
 
     /// The errors of the whole tensor, added up in the order of its rows.
-    fn measure(&self, io: &UnitHandle) -> Result<Errors> {
+    fn measure(&self, packing: &impl Packing, io: &UnitHandle) -> Result<Errors> {
         let (rows, row_elements) = self.stored.rows();
         let jobs = [RowJob { item: (), rows, row_elements, granule: 1 }];
         let chunks = chunks(&jobs);
@@ -201,7 +196,9 @@ impl Pair {
             Stored::Packed(linear) => {
                 let bytes = Bytes::read(linear, io)?;
                 let packed = bytes.packed();
-                io.host().parallel_map(chunks.len(), |index| self.packed(linear, &packed, io, &chunks[index].rows))?
+                io.host().parallel_map(chunks.len(), |index| {
+                    self.packed(linear, packing, &packed, io, &chunks[index].rows)
+                })?
             }
         };
         Ok(errors
@@ -224,23 +221,30 @@ impl Pair {
         })
     }
 
-    fn packed(&self, linear: &Linear, packed: &Packed<'_>, io: &UnitHandle, rows: &Range<u64>) -> Result<Errors> {
+    fn packed(
+        &self,
+        linear: &Linear,
+        packing: &impl Packing,
+        packed: &Packed<'_>,
+        io: &UnitHandle,
+        rows: &Range<u64>,
+    ) -> Result<Errors> {
         let range = in_memory(rows.start)?..in_memory(rows.end)?;
         with_scratch(|scratch| {
             if self.transposed {
-                let lease = io.rows(self.source, 0, linear.inputs as u64)?;
-                scratch.floats.resize(range.len() * linear.inputs, 0.0);
-                for input in 0..linear.inputs {
+                let lease = io.rows(self.source, 0, linear.shape.inputs as u64)?;
+                scratch.floats.resize(range.len() * linear.shape.inputs, 0.0);
+                for input in 0..linear.shape.inputs {
                     lease.widen_part(input as u64, rows, &mut scratch.more_floats)?;
                     for (output, weight) in scratch.more_floats.iter().enumerate() {
-                        scratch.floats[output * linear.inputs + input] = *weight;
+                        scratch.floats[output * linear.shape.inputs + input] = *weight;
                     }
                 }
             } else {
                 io.rows(self.source, rows.start, rows.end - rows.start)?.widen(&mut scratch.floats)?;
             }
             scratch.more_floats.resize(scratch.floats.len(), 0.0);
-            linear.rows(packed, &range, &mut scratch.more_floats)?;
+            linear.rows(packing, packed, &range, &mut scratch.more_floats)?;
             io.progress(scratch.floats.len() as u64);
             Ok(errors(&scratch.floats, &scratch.more_floats))
         })
@@ -250,7 +254,7 @@ impl Pair {
 /// The tensors of a linear, in memory.
 struct Bytes {
     codes: Vec<u8>,
-    zeros: Vec<u8>,
+    zeros: Option<Vec<u8>>,
     scales: Vec<u8>,
     order: Option<Vec<u8>>,
 }
@@ -264,18 +268,18 @@ impl Bytes {
         };
         Ok(Self {
             codes: read(&linear.codes)?,
-            zeros: read(&linear.zeros)?,
+            zeros: linear.zeros.as_ref().map(read).transpose()?,
             scales: read(&linear.scales)?,
             order: linear.order.as_ref().map(read).transpose()?,
         })
     }
 
     fn packed(&self) -> Packed<'_> {
-        Packed { codes: &self.codes, zeros: &self.zeros, scales: &self.scales, order: self.order.as_deref() }
+        Packed { codes: &self.codes, zeros: self.zeros.as_deref(), scales: &self.scales, order: self.order.as_deref() }
     }
 }
 
-impl FormatJob for Comparison {
+impl<P: Packing> FormatJob for Comparison<P> {
     fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -289,7 +293,7 @@ impl FormatJob for Comparison {
         let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
         let _grant = io.host().grant(memory, "comparing")?;
         for (segment, pair) in (0_u32..).zip(&self.pairs).filter(|(_, pair)| pair.unit == unit) {
-            let (errors, squares, largest) = pair.measure(io)?;
+            let (errors, squares, largest) = pair.measure(&self.packing, io)?;
             // Nothing is as far from zeros as anything else: all of it is error.
             let relative = if squares > 0.0 { (errors / squares).sqrt() } else { f64::from(u8::from(errors > 0.0)) };
             io.metric(segment, RELATIVE_ERROR, relative);

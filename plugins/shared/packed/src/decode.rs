@@ -7,22 +7,20 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use qhost_folder::StoredAt;
 use qhost_plugin_api::{
     documents::{Findings, Model, Output, Plan, Reading, SourceTensor, UnitOrder},
-    sdk::{
-        DECODE, DType, Failure, FilesHandle, FormatJob, FormatService, Result, RowDecoder, UnitHandle, decode_service,
-        widen,
-    },
+    sdk::{DECODE, Failure, FilesHandle, FormatJob, FormatService, Result, RowDecoder, UnitHandle, decode_service},
 };
 
-use super::{linear::Linear, reader::tensors_of};
+use crate::{Linear, Packing, content::Told, plain::Plain};
 
 /// A folder as the source of weights.
-pub(crate) struct Decoding {
+pub struct Decoding<P> {
     plan: Plan,
-    decoder: Arc<Decoder>,
+    decoder: Arc<Decoder<P>>,
 }
 
 /// For every tensor of the model, where it is.
-struct Decoder {
+struct Decoder<P> {
+    packing: P,
     tensors: Vec<Held>,
 }
 
@@ -32,31 +30,21 @@ enum Held {
     Plain(Plain),
 }
 
-/// A tensor that is stored as floats.
-pub(crate) struct Plain {
-    pub(crate) name: String,
-    pub(crate) dtype: DType,
-    pub(crate) element_bytes: usize,
-    pub(crate) row_elements: usize,
-    pub(crate) rows: u64,
-    pub(crate) stored: StoredAt,
-}
-
-impl Decoding {
+impl<P: Packing> Decoding<P> {
     /// Finds every tensor of the model in the folder.
     ///
     /// # Errors
     /// Fails with kind `CORRUPT` when one is not there or has another shape, and with `UNSUPPORTED` when one is stored
     /// otherwise than as codes or floats.
-    pub(crate) fn open(model: &Model, existing: &Reading) -> Result<Self> {
-        let (linears, plain) = tensors_of(existing)?;
+    pub fn open(model: &Model, existing: &Reading) -> Result<Self> {
+        let Told { packing, linears, plain } = Told::<P>::of(existing)?;
         let linears: BTreeMap<String, Linear> =
             linears.into_iter().map(|linear| (format!("{}.weight", linear.name), linear)).collect();
         let plain: BTreeMap<String, StoredAt> = plain.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
         let held = |tensor: &SourceTensor| {
             let shape = tensor.shape.as_slice();
             if let Some(linear) = linears.get(&tensor.name) {
-                let own = [linear.outputs as u64, linear.inputs as u64];
+                let own = [linear.shape.outputs as u64, linear.shape.inputs as u64];
                 return if own == shape { Ok(Held::Packed(linear.clone())) } else { Err(misshapen(tensor, &own)) };
             }
             let found = plain.get(&tensor.name);
@@ -69,7 +57,7 @@ impl Decoding {
         let tensors = model.tensors.iter().map(held).collect::<Result<_>>()?;
         let mut plan = Plan::new(&*existing.format, "source", Output::folder("-source"));
         plan.order = UnitOrder::Independent;
-        Ok(Self { plan, decoder: Arc::new(Decoder { tensors }) })
+        Ok(Self { plan, decoder: Arc::new(Decoder { packing, tensors }) })
     }
 }
 
@@ -78,40 +66,7 @@ fn misshapen(tensor: &SourceTensor, stored: &[u64]) -> Failure {
         .about(&*tensor.name)
 }
 
-impl Plain {
-    /// A tensor that is stored as floats.
-    ///
-    /// # Errors
-    /// Fails with kind `UNSUPPORTED` when it is not.
-    pub(crate) fn of(stored: &StoredAt) -> Result<Self> {
-        let (dtype, element_bytes) = match &*stored.dtype {
-            "F32" => (DType::F32, 4),
-            "F16" => (DType::F16, 2),
-            "BF16" => (DType::BF16, 2),
-            other => {
-                return Err(Failure::unsupported(format!("it is stored as {other}"))
-                    .about(&*stored.name)
-                    .hint("tensors that are not packed are read as F32, F16 and BF16"));
-            }
-        };
-        let (last, outer) = stored.shape.split_last().map_or((1, &[][..]), |(last, outer)| (*last, outer));
-        let row_elements = usize::try_from(last).map_err(|_| Failure::internal("a row is longer than memory"))?;
-        let rows = outer.iter().fold(1, |rows: u64, dim| rows.saturating_mul(*dim));
-        Ok(Self { name: stored.name.clone(), dtype, element_bytes, row_elements, rows, stored: stored.clone() })
-    }
-
-    fn fill(&self, files: &[&[u8]], first_row: u64, out: &mut [f32]) -> Result<()> {
-        let lost = || Failure::corrupt("its data are not in the files").about(&*self.name);
-        let row_bytes = (self.row_elements * self.element_bytes) as u64;
-        let start = first_row.checked_mul(row_bytes).and_then(|within| within.checked_add(self.stored.offset));
-        let start = start.and_then(|start| usize::try_from(start).ok()).ok_or_else(lost)?;
-        let end = start.checked_add(out.len() * self.element_bytes).ok_or_else(lost)?;
-        let bytes = files.get(self.stored.file).and_then(|file| file.get(start..end)).ok_or_else(lost)?;
-        widen(self.dtype, bytes, out)
-    }
-}
-
-impl RowDecoder for Decoder {
+impl<P: Packing> RowDecoder for Decoder<P> {
     fn rows(&self, files: &[&[u8]], tensor: u32, first_row: u64, out: &mut [f32]) -> Result<()> {
         let held = self.tensors.get(tensor as usize);
         let held = held.ok_or_else(|| Failure::internal(format!("there is no tensor {tensor}")))?;
@@ -119,14 +74,14 @@ impl RowDecoder for Decoder {
             Held::Plain(plain) => plain.fill(files, first_row, out),
             Held::Packed(linear) => {
                 let first = usize::try_from(first_row).unwrap_or(usize::MAX);
-                let end = first.saturating_add(out.len() / linear.inputs);
-                linear.rows(&linear.packed(files)?, &(first..end), out)
+                let end = first.saturating_add(out.len() / linear.shape.inputs);
+                linear.rows(&self.packing, &linear.packed(files)?, &(first..end), out)
             }
         }
     }
 }
 
-impl FormatJob for Decoding {
+impl<P: Packing> FormatJob for Decoding<P> {
     fn plan(&self) -> &Plan {
         &self.plan
     }

@@ -1,0 +1,68 @@
+//! What the format says of its folders, for what reads packed folders of any format.
+
+use std::ops::Range;
+
+use qhost_folder::StoredAt;
+use qhost_packed::{Content, Linear, Packed, Packing, SCALES, Shape, Tensors};
+use qhost_plugin_api::{
+    documents::Check,
+    sdk::{Failure, FileView, Result},
+};
+use serde_json::{Map, Value};
+
+use super::{linear, settings, settings::Settings, verify};
+
+impl Packing for Settings {
+    const FORMAT: &'static str = "awq";
+    const LOADERS: &'static [&'static str] = &verify::LOADERS;
+
+    fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Value>, &'static str)>> {
+        settings::written(files)
+    }
+
+    fn parse(written: &Map<String, Value>, file: &'static str) -> Result<Self> {
+        Self::parse(written, file)
+    }
+
+    fn version(&self) -> &'static str {
+        settings::LAYOUT
+    }
+
+    fn needs_zeros(&self) -> bool {
+        self.zero_point
+    }
+
+    fn shape(&self, tensors: &Tensors<'_>) -> Result<Shape> {
+        linear::shape(self, tensors)
+    }
+
+    fn zeros(&self, linear: &Linear, packed: &Packed<'_>, group: usize, first: usize, out: &mut [f32]) {
+        linear::zeros(linear, packed, group, first, out);
+    }
+
+    fn fill(&self, linear: &Linear, packed: &Packed<'_>, rows: &Range<usize>, out: &mut [f32]) -> Result<()> {
+        linear::fill(self, linear, packed, rows, out)
+    }
+
+    fn checks(content: &Content<'_, Self>) -> Vec<Check> {
+        verify::checks(content)
+    }
+
+    fn loads(content: &Content<'_, Self>, loader: &str) -> std::result::Result<(), String> {
+        verify::loads(content, loader)
+    }
+
+    fn keeps_scales(loader: &str) -> bool {
+        // They are of the type in which the model runs.
+        loader != "sglang"
+    }
+
+    fn orphan(tensor: &StoredAt, module: &str) -> Failure {
+        if tensor.name.ends_with(SCALES) && tensor.shape.len() == 1 {
+            return Failure::unsupported("an activation is divided by scales of its own")
+                .about(&*tensor.name)
+                .hint("AutoAWQ does that where it cannot fold them into weights; no other program reads it");
+        }
+        Failure::corrupt(format!("its tensor {module}.qweight is not there")).about(module)
+    }
+}

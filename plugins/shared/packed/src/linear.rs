@@ -1,0 +1,220 @@
+//! One packed linear: its tensors, what follows from their shapes, and its rows as floats.
+
+use std::ops::Range;
+
+use qhost_folder::StoredAt;
+use qhost_plugin_api::sdk::{DType, Failure, Result, widen};
+
+use crate::{Packing, Tensors, misshapen};
+
+/// The ending of the name of a linear's codes.
+pub const CODES: &str = ".qweight";
+/// The ending of the name of its zero points.
+pub const ZEROS: &str = ".qzeros";
+/// The ending of the name of its scales.
+pub const SCALES: &str = ".scales";
+/// The ending of the name of the groups of its inputs.
+pub const ORDER: &str = ".g_idx";
+
+/// What the shapes of a linear's tensors say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// The bits of a code.
+    pub bits: u32,
+    /// Columns of the weight.
+    pub inputs: usize,
+    /// Rows of the weight.
+    pub outputs: usize,
+    /// Groups of a row.
+    pub groups: usize,
+    /// Inputs of a group where they are not in an order of their own.
+    pub group_size: usize,
+}
+
+/// A packed linear.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// The module's name.
+    pub name: String,
+    /// Sizes.
+    pub shape: Shape,
+    /// Where its codes are.
+    pub codes: Place,
+    /// Where its zero points are, if they are stored.
+    pub zeros: Option<Place>,
+    /// Where its scales are: groups by outputs.
+    pub scales: Place,
+    /// The group of every input; by their order where it is absent.
+    pub order: Option<Place>,
+    scale_dtype: DType,
+}
+
+/// Where a tensor lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The index of its file.
+    pub file: usize,
+    /// Its first byte there.
+    pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl Place {
+    fn of(tensor: &StoredAt) -> Self {
+        Self { file: tensor.file, offset: tensor.offset, bytes: tensor.bytes }
+    }
+
+    /// Its bytes among all files.
+    fn data<'a>(&self, files: &[&'a [u8]]) -> Option<&'a [u8]> {
+        let start = usize::try_from(self.offset).ok()?;
+        let end = start.checked_add(usize::try_from(self.bytes).ok()?)?;
+        files.get(self.file)?.get(start..end)
+    }
+}
+
+/// The bytes of a linear's tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a> {
+    /// Of its codes.
+    pub codes: &'a [u8],
+    /// Of its zero points.
+    pub zeros: Option<&'a [u8]>,
+    /// Of its scales.
+    pub scales: &'a [u8],
+    /// Of the groups of its inputs.
+    pub order: Option<&'a [u8]>,
+}
+
+/// The word at an index of little-endian data.
+#[must_use]
+pub fn word(bytes: &[u8], index: usize) -> u32 {
+    bytes.as_chunks::<4>().0.get(index).map_or(0, |raw| u32::from_le_bytes(*raw))
+}
+
+impl Linear {
+    /// Understands the linear whose codes are in a tensor; `find` finds the others by name.
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT`, naming the tensor, when one is not there or has an impossible shape, and with
+    /// `UNSUPPORTED` for a dtype that is not the format's.
+    pub(crate) fn of<'a>(
+        codes: &'a StoredAt,
+        find: impl Fn(&str) -> Option<&'a StoredAt>,
+        packing: &impl Packing,
+    ) -> Result<Self> {
+        let tensors = Tensors::of(codes, find, packing.needs_zeros())?;
+        let shape = packing.shape(&tensors)?;
+        if shape.inputs == 0 || shape.outputs == 0 || shape.groups == 0 {
+            return Err(misshapen(codes, "a linear has inputs, outputs and groups"));
+        }
+        Ok(Self {
+            shape,
+            codes: Place::of(codes),
+            zeros: tensors.zeros.map(Place::of),
+            scales: Place::of(tensors.scales),
+            order: tensors.order.map(Place::of),
+            scale_dtype: tensors.scale_dtype,
+            name: tensors.name,
+        })
+    }
+
+    /// The number of weights.
+    #[must_use]
+    pub fn weights(&self) -> u64 {
+        (self.shape.inputs as u64).saturating_mul(self.shape.outputs as u64)
+    }
+
+    /// How its codes are stored, in a word: bits and group size, as levels are called.
+    #[must_use]
+    pub fn encoding(&self) -> String {
+        match self.shape.groups {
+            1 => format!("{}bit-channel", self.shape.bits),
+            _ => format!("{}bit-g{}", self.shape.bits, self.shape.group_size),
+        }
+    }
+
+    /// The places of its tensors.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
+        [self.codes, self.scales].into_iter().chain(self.zeros).chain(self.order)
+    }
+
+    /// The group of every input.
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT` when there is one outside of the groups.
+    pub fn groups_of_inputs(&self, order: Option<&[u8]>) -> Result<Vec<u32>> {
+        let Some(order) = order else {
+            return Ok((0..self.shape.inputs).map(|input| narrow(input / self.shape.group_size)).collect());
+        };
+        let groups: Vec<u32> = order.as_chunks::<4>().0.iter().map(|raw| u32::from_le_bytes(*raw)).collect();
+        // Negative numbers are large ones here.
+        match groups.iter().position(|group| *group as usize >= self.shape.groups) {
+            Some(input) => Err(Failure::corrupt(format!(
+                "input {input} is in the group {}, and there are {}",
+                groups[input].cast_signed(),
+                self.shape.groups
+            ))
+            .about(format!("{}{ORDER}", self.name))),
+            None => Ok(groups),
+        }
+    }
+
+    /// The scales of some outputs in one group.
+    ///
+    /// # Errors
+    /// Fails when there are not as many.
+    pub fn scales(&self, packed: &Packed<'_>, group: usize, rows: &Range<usize>, out: &mut [f32]) -> Result<()> {
+        let size = if self.scale_dtype == DType::F32 { 4 } else { 2 };
+        let first = (group * self.shape.outputs + rows.start) * size;
+        widen(self.scale_dtype, &packed.scales[first..][..rows.len() * size], out)
+    }
+
+    /// Fills `out` with rows of the weight, one for each output of the range.
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT` when the bytes are not those of its tensors.
+    pub(crate) fn rows(
+        &self,
+        packing: &impl Packing,
+        packed: &Packed<'_>,
+        rows: &Range<usize>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let fits = |bytes: &[u8], place: &Place| bytes.len() as u64 == place.bytes;
+        let fits_if_there = |bytes: Option<&[u8]>, place: Option<&Place>| match (bytes, place) {
+            (Some(bytes), Some(place)) => fits(bytes, place),
+            (bytes, place) => bytes.is_none() && place.is_none(),
+        };
+        let sound = fits(packed.codes, &self.codes)
+            && fits(packed.scales, &self.scales)
+            && fits_if_there(packed.zeros, self.zeros.as_ref())
+            && fits_if_there(packed.order, self.order.as_ref());
+        if !sound || rows.end > self.shape.outputs || out.len() != rows.len() * self.shape.inputs {
+            return Err(self.lost());
+        }
+        packing.fill(self, packed, rows, out)
+    }
+
+    /// The bytes of its tensors among all files.
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT` when they are not there.
+    pub fn packed<'a>(&self, files: &[&'a [u8]]) -> Result<Packed<'a>> {
+        let data = |place: &Place| place.data(files).ok_or_else(|| self.lost());
+        Ok(Packed {
+            codes: data(&self.codes)?,
+            zeros: self.zeros.as_ref().map(data).transpose()?,
+            scales: data(&self.scales)?,
+            order: self.order.as_ref().map(data).transpose()?,
+        })
+    }
+
+    fn lost(&self) -> Failure {
+        Failure::corrupt("its data are not in the files").about(&*self.name)
+    }
+}
+
+fn narrow(group: usize) -> u32 {
+    u32::try_from(group).unwrap_or(u32::MAX)
+}
