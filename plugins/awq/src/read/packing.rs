@@ -15,6 +15,7 @@ use super::{linear, settings, settings::Settings, verify};
 impl Packing for Settings {
     const FORMAT: &'static str = "awq";
     const LOADERS: &'static [&'static str] = &verify::LOADERS;
+    const SCALES_INPUTS: bool = true;
 
     fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Value>, &'static str)>> {
         settings::written(files)

@@ -17,6 +17,8 @@ pub trait Packing: Clone + Send + Sync + 'static {
     const FORMAT: &'static str;
     /// The programs that load such folders.
     const LOADERS: &'static [&'static str];
+    /// Whether writers of the format scale inputs of linears, and divide what comes before by the scales.
+    const SCALES_INPUTS: bool = false;
 
     /// The settings as they are written, and the file that has them; none if the folder is of another format.
     ///
