@@ -23,6 +23,7 @@ mod memory;
 mod messages;
 mod mixture;
 mod packed;
+mod packed_awq;
 mod plugins;
 mod quantised;
 mod quantize;

@@ -35,12 +35,12 @@ fn folder(name: &str) -> PathBuf {
     fixture("gptq").join(name)
 }
 
-fn told(path: &Path) -> Value {
+pub(crate) fn told(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 /// The rows of a variant, and the mean loss that transformers has with the weights for which they stand.
-fn rows(variant: &Path, place: &TempDir) -> (PathBuf, f64) {
+pub(crate) fn rows(variant: &Path, place: &TempDir) -> (PathBuf, f64) {
     let expected = told(&variant.join("expected.json"));
     let path = place.path().join("rows.jsonl");
     let rows = expected["input_ids"].as_array().unwrap().iter();
@@ -161,14 +161,19 @@ fn another_checkpoint_is_not_the_original() {
 
 /// A copy of a variant, spoiled.
 fn spoiled(variant: &str, spoil: impl FnOnce(&Path)) -> (TempDir, PathBuf) {
+    spoiled_copy(&folder(variant), spoil)
+}
+
+/// A copy of a folder, spoiled.
+pub(crate) fn spoiled_copy(folder: &Path, spoil: impl FnOnce(&Path)) -> (TempDir, PathBuf) {
     let place = tempfile::tempdir().unwrap();
-    let copy = copy_of(&folder(variant), place.path());
+    let copy = copy_of(folder, place.path());
     spoil(&copy);
     (place, copy)
 }
 
 /// The folder with one tensor replaced: its shape, or its bytes.
-fn change(copy: &Path, name: &str, edit: impl FnOnce(&mut Vec<usize>, &mut Vec<u8>)) {
+pub(crate) fn change(copy: &Path, name: &str, edit: impl FnOnce(&mut Vec<usize>, &mut Vec<u8>)) {
     let path = copy.join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -188,14 +193,14 @@ fn change(copy: &Path, name: &str, edit: impl FnOnce(&mut Vec<usize>, &mut Vec<u
     fs::write(path, text).unwrap();
 }
 
-fn setting(copy: &Path, key: &str, value: Value) {
+pub(crate) fn setting(copy: &Path, key: &str, value: Value) {
     let path = copy.join("config.json");
     let mut config = told(&path);
     config["quantization_config"][key] = value;
     write_json(&path, &config);
 }
 
-type Spoil<'a> = Box<dyn Fn(&Path) + 'a>;
+pub(crate) type Spoil<'a> = Box<dyn Fn(&Path) + 'a>;
 
 #[test]
 fn folders_that_are_damaged_or_lie_are_refused_by_name() {

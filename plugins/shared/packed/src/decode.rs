@@ -70,12 +70,24 @@ impl<P: Packing> RowDecoder for Decoder<P> {
     fn rows(&self, files: &[&[u8]], tensor: u32, first_row: u64, out: &mut [f32]) -> Result<()> {
         let held = self.tensors.get(tensor as usize);
         let held = held.ok_or_else(|| Failure::internal(format!("there is no tensor {tensor}")))?;
-        match held {
-            Held::Plain(plain) => plain.fill(files, first_row, out),
+        let (name, row_elements) = match held {
+            Held::Plain(plain) => {
+                plain.fill(files, first_row, out)?;
+                (&plain.name, plain.row_elements)
+            }
             Held::Packed(linear) => {
                 let first = usize::try_from(first_row).unwrap_or(usize::MAX);
                 let end = first.saturating_add(out.len() / linear.shape.inputs);
-                linear.rows(&self.packing, &linear.packed(files)?, &(first..end), out)
+                linear.rows(&self.packing, &linear.packed(files)?, &(first..end), out)?;
+                (&linear.name, linear.shape.inputs)
+            }
+        };
+        match first_non_finite(out) {
+            None => Ok(()),
+            Some(index) => {
+                let (row, column) = (first_row + (index / row_elements.max(1)) as u64, index % row_elements.max(1));
+                let what = format!("its weight in row {row}, column {column} is {}", out[index]);
+                Err(Failure::corrupt(what).about(&**name).hint("`qhost verify` tells which tensor is damaged"))
             }
         }
     }
