@@ -7,7 +7,10 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use qhost_folder::StoredAt;
 use qhost_plugin_api::{
     documents::{Findings, Model, Output, Plan, Reading, SourceTensor, UnitOrder},
-    sdk::{DECODE, Failure, FilesHandle, FormatJob, FormatService, Result, RowDecoder, UnitHandle, decode_service},
+    sdk::{
+        DECODE, Failure, FilesHandle, FormatJob, FormatService, Result, RowDecoder, UnitHandle, decode_service,
+        first_non_finite,
+    },
 };
 
 use crate::{Linear, Packing, content::Told, plain::Plain};
