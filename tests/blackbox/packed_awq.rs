@@ -119,9 +119,9 @@ fn scales_are_undone_where_weights_are_held_against_the_original() {
 /// What the scales of inputs are not the inverse of is an error.
 #[test]
 fn what_does_not_fit_the_scales_is_an_error() {
-    let twice = |data: &mut Vec<u8>| {
+    let larger = |data: &mut Vec<u8>| {
         for raw in data.as_chunks_mut().0 {
-            *raw = f16::from_f32(f16::from_le_bytes(*raw).to_f32() * 2.0).to_le_bytes();
+            *raw = f16::from_f32(f16::from_le_bytes(*raw).to_f32() * 1.7).to_le_bytes();
         }
     };
     let spoils: [(&str, &[&str]); 3] = [
@@ -131,14 +131,13 @@ fn what_does_not_fit_the_scales_is_an_error() {
     ];
     for (spoilt, wrong) in spoils {
         let (_place, copy) = spoiled_copy(&folder("asym"), |copy| {
-            change(copy, &format!("{LAYER}.{spoilt}"), |_, data| twice(data));
+            change(copy, &format!("{LAYER}.{spoilt}"), |_, data| larger(data));
         });
-        let told = Qhost::new(["verify", "--json", "--quiet"]).arg(&copy).arg("--against").arg(folder("base")).run();
-        let told: Value = serde_json::from_str(&told.stdout).unwrap();
+        let told = Qhost::new(["verify"]).arg(&copy).arg("--against").arg(folder("base")).json();
         for tensor in told["comparison"]["tensors"].as_array().unwrap() {
             let (name, error) = (tensor["name"].as_str().unwrap(), tensor["relative_rms_error"].as_f64().unwrap());
             let expected = wrong.iter().any(|wrong| name.ends_with(&format!("{wrong}.qweight")));
-            assert_eq!(error > 0.4, expected, "{spoilt}: {tensor}");
+            assert_eq!(error > 0.6, expected, "{spoilt}: {tensor}");
         }
     }
 }
