@@ -1,7 +1,6 @@
 //! One folder, planned and made.
 //!
-//! It knows which tensor goes where; what is quantised, how it is packed and what the config says are in the other
-//! files.
+//! It puts together what the other files know: what is quantised, how it is packed, and what the config says.
 
 use std::borrow::Cow;
 
@@ -46,7 +45,7 @@ impl GptqJob {
         let mut choices = Choices::read(&request.options)?;
         let model = &request.model;
         choices.parameters = model.parameters();
-        check_host(&host.facts(), "GPTQ", &choices.calibration)?;
+        check_host(host.facts(), "GPTQ", &choices.calibration)?;
         if choices.lm_head {
             check_head(model, "--plugin-option lm-head")?;
         }

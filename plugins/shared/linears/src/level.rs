@@ -64,7 +64,6 @@ pub fn group_name(group_size: Option<u64>) -> String {
 }
 
 /// The groups that such a name means; none if it means nothing.
-#[expect(clippy::option_option, reason = "whole rows have no size, and a name may have no meaning")]
 #[must_use]
 pub fn group_size(name: &str) -> Option<Option<u64>> {
     match name.strip_prefix('g') {
