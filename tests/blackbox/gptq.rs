@@ -199,6 +199,8 @@ fn a_folder_is_complete_and_its_weights_are_close_to_the_model_s() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let output = made(&model, folder.path(), arguments);
+        let verified = Qhost::new(["verify"]).arg(&output).arg("--against").arg(&model).json();
+        assert!(verified.to_string().contains("\"report\""), "{arguments:?}: {verified}");
         let ours = tensors(&output);
         // Without another wish, asymmetric zero-points are stored as they are.
         let v2 = bits == 4;

@@ -97,7 +97,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ),
 ];
 
-/// Formats live in plugins; the host and the API have never heard of them.
+/// Formats live in plugins; the host, the API and what plugins share have never heard of them.
 const FORMATS: [&str; 3] = ["gguf", "awq", "gptq"];
 
 /// What a plugin must not do itself.
@@ -203,7 +203,9 @@ fn code(source: &Source) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn check_formats(source: &Source, faults: &mut Vec<String>) {
-    if !source.path.starts_with("host/") && !source.path.starts_with("plugin-api/") {
+    // Tests of what plugins share may name a method that it is held against.
+    let shared = source.path.starts_with("plugins/shared/") && source.path.contains("/src/");
+    if !shared && !source.path.starts_with("host/") && !source.path.starts_with("plugin-api/") {
         return;
     }
     for (number, line) in code(source) {

@@ -7,19 +7,17 @@
 use std::collections::BTreeSet;
 
 use qhost_folder::Object;
+use qhost_linears::Contents;
 use qhost_plugin_api::sdk::Result;
 use serde_json::json;
 
-use crate::{modules::Contents, options::Choices};
+use crate::options::Choices;
 
-/// The key of `config.json`.
-pub(crate) const KEY: &str = "quantization_config";
-
-/// The file that has the same, for loaders that look for it.
+/// The file that has the same as the key of `config.json`, for loaders that look for it.
 pub(crate) const FILE: &str = "quantize_config.json";
 
-/// The object for both.
-pub(crate) fn quantization(choices: &Choices, contents: &Contents, version: &str) -> Result<Object> {
+/// The object for both; `mixed` are the rules for modules whose bits were chosen by what is lost.
+pub(crate) fn quantization(choices: &Choices, contents: &Contents, mixed: &Object, version: &str) -> Result<Object> {
     let settings = choices.settings;
     let format = choices.format.name();
     let mut object = Object::default();
@@ -34,14 +32,14 @@ pub(crate) fn quantization(choices: &Choices, contents: &Contents, version: &str
         ("format", json!(format)),
         ("pack_dtype", json!("int32")),
         ("lm_head", json!(choices.lm_head)),
-        ("damp_percent", json!(choices.damp)),
+        ("damp_percent", json!(choices.calibration.damp)),
         ("true_sequential", json!(true)),
         ("static_groups", json!(!settings.act_order)),
     ];
     for (key, value) in keys {
         object.set(key, &value)?;
     }
-    let rules = rules(choices, contents)?;
+    let rules = rules(choices, contents, mixed)?;
     if !rules.is_empty() {
         object.set_object("dynamic", &rules)?;
     }
@@ -51,7 +49,7 @@ pub(crate) fn quantization(choices: &Choices, contents: &Contents, version: &str
     }
     let meta = json!({
         "quantizer": [format!("qhost:{version}")],
-        "damp_percent": choices.damp,
+        "damp_percent": choices.calibration.damp,
         "static_groups": !settings.act_order,
         "true_sequential": true,
         "act_group_aware": !settings.act_order,
@@ -61,8 +59,8 @@ pub(crate) fn quantization(choices: &Choices, contents: &Contents, version: &str
 }
 
 /// Rules for modules whose bits were chosen, the user's, and those that leave out what is not quantised.
-fn rules(choices: &Choices, contents: &Contents) -> Result<Object> {
-    let mut rules = contents.mixed.clone();
+fn rules(choices: &Choices, contents: &Contents, mixed: &Object) -> Result<Object> {
+    let mut rules = mixed.clone();
     // The first that matches counts: these say what the user's do beside the bits.
     rules.extend(choices.rules.source());
     for name in skipped_in_all(contents) {

@@ -1,5 +1,6 @@
 //! The levels of GPTQ, by bits and group size.
 
+use qhost_linears::Level;
 use qhost_plugin_api::{
     documents::{FormatDescription, LevelDescription},
     sdk::{Failure, Result},
@@ -27,46 +28,12 @@ const LEVELS: [(u32, u64, &str); 10] = [
     (8, 0, "8 bits, one scale per output channel"),
 ];
 
-/// Bits and groups. Those that are listed are the usual ones; any group size has a level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Level {
-    /// Bits of a code.
-    pub(crate) bits: u32,
-    /// Inputs that share a scale; all of a row if absent.
-    pub(crate) group_size: Option<u64>,
-}
-
-impl Level {
-    /// The level of a name such as `4bit-g128` or `8bit-channel`.
-    pub(crate) fn named(name: &str) -> Result<Self> {
-        let parsed = name.to_ascii_lowercase().split_once("bit-").and_then(|(bits, group)| {
-            let bits = bits.parse().ok().filter(|bits| BITS.contains(bits))?;
-            Some(Self { bits, group_size: group_size(group)? })
-        });
-        parsed.ok_or_else(|| {
-            Failure::unsupported(format!("gptq has no level `{name}`"))
-                .hint("levels are bits and group size: 4bit-g128, 3bit-g64, 8bit-channel, … with 2, 3, 4 or 8 bits; or the size of the output: 3.5bpw, 4.25bpw-g64")
-        })
-    }
-
-    /// Its name.
-    pub(crate) fn name(self) -> String {
-        format!("{}bit-{}", self.bits, group_name(self.group_size))
-    }
-}
-
-/// Groups in the name of a level: `g128`, or `channel` for whole rows.
-pub(crate) fn group_name(group_size: Option<u64>) -> String {
-    group_size.map_or_else(|| "channel".to_owned(), |size| format!("g{size}"))
-}
-
-/// The groups that such a name means; none if it means nothing.
-#[expect(clippy::option_option, reason = "whole rows have no size, and a name may have no meaning")]
-pub(crate) fn group_size(name: &str) -> Option<Option<u64>> {
-    match name.strip_prefix('g') {
-        Some(size) => Some(Some(size.parse().ok().filter(|size| *size > 0)?)),
-        None => (name == "channel").then_some(None),
-    }
+/// The level of a name; those that are listed are the usual ones, and any group size has one.
+pub(crate) fn level(name: &str) -> Result<Level> {
+    Level::parse(name, &BITS).ok_or_else(|| {
+        Failure::unsupported(format!("gptq has no level `{name}`"))
+            .hint("levels are bits and group size: 4bit-g128, 3bit-g64, 8bit-channel, … with 2, 3, 4 or 8 bits; or the size of the output: 3.5bpw, 4.25bpw-g64")
+    })
 }
 
 /// What the format can do.
@@ -96,15 +63,15 @@ mod tests {
     fn every_listed_level_is_known_by_its_name() {
         let levels = description().levels;
         assert_eq!(levels.len(), LEVELS.len());
-        for level in levels {
-            assert_eq!(Level::named(&level.id).unwrap().name(), level.id);
+        for listed in levels {
+            assert_eq!(level(&listed.id).unwrap().name(), listed.id);
         }
     }
 
     #[test]
     fn other_names_are_refused() {
         for name in ["", "4bit", "4bit-g0", "4bit-g", "4bit-gx", "5bit-g32", "bit-g32", "4bit-row", "Q4_K_M"] {
-            assert!(Level::named(name).is_err(), "{name}");
+            assert!(level(name).is_err(), "{name}");
         }
     }
 }

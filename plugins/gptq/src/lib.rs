@@ -7,18 +7,14 @@ mod config;
 mod format;
 mod job;
 mod mixture;
-mod modules;
 mod options;
 mod pack;
 mod read;
 mod round_unit;
 mod rules;
 mod size;
-mod stacked;
 mod survey;
-mod target;
 mod usage;
-mod weights;
 mod write;
 
 use std::sync::Arc;

@@ -11,14 +11,13 @@ use std::{
 
 use qhost_budget::{Candidate, choose};
 use qhost_folder::{Object, lay_out};
+use qhost_linears::{Contents, Item, Module, tensors};
 use qhost_plugin_api::sdk::{Failure, Result};
 use serde_json::json;
 
 use crate::{
-    job::tensors,
-    modules::{Contents, Item, Module},
     options::Choices,
-    pack::period,
+    pack::{multiples, parts},
     size::Size,
     survey::Losses,
 };
@@ -39,6 +38,8 @@ pub(crate) struct Choice {
 pub(crate) struct Mixture {
     /// By unit and input.
     pub(crate) choices: BTreeMap<String, Choice>,
+    /// The rules of `dynamic` that say what was chosen.
+    pub(crate) rules: Object,
 }
 
 /// The key of the choice that a module belongs to.
@@ -63,7 +64,7 @@ impl Mixture {
         let [least, most] = ends.map(|end| all.iter().map(end).collect::<Vec<_>>());
         let size = |contents: &mut Contents, picks: &[usize]| -> Result<u64> {
             assign(contents, &all, picks);
-            let layout = lay_out(&tensors(&contents.items), choices.shard_bytes)?;
+            let layout = lay_out(&tensors(&contents.items, parts), choices.shard_bytes)?;
             Ok(layout.shards.iter().map(|shard| shard.bytes).sum())
         };
         let (smallest, largest) = (size(contents, &least)?, size(contents, &most)?);
@@ -91,7 +92,7 @@ impl Mixture {
         };
         assign(contents, &all, &picks);
         choices.settings.bits = most_frequent(contents);
-        contents.mixed = rules(contents, choices)?;
+        mixture.rules = rules(contents, choices)?;
         Ok(mixture)
     }
 
@@ -159,8 +160,7 @@ fn module(contents: &Contents, index: usize) -> Option<&Module> {
 
 /// Whether codes of a width fill whole words along both sides.
 fn fits(module: &Module, bits: u32) -> bool {
-    let (count, _) = period(bits);
-    [module.rows, module.columns].iter().all(|length| length.is_multiple_of(count as u64))
+    multiples(bits).fit(module.rows, module.columns)
 }
 
 /// Gives the modules of every choice the bits that were picked.
@@ -185,7 +185,7 @@ fn candidates(contents: &Contents, all: &[Choice]) -> Result<Vec<Vec<Candidate>>
                     Item::Module(module)
                 })
                 .collect();
-            let bytes = tensors(&items).iter().map(qhost_folder::Tensor::bytes).sum::<Result<u64>>()?;
+            let bytes = tensors(&items, parts).iter().map(qhost_folder::Tensor::bytes).sum::<Result<u64>>()?;
             Ok(Candidate { bytes, loss: *loss })
         };
         choice.bits.iter().zip(&choice.losses).map(with).collect()
@@ -320,14 +320,11 @@ pub(crate) fn list(bits: &[u32]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use qhost_linears::{Outputs, Settings};
     use qhost_plugin_api::documents::{InputGroup, Options};
 
     use super::*;
-    use crate::{
-        modules::{Outputs, Segments},
-        options::Settings,
-        rules::Rules,
-    };
+    use crate::rules::Rules;
 
     const SETTINGS: Settings = Settings { bits: 4, group_size: Some(32), symmetric: true, act_order: false };
 
@@ -344,7 +341,7 @@ mod tests {
             group,
             expert_of_statistics: expert,
             settings: SETTINGS,
-            segments: Segments::default(),
+            first_segment: 0,
         })
     }
 
@@ -390,7 +387,12 @@ mod tests {
     }
 
     fn size(contents: &Contents, choices: &Choices) -> u64 {
-        lay_out(&tensors(&contents.items), choices.shard_bytes).unwrap().shards.iter().map(|shard| shard.bytes).sum()
+        lay_out(&tensors(&contents.items, parts), choices.shard_bytes)
+            .unwrap()
+            .shards
+            .iter()
+            .map(|shard| shard.bytes)
+            .sum()
     }
 
     #[test]
@@ -423,11 +425,11 @@ mod tests {
         let (mut contents, mut choices) = (contents(), choices());
         let measured = losses(&Mixture::of(&contents, &choices).unwrap());
         let limit = size(&contents, &choices) * 9 / 10;
-        Mixture::settle(&mut contents, &mut choices, limit, Some(&measured)).unwrap();
-        let rules = Rules::read(&contents.mixed.text()).unwrap();
+        let mixture = Mixture::settle(&mut contents, &mut choices, limit, Some(&measured)).unwrap();
+        let rules = Rules::read(&mixture.rules.text()).unwrap();
         let of = |name: &str| rules.settings(name, choices.settings).unwrap().unwrap().bits;
         for module in contents.modules() {
-            assert_eq!(of(&module.name), module.settings.bits, "{} in {}", module.name, contents.mixed.text());
+            assert_eq!(of(&module.name), module.settings.bits, "{} in {}", module.name, mixture.rules.text());
         }
         for layer in 0..3 {
             let of = |name: &str| of(&format!("model.layers.{layer}.{name}"));

@@ -1,21 +1,20 @@
 //! What the user asks for: bits, groups, and what `--plugin-option` sets.
 //!
-//! It knows no model: what does not fit a model's matrices is refused in [`crate::modules`].
+//! It knows no model: what does not fit a model's matrices is refused in [`qhost_linears::Contents`].
 
 use qhost_folder::{DEFAULT_SHARD_BYTES, shard_bytes};
+use qhost_linears::{Calibration, Effort, Hints, Level, Multiples, Selection, Settings, bad, group_name, one_of};
 use qhost_plugin_api::{
-    documents::{OptionDescription, Options, Scarce},
+    documents::{OptionDescription, Options},
     sdk::{Failure, Result},
 };
 
 use crate::{
-    format::{BITS, DEFAULT_LEVEL, Level, group_name},
+    format::{self, BITS, DEFAULT_LEVEL},
+    pack::multiples,
     rules::Rules,
     size::{Size, bits_per_weight},
 };
-
-/// What is added to the diagonal of a Hessian, as a share of its mean, where the user says nothing.
-pub(crate) const DEFAULT_DAMP: f64 = 0.01;
 
 /// The keys of `--plugin-option`, each with a line about it.
 const KEYS: [(&str, &str); 8] = [
@@ -38,32 +37,6 @@ const KEYS: [(&str, &str); 8] = [
     ("fewest-tokens", "an expert that sees fewer tokens is scarce (default 256)"),
 ];
 
-/// How a module is quantised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Settings {
-    /// 2, 3, 4 or 8.
-    pub(crate) bits: u32,
-    /// Inputs that share a scale; all of a row if absent.
-    pub(crate) group_size: Option<u64>,
-    /// Whether the zero-point is in the middle of the codes.
-    pub(crate) symmetric: bool,
-    /// Whether columns are rounded in the order of their importance whatever group they are in, so that groups
-    /// are no neighbours any more.
-    pub(crate) act_order: bool,
-}
-
-impl Settings {
-    /// The group size as config files have it: −1 for a whole row.
-    pub(crate) fn group_size_key(self) -> i64 {
-        self.group_size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1)
-    }
-
-    /// The largest code.
-    pub(crate) fn largest_code(self) -> u8 {
-        u8::MAX >> (8 - self.bits.clamp(1, 8))
-    }
-}
-
 /// How zero-points are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CheckpointFormat {
@@ -83,17 +56,6 @@ impl CheckpointFormat {
     }
 }
 
-/// How much time is spent on a better result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effort {
-    /// As little as GPTQ takes.
-    Fast,
-    /// What pays.
-    Default,
-    /// Whatever helps.
-    Best,
-}
-
 /// All that was asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Choices {
@@ -105,16 +67,8 @@ pub(crate) struct Choices {
     pub(crate) format: CheckpointFormat,
     /// Whether the head is quantised.
     pub(crate) lm_head: bool,
-    /// Damping, as a share of the mean of the diagonal.
-    pub(crate) damp: f64,
-    /// How long is searched.
-    pub(crate) effort: Effort,
-    /// Whether what the layers before have changed is made good.
-    pub(crate) corrects: bool,
-    /// How experts are treated that see few tokens.
-    pub(crate) scarce: Scarce,
-    /// What few tokens are.
-    pub(crate) fewest_tokens: u64,
+    /// How modules are rounded by what their inputs are.
+    pub(crate) calibration: Calibration,
     /// The largest file, in bytes of weights.
     pub(crate) shard_bytes: u64,
     /// How large the output may be, where that is asked for and not bits.
@@ -134,67 +88,36 @@ impl Choices {
         }
         let target = Size::of(options)?;
         let mut level = match &options.level {
-            Some(level) if target.is_none() => Level::named(level)?,
-            _ => Level::named(DEFAULT_LEVEL)?,
+            Some(level) if target.is_none() => format::level(level)?,
+            _ => format::level(DEFAULT_LEVEL)?,
         };
         if let Some((_, Some(of_level))) = target {
             level.group_size = of_level;
         }
-        // A level says bits and groups; flags beside it may say the same.
-        let bits = options.bits.unwrap_or(level.bits);
-        if !BITS.contains(&bits) {
+        if let Some(bits) = options.bits.filter(|bits| !BITS.contains(bits)) {
             return Err(Failure::unsupported(format!("GPTQ files have 2, 3, 4 or 8 bits, not {bits}")).about("--bits"));
         }
-        let group_size = match options.group_size {
-            None => level.group_size,
-            Some(-1) => None,
-            Some(size) => Some(u64::try_from(size).ok().filter(|size| *size > 0).ok_or_else(|| {
-                Failure::usage(format!("a group of {size} weights is none"))
-                    .about("--group-size")
-                    .hint("take a positive number such as 128, or -1 for whole rows")
-            })?),
-        };
         let says_groups = !matches!(target, Some((_, None)));
-        if let Some(named) = options.level.as_ref().filter(|_| says_groups)
-            && (bits, group_size) != (level.bits, level.group_size)
-        {
-            let message = format!("--level {named} contradicts --bits or --group-size");
-            return Err(Failure::usage(message).hint("leave one of them out"));
-        }
+        let Level { bits, group_size } = level.with_flags(options, says_groups)?;
         let settings = Settings {
             bits,
             group_size,
             symmetric: options.symmetric.unwrap_or(true),
             act_order: options.act_order.unwrap_or(false),
         };
+        let effort = Effort::read(options.effort.as_deref())?;
         let mut choices = Self {
             settings,
             rules: Rules::default(),
             // Readers trust asymmetric zero-points that are stored less one only where they know who wrote them.
             format: if settings.symmetric { CheckpointFormat::V1 } else { CheckpointFormat::V2 },
             lm_head: false,
-            damp: DEFAULT_DAMP,
-            effort: Effort::Default,
-            corrects: false,
-            scarce: Scarce::AllTokens,
-            fewest_tokens: 256,
+            calibration: Calibration { effort, corrects: effort == Effort::Best, ..Calibration::default() },
             shard_bytes: DEFAULT_SHARD_BYTES,
             target: target.map(|(target, _)| target),
             mix: BITS.to_vec(),
             parameters: 0,
         };
-        if let Some(effort) = &options.effort {
-            choices.effort = match effort.as_str() {
-                "fast" => Effort::Fast,
-                "default" => Effort::Default,
-                "best" => Effort::Best,
-                _ => {
-                    return Err(Failure::usage(format!("`{effort}` is no effort"))
-                        .about("--effort")
-                        .hint("it is fast, default or best"));
-                }
-            };
-        }
         for (key, value) in &options.plugin {
             choices.set(key, value)?;
         }
@@ -217,26 +140,15 @@ impl Choices {
             "checkpoint-format" => {
                 self.format = one_of(key, value, &[("gptq", CheckpointFormat::V1), ("gptq_v2", CheckpointFormat::V2)])?;
             }
-            "damp" => {
-                let damp: Option<f64> = value.parse().ok();
-                self.damp = damp
-                    .filter(|damp| *damp > 0.0 && *damp < 1.0)
-                    .ok_or_else(|| bad(key, value).hint("take a share between 0 and 1, such as 0.05"))?;
-            }
             "dynamic" => self.rules = Rules::read(value).map_err(|failure| failure.about("--plugin-option dynamic"))?,
             "lm-head" => self.lm_head = one_of(key, value, &[("true", true), ("false", false)])?,
-            "scarce-experts" => {
-                self.scarce = one_of(key, value, &[("all-tokens", Scarce::AllTokens), ("as-is", Scarce::AsItIs)])?;
-            }
-            "fewest-tokens" => {
-                self.fewest_tokens = value.parse().map_err(|_| bad(key, value).hint("take a whole number"))?;
-            }
             "shard-size" => {
                 self.shard_bytes = shard_bytes(value).map_err(|failure| failure.about("--plugin-option shard-size"))?;
             }
             "mix" => {
                 self.mix = widths(value).ok_or_else(|| bad(key, value).hint("some of 2, 3, 4 and 8, such as 4,8"))?;
             }
+            _ if self.calibration.set(key, value)? => {}
             _ => {
                 let known: Vec<_> = KEYS.iter().map(|(key, _)| *key).collect();
                 return Err(Failure::usage(format!("gptq has no plugin option `{key}`"))
@@ -268,6 +180,34 @@ impl Choices {
     }
 }
 
+impl Selection for Choices {
+    fn quantises_head(&self) -> bool {
+        self.lm_head
+    }
+
+    fn settings(&self, module: &str) -> Result<Option<Settings>> {
+        self.rules.settings(module, self.settings)
+    }
+
+    fn multiples(&self, settings: Settings) -> Multiples {
+        multiples(settings.bits)
+    }
+
+    fn hints(&self) -> Hints {
+        HINTS
+    }
+}
+
+/// What to tell a user about models that do not fit.
+const HINTS: Hints = Hints {
+    some_experts: "a rule of `dynamic` has to be about all experts of a layer, or about none",
+    nothing: "the rules of `dynamic` leave every module as it is",
+    stored_otherwise: "have no rule of `dynamic` that leaves experts as they are",
+    leave_one: "leave it as it is with --plugin-option dynamic='{\"-:.*PATTERN\": {}}'",
+    leave_some: "leave such modules as they are with --plugin-option dynamic=…",
+    own_groups: "--plugin-option dynamic=… sets one for some modules",
+};
+
 /// What `--plugin-option` takes, for lists.
 pub(crate) fn descriptions() -> Vec<OptionDescription> {
     KEYS.iter().map(|(key, summary)| OptionDescription::new(*key, *summary)).collect()
@@ -281,21 +221,9 @@ fn widths(value: &str) -> Option<Vec<u32>> {
     widths.iter().all(|width| BITS.contains(width)).then_some(widths)
 }
 
-fn one_of<T: Copy>(key: &str, value: &str, names: &[(&str, T)]) -> Result<T> {
-    let found = names.iter().find(|(name, _)| *name == value);
-    found.map(|(_, meant)| *meant).ok_or_else(|| {
-        let names: Vec<_> = names.iter().map(|(name, _)| *name).collect();
-        bad(key, value).hint(format!("it takes {}", names.join(", ")))
-    })
-}
-
-fn bad(key: &str, value: &str) -> Failure {
-    Failure::usage(format!("`{value}` has no meaning")).about(format!("--plugin-option {key}"))
-}
-
 #[cfg(test)]
 mod tests {
-    use qhost_plugin_api::sdk::FailureKind;
+    use qhost_plugin_api::{documents::Scarce, sdk::FailureKind};
 
     use super::*;
 
@@ -360,8 +288,14 @@ mod tests {
             ("fewest-tokens", "7"),
         ]);
         let choices = Choices::read(&Options { effort: Some("best".into()), ..set }).unwrap();
-        assert_eq!((choices.format, choices.lm_head, choices.effort), (CheckpointFormat::V2, true, Effort::Best));
-        assert_eq!((choices.scarce, choices.fewest_tokens, choices.shard_bytes), (Scarce::AsItIs, 7, 1_000_000));
+        assert_eq!(
+            (choices.format, choices.lm_head, choices.calibration.effort),
+            (CheckpointFormat::V2, true, Effort::Best)
+        );
+        assert_eq!(
+            (choices.calibration.scarce, choices.calibration.fewest_tokens, choices.shard_bytes),
+            (Scarce::AsItIs, 7, 1_000_000)
+        );
         let effort = Options { effort: Some("high".into()), ..Options::default() };
         assert_eq!(Choices::read(&effort).unwrap_err().kind, FailureKind::USAGE);
         for (key, value) in [

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use qhost_linears::{Module, Multiples, Part};
 use qhost_plugin_api::sdk::{Failure, Result};
 use qhost_rounding::f16;
 
@@ -12,6 +13,36 @@ use crate::options::CheckpointFormat;
 
 /// Bytes of a word.
 const WORD: usize = 4;
+
+/// The places of a module's tensors in its order.
+pub(crate) const CODES: u32 = 0;
+/// The zero-points.
+pub(crate) const ZEROS: u32 = 1;
+/// The scales.
+pub(crate) const SCALES: u32 = 2;
+/// The group of every input.
+pub(crate) const GROUPS: u32 = 3;
+
+/// The tensors of a module, in this order.
+pub(crate) fn parts(module: &Module) -> Vec<Part> {
+    let packed = |codes: u64| {
+        let (count, words) = period(module.settings.bits);
+        codes / count as u64 * words as u64
+    };
+    let (rows, columns, groups) = (module.rows, module.columns, module.groups());
+    vec![
+        Part::codes("qweight", "I32", vec![packed(columns), rows], module),
+        Part::beside("qzeros", "I32", vec![groups, packed(rows)]),
+        Part::beside("scales", "F16", vec![groups, rows]),
+        Part::beside("g_idx", "I32", vec![columns]),
+    ]
+}
+
+/// What the lengths of a matrix must be multiples of: codes fill whole words along both.
+pub(crate) fn multiples(bits: u32) -> Multiples {
+    let (count, _) = period(bits);
+    Multiples { rows: count as u64, columns: count as u64 }
+}
 
 /// So many codes that fill whole words, and these words.
 ///

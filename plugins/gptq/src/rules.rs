@@ -5,10 +5,11 @@
 
 use fancy_regex::Regex;
 use qhost_folder::Object;
+use qhost_linears::Settings;
 use qhost_plugin_api::sdk::{Failure, Result};
 use serde::Deserialize;
 
-use crate::{format::BITS, options::Settings};
+use crate::format::BITS;
 
 /// Rules in their order.
 #[derive(Debug, Clone, Default)]

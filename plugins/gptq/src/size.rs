@@ -1,11 +1,10 @@
 //! A size that the output is to have, in the place of bits.
 
+use qhost_linears::group_size;
 use qhost_plugin_api::{
     documents::Options,
     sdk::{Failure, Result},
 };
-
-use crate::format::group_size;
 
 /// How large the files of weights may be.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -6,18 +6,18 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use qhost_linears::{
+    Effort, Module, Substitutes, by_conditioning, by_inputs, curvature, fetch, grid, groups, in_memory, share,
+};
 use qhost_plugin_api::{
     documents::{CalibrationData, InputGroup, Statistic},
     sdk::{Failure, Result, UnitHandle},
 };
-use qhost_rounding::{Curvature, Groups, Rounded, TILE, round_rows};
+use qhost_rounding::{Curvature, Rounded, TILE, round_rows};
 
 use crate::{
     mixture::{Choice, Mixture, key},
-    modules::Module,
-    options::{Choices, Effort},
-    round_unit::{by_conditioning, by_inputs, curvature, grid, search, share},
-    weights::{Substitutes, fetch, in_memory},
+    options::Choices,
 };
 
 /// Losses by choice and bits.
@@ -84,7 +84,7 @@ pub(crate) fn survey_unit(
 pub(crate) fn tell(io: &UnitHandle, mixture: &Mixture, module: &Module) {
     let Some(choice) = mixture.choice_of(module) else { return };
     for (bits, loss) in choice.bits.iter().zip(&choice.losses) {
-        io.metric(module.segments.qweight, &format!("measured_loss_{bits}bit"), *loss);
+        io.metric(module.first_segment, &format!("measured_loss_{bits}bit"), *loss);
     }
 }
 
@@ -150,8 +150,8 @@ fn conditioned<'a>(
 ) -> Result<Vec<(Curvature, Vec<&'a Module>)>> {
     let Some(first) = modules.first() else { return Ok(Vec::new()) };
     let answer = io.statistic(first.group.clone(), Statistic::Gram, expert)?;
-    let of_modules = by_conditioning(modules, choices)?.into_iter();
-    of_modules.map(|(how, modules)| Ok((curvature(io, &answer, &how, false)?.0, modules))).collect()
+    let of_modules = by_conditioning(modules, choices.calibration.damp)?.into_iter();
+    of_modules.map(|(how, modules)| Ok((curvature(io, &answer, &how, None, false)?.0, modules))).collect()
 }
 
 /// The weights that codes of a module stand for, without much search; and what is lost of its own output, and of how
@@ -159,14 +159,14 @@ fn conditioned<'a>(
 fn rounded(io: &UnitHandle, module: &Module, curvature: &Curvature, widths: usize) -> Result<(Vec<f32>, (f64, f64))> {
     let columns = in_memory(module.columns)?;
     let listed = curvature.listed_groups();
-    let of_columns = listed.as_deref().map_or(Groups::Neighbours(curvature.grouping().size()), Groups::Listed);
+    let of_columns = groups(curvature, listed.as_deref());
     let grid = grid(module)?;
     let mut weights = vec![0.0; in_memory(module.weights())?];
     fetch(io, module, &mut weights)?;
     let parts: Vec<_> = weights.chunks_mut(TILE * columns).map(Mutex::new).collect();
     let sums = io.host().parallel_map(parts.len(), |index| {
         let mut part = parts[index].lock().unwrap_or_else(PoisonError::into_inner);
-        let tile = round_rows(curvature, grid, search(Effort::Fast), &part);
+        let tile = round_rows(curvature, grid, Effort::Fast.search(), &part);
         let rounded = Rounded { codes: tile.codes, scales: tile.scales, zeros: tile.zeros };
         rounded.dequantize(columns, of_columns, &mut part);
         io.progress((part.len() / widths.max(1)) as u64);

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use qhost_linears::{Contents, Module};
+
 use crate::{
     mixture::list,
-    modules::Contents,
     options::{CheckpointFormat, Choices},
 };
 
@@ -45,7 +46,7 @@ fn in_vllm(choices: &Choices, contents: &Contents) -> bool {
 /// What loaders do not take of it, one sentence each.
 pub(crate) fn loader_limits(choices: &Choices, contents: &Contents) -> Vec<String> {
     let mut limits = Vec::new();
-    let any = |test: &dyn Fn(&crate::modules::Module) -> bool| contents.modules().any(test);
+    let any = |test: &dyn Fn(&Module) -> bool| contents.modules().any(test);
     if any(&|module| !matches!(module.settings.bits, 4 | 8) || !module.settings.symmetric) {
         limits.push(
             "vLLM (0.32) loads GPTQ with 4 or 8 bits and symmetric codes only: this output is for GPTQModel and transformers"

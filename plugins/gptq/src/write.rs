@@ -1,15 +1,14 @@
-//! A rounded module into its segments, and tensors that are kept.
+//! A rounded module into its segments.
 
 use std::sync::{Mutex, PoisonError};
 
-use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Result, RowJob, UnitHandle, chunks, with_scratch};
+use qhost_linears::{Module, in_memory};
+use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Result, UnitHandle};
 use qhost_rounding::{Groups, Rounded};
 
 use crate::{
-    modules::{Kept, Module},
     options::CheckpointFormat,
-    pack::{pack_codes, pack_groups, pack_scales, pack_zeros, period},
-    weights::in_memory,
+    pack::{CODES, GROUPS, SCALES, ZEROS, pack_codes, pack_groups, pack_scales, pack_zeros, period},
 };
 
 /// Packs a module and writes its four segments, each at once.
@@ -43,49 +42,15 @@ pub(crate) fn write_module(
         Ok(())
     })?;
     drop(parts);
-    io.write(module.segments.qweight, 0, &packed)?;
+    io.write(module.first_segment + CODES, 0, &packed)?;
     drop(packed);
-    io.write(module.segments.qzeros, 0, &pack_zeros(&rounded.zeros, count, bits, format).map_err(about)?)?;
-    io.write(module.segments.scales, 0, &pack_scales(&rounded.scales, count))?;
+    io.write(module.first_segment + ZEROS, 0, &pack_zeros(&rounded.zeros, count, bits, format).map_err(about)?)?;
+    io.write(module.first_segment + SCALES, 0, &pack_scales(&rounded.scales, count))?;
     let group_of = |column| u32::try_from(groups.of(column)).unwrap_or(u32::MAX);
-    io.write(module.segments.g_idx, 0, &pack_groups((0..columns).map(group_of)))
+    io.write(module.first_segment + GROUPS, 0, &pack_groups((0..columns).map(group_of)))
 }
 
 /// Memory that packing takes beside the codes, for all threads.
 pub(crate) fn memory(module: &Module) -> u64 {
     module.weights() * u64::from(module.settings.bits) / 8 + module.rows * module.groups() * 3
-}
-
-/// Writes tensors that are kept.
-pub(crate) fn copy(io: &UnitHandle, kept: &[&Kept]) -> Result<()> {
-    let jobs: Vec<_> = kept
-        .iter()
-        .map(|kept| {
-            let (row_elements, rows) =
-                kept.shape.split_last().map_or((1, 1), |(last, outer)| (*last, outer.iter().product()));
-            RowJob { item: *kept, rows, row_elements, granule: 1 }
-        })
-        .collect();
-    let chunks = chunks(&jobs);
-    io.host().parallel_map(chunks.len(), |index| {
-        let (kept, rows) = (*chunks[index].item, &chunks[index].rows);
-        if let Some((row, elements)) = kept.part {
-            let lent = io.rows(kept.tensor, row, 1)?;
-            let size = lent.bytes().len() / in_memory(elements.of)?.max(1);
-            let taken = lent.bytes().chunks_exact(size.max(1)).skip(in_memory(elements.first)?);
-            return with_scratch(|scratch| {
-                scratch.bytes.clear();
-                scratch.bytes.extend(taken.step_by(in_memory(elements.step)?).flatten());
-                io.write(kept.segment, 0, &scratch.bytes)?;
-                io.progress(kept.elements());
-                Ok(())
-            });
-        }
-        let lent = io.rows(kept.tensor, rows.start, rows.end - rows.start)?;
-        let row_bytes = lent.bytes().len() as u64 / lent.rows().max(1);
-        io.write(kept.segment, rows.start * row_bytes, lent.bytes())?;
-        io.progress(lent.rows() * lent.row_elements());
-        Ok(())
-    })?;
-    Ok(())
 }

@@ -39,12 +39,13 @@ pub(super) fn shape(settings: &Settings, tensors: &Tensors<'_>) -> Result<Shape>
             &format!("{} has {groups} rows, and {} {columns} columns", scales.name, codes.name),
         ));
     }
-    let group_size = settings.group_sizes().map(|size| usize::try_from(size).unwrap_or(inputs).min(inputs));
-    let group_size = group_size.into_iter().find(|size| groups.checked_mul(*size) == Some(inputs));
-    let group_size = group_size.ok_or_else(|| {
+    let sizes = settings.group_sizes().map(|size| usize::try_from(size).ok().filter(|size| *size <= inputs));
+    let fits = |size: &Option<usize>| groups.checked_mul(size.unwrap_or(inputs)) == Some(inputs);
+    let size = sizes.into_iter().find(fits).ok_or_else(|| {
         misshapen(scales, &format!("{inputs} inputs in groups of {} do not make as many groups", settings.group_size))
     })?;
-    Ok(Shape { bits: BITS, inputs, outputs, groups, group_size })
+    let (group_size, whole_rows) = (size.unwrap_or(inputs), size.is_none());
+    Ok(Shape { bits: BITS, inputs, outputs, groups, group_size, whole_rows })
 }
 
 /// The zero points of outputs from `first` on, of one group.

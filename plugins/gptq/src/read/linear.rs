@@ -35,10 +35,14 @@ pub(super) fn shape(settings: &Settings, tensors: &Tensors<'_>) -> Result<Shape>
     if inputs == 0 {
         return Err(misshapen(packed, "a linear has inputs, outputs and groups"));
     }
-    let group_size = group_size(inputs, groups, settings).ok_or_else(|| {
+    // Of those that are possible it is the one that gives as many groups as there are scales; none stands for whole rows.
+    let sizes = settings.possible_groups().map(|size| usize::try_from(size).ok().filter(|size| *size <= inputs));
+    let fits = |size: &Option<usize>| size.map_or(1, |size| inputs.div_ceil(size)) == groups;
+    let size = sizes.chain(std::iter::once(None)).find(fits).ok_or_else(|| {
         misshapen(scales, &format!("{inputs} inputs in groups of {} do not make as many groups", settings.group_size))
     })?;
-    Ok(Shape { bits, inputs, outputs, groups, group_size })
+    let (group_size, whole_rows) = (size.unwrap_or(inputs), size.is_none());
+    Ok(Shape { bits, inputs, outputs, groups, group_size, whole_rows })
 }
 
 /// The bits with which the zero points have the shape that they have.
@@ -59,12 +63,6 @@ fn bits(settings: &Settings, tensors: &Tensors<'_>, outputs: usize, groups: usiz
         };
         misshapen(zeros, &what)
     })
-}
-
-/// The size of groups that gives as many as there are scales.
-fn group_size(inputs: usize, groups: usize, settings: &Settings) -> Option<usize> {
-    let sizes = settings.possible_groups().map(|size| usize::try_from(size).unwrap_or(inputs));
-    sizes.chain(std::iter::once(inputs)).find(|size| inputs.div_ceil(*size) == groups)
 }
 
 /// Words that so many codes take.

@@ -29,6 +29,8 @@ pub struct Shape {
     pub groups: usize,
     /// Inputs of a group where they are not in an order of their own.
     pub group_size: usize,
+    /// Whether the settings say that a group is a whole row, however long that is.
+    pub whole_rows: bool,
 }
 
 /// A packed linear.
@@ -128,9 +130,9 @@ impl Linear {
     /// How its codes are stored, in a word: bits and group size, as levels are called.
     #[must_use]
     pub fn encoding(&self) -> String {
-        match self.shape.groups {
-            1 => format!("{}bit-channel", self.shape.bits),
-            _ => format!("{}bit-g{}", self.shape.bits, self.shape.group_size),
+        match self.shape {
+            Shape { bits, whole_rows: true, .. } => format!("{bits}bit-channel"),
+            Shape { bits, group_size, .. } => format!("{bits}bit-g{group_size}"),
         }
     }
 

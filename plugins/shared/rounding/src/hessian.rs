@@ -73,11 +73,43 @@ impl Curvature {
     pub fn of<E>(
         gram: &[f64],
         how: &Conditioning,
-        mut factorise: impl FnMut(Vec<f64>) -> Result<Result<Vec<f64>, NotPositive>, E>,
+        factorise: impl FnMut(Vec<f64>) -> Result<Result<Vec<f64>, NotPositive>, E>,
     ) -> Result<Self, E> {
         let width = how.grouping.width();
         assert_eq!(gram.len(), width * width, "a square matrix");
-        let energy: Vec<f64> = (0..width).map(|column| gram[column * width + column]).collect();
+        Self::conditioned(|row, column| gram[row * width + column], how, factorise)
+    }
+
+    /// The same for inputs of which each is multiplied with a factor.
+    ///
+    /// # Errors
+    /// As [`Curvature::of`].
+    ///
+    /// # Panics
+    /// Panics as [`Curvature::of`], and when there is not a factor for each input.
+    pub fn of_scaled<E>(
+        gram: &[f64],
+        columns: &[f32],
+        how: &Conditioning,
+        factorise: impl FnMut(Vec<f64>) -> Result<Result<Vec<f64>, NotPositive>, E>,
+    ) -> Result<Self, E> {
+        let width = how.grouping.width();
+        assert_eq!(gram.len(), width * width, "a square matrix");
+        assert_eq!(columns.len(), width, "a factor for each column");
+        let scaled = |row: usize, column: usize| {
+            gram[row * width + column] * f64::from(columns[row]) * f64::from(columns[column])
+        };
+        Self::conditioned(scaled, how, factorise)
+    }
+
+    /// The matrix is given by its lower triangle.
+    fn conditioned<E>(
+        gram: impl Fn(usize, usize) -> f64,
+        how: &Conditioning,
+        mut factorise: impl FnMut(Vec<f64>) -> Result<Result<Vec<f64>, NotPositive>, E>,
+    ) -> Result<Self, E> {
+        let width = how.grouping.width();
+        let energy: Vec<f64> = (0..width).map(|column| gram(column, column)).collect();
         let living = energy.iter().filter(|energy| **energy > 0.0).count();
         #[expect(clippy::cast_precision_loss, reason = "a number of columns")]
         let mean = energy.iter().sum::<f64>() / living.max(1) as f64;
@@ -90,7 +122,7 @@ impl Curvature {
             if row == column && energy[row] <= 0.0 {
                 return 1.0;
             }
-            gram[row.max(column) * width + row.min(column)] / mean
+            gram(row.max(column), row.min(column)) / mean
         };
         for strength in LADDER {
             let damping = how.damping * strength;

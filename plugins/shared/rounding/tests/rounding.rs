@@ -2,6 +2,7 @@
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
     clippy::unwrap_used,
     clippy::needless_range_loop,
@@ -103,6 +104,27 @@ fn loss(gram: &[f64], damping: f64, original: &[f32], made: &[f32]) -> f64 {
 
 const PLAIN: Effort = Effort { candidates: 24, passes: 0 };
 const MORE: Effort = Effort { candidates: 24, passes: 4 };
+
+/// Powers of two, so that the two are the same to the bit.
+#[test]
+fn inputs_with_factors_are_conditioned_as_such_inputs_are() {
+    let mut random = Random(5);
+    let width = 64;
+    let gram = gram(&mut random, width, 200);
+    let factors: Vec<f32> = (0..width).map(|k| 2_f32.powi(k as i32 % 5 - 2)).collect();
+    let scaled: Vec<f64> = gram
+        .iter()
+        .enumerate()
+        .map(|(place, number)| number * f64::from(factors[place / width] * factors[place % width]))
+        .collect();
+    let how = Conditioning { damping: 0.01, order: Order::GroupAware, grouping: Grouping::new(width, 32).unwrap() };
+    let by_factors = Curvature::of_scaled::<()>(&gram, &factors, &how, |matrix| Ok(cholesky(matrix))).unwrap();
+    let expected = curvature(&scaled, how.grouping, how.order, how.damping);
+    let weights = weights(&mut random, TILE, width);
+    let rounded = |curvature: &Curvature| round_rows(curvature, Grid::new(4, false).unwrap(), MORE, &weights);
+    assert_eq!(rounded(&by_factors), rounded(&expected));
+    assert_ne!(rounded(&by_factors), rounded(&curvature(&gram, how.grouping, how.order, how.damping)));
+}
 
 #[test]
 fn the_loss_that_is_told_is_that_of_the_codes() {

@@ -1,6 +1,6 @@
-//! Experts that a checkpoint has in one tensor: files of GPTQ have a module for each.
+//! Experts that a checkpoint has in one tensor: folders of packed linears have a module for each.
 //!
-//! The names are those by which `gptqmodel` splits such experts (its package Defuser): `experts.E.gate_proj`, `up_proj`,
+//! The names are those by which loaders split such experts (the package Defuser): `experts.E.gate_proj`, `up_proj`,
 //! `down_proj`.
 
 use qhost_plugin_api::{
@@ -8,10 +8,7 @@ use qhost_plugin_api::{
     sdk::{Failure, Result},
 };
 
-use crate::{
-    modules::{Kept, Module, Outputs, Segments},
-    options::{Choices, Settings},
-};
+use crate::{Kept, Module, Outputs, Selection, Settings};
 
 /// What ends the names of blocks of microscaled floats.
 const BLOCKS: &str = "_blocks";
@@ -20,7 +17,8 @@ const BLOCKS: &str = "_blocks";
 const BIAS: &str = "_bias";
 
 /// Whether a tensor has all experts of a layer.
-pub(crate) fn is_stacked(tensor: &SourceTensor) -> bool {
+#[must_use]
+pub fn is_stacked(tensor: &SourceTensor) -> bool {
     matches!(tensor.role.kind, RoleKind::ExpertsGateUp | RoleKind::ExpertsDown) && tensor.role.part == Part::Weight
 }
 
@@ -61,8 +59,8 @@ pub(crate) fn split(model: &Model, id: u32, tensor: &SourceTensor, group: &Input
                 unit: tensor.unit,
                 group: group.clone(),
                 expert_of_statistics: Some(expert),
-                settings: Settings { bits: 4, group_size: None, symmetric: true, act_order: false },
-                segments: Segments::default(),
+                settings: Settings::UNDECIDED,
+                first_segment: 0,
             });
         }
     }
@@ -70,7 +68,7 @@ pub(crate) fn split(model: &Model, id: u32, tensor: &SourceTensor, group: &Input
 }
 
 /// Whether a bias belongs to matrices that are split and quantised.
-pub(crate) fn has_bias_of_split(model: &Model, bias: &SourceTensor, choices: &Choices) -> Result<bool> {
+pub(crate) fn has_bias_of_split(model: &Model, bias: &SourceTensor, selection: &dyn Selection) -> Result<bool> {
     let of = model
         .tensors
         .iter()
@@ -78,7 +76,7 @@ pub(crate) fn has_bias_of_split(model: &Model, bias: &SourceTensor, choices: &Ch
     let Some(tensor) = of else { return Ok(false) };
     let Some(first) = parts(model, tensor)?.first() else { return Ok(false) };
     // All of a tensor's experts are quantised, or none.
-    Ok(choices.rules.settings(&format!("{}.0.{first}", parent(&tensor.name)), choices.settings)?.is_some())
+    Ok(selection.settings(&format!("{}.0.{first}", parent(&tensor.name)))?.is_some())
 }
 
 /// The biases of each module.

@@ -4,6 +4,11 @@
 //! to what the original gave, `min Σ |T x − W x°|²`, are `T = W + W (Σ (x° − x) xᵀ) H⁻¹` with `H = Σ x xᵀ`: the
 //! asymmetric target of GPTAQ (Li et al., 2025) in closed form. Where what the linear gives is added to the stream, it can make
 //! good the stream's own error `r° − r` as well: `T += (Σ (r° − r) xᵀ) H⁻¹`. `T` is what is rounded then.
+//!
+//! Where inputs are divided by `S` (diagonal) and weights multiplied with it, the Hessian at hand is that of the divided
+//! inputs, `H' = S⁻¹ H S⁻¹`, and what is rounded is `T S`. With `D` for what stands before `H⁻¹` above,
+//! `T S = W S + D H⁻¹ S = W S + (D S⁻¹) (S H⁻¹ S) = W S + (D S⁻¹) H'⁻¹`: the change is divided as the inputs are, and
+//! the factor of `H'` solves it.
 
 use qhost_plugin_api::{
     documents::{InputGroup, Operation, Statistic, StatisticsAnswer},
@@ -11,13 +16,14 @@ use qhost_plugin_api::{
 };
 use qhost_rounding::Curvature;
 
-use crate::weights::in_memory;
+use crate::{in_memory, scale_columns};
 
 /// Rows of a matrix that are corrected at a time, so that what is solved for stays small.
 const ROWS: usize = 512;
 
 /// What is known of the difference between the inputs of the original model and those of the quantised one.
-pub(crate) struct Difference {
+#[derive(Debug)]
+pub struct Difference {
     compute: Compute,
     cross: Option<Matrix>,
     residual: Option<StatisticsAnswer>,
@@ -37,7 +43,10 @@ fn is_added(group: &InputGroup) -> bool {
 
 impl Difference {
     /// Asks for what there is of a group.
-    pub(crate) fn of(io: &UnitHandle, group: &InputGroup, expert: Option<u32>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Fails when the host has no such statistics or does not compute.
+    pub fn of(io: &UnitHandle, group: &InputGroup, expert: Option<u32>) -> Result<Self> {
         let get = |what| {
             let answer = io.statistic(group.clone(), what, expert)?;
             Ok::<_, Failure>((answer.rows > 0 && !answer.all_tokens).then_some(answer))
@@ -52,44 +61,73 @@ impl Difference {
     }
 
     /// Turns weights `[outputs][inputs]` into their target, with the factor of the Hessian as it was conditioned.
-    pub(crate) fn correct(
+    ///
+    /// Where weights are scaled, `columns` has what each input is multiplied with, in the Hessian as well.
+    ///
+    /// # Errors
+    /// Fails when the host does not compute.
+    pub fn correct(
         &self,
         io: &UnitHandle,
         (curvature, factor): (&Curvature, &Matrix),
+        columns: Option<&[f32]>,
         weights: &mut [f32],
     ) -> Result<()> {
         let width = curvature.grouping().width();
         let rows = weights.len() / width;
-        let Self { compute, cross, .. } = self;
         let residual = self.residual.as_ref().filter(|answer| answer.rows == rows as u64);
-        if cross.is_none() && residual.is_none() {
+        if self.cross.is_none() && residual.is_none() {
             return Ok(());
         }
         for (chunk, weights) in weights.chunks_mut(ROWS * width).enumerate() {
-            let count = weights.len() / width;
-            let mut change = match residual {
-                Some(answer) => numbers(io, answer, (chunk * ROWS) as u64, count as u64)?,
+            let change = match residual {
+                Some(answer) => numbers(io, answer, (chunk * ROWS) as u64, (weights.len() / width) as u64)?,
                 None => vec![0.0; weights.len()],
             };
-            if let Some(cross) = cross {
-                let x = compute.upload(count as u64, width as u64, weights)?;
-                let out = compute.upload(count as u64, width as u64, &change)?;
-                compute.batch(vec![Operation::Product {
-                    a: x.handle(),
-                    b: cross.handle(),
-                    transposed: false,
-                    factor: 1.0,
-                    out: out.handle(),
-                }])?;
-                change = out.download()?;
-            }
-            let solved = solve(compute, (curvature, factor), &change, count)?;
-            for (column, solved) in curvature.factorised().zip(solved.chunks_exact(count)) {
-                for (row, change) in solved.iter().enumerate() {
-                    #[expect(clippy::cast_possible_truncation, reason = "weights are in f32")]
-                    let change = *change as f32;
-                    weights[row * width + column] += change;
-                }
+            self.correct_rows((curvature, factor), columns, change, weights)?;
+        }
+        Ok(())
+    }
+
+    /// The same for some rows, to whose change what the inputs have more is added.
+    fn correct_rows(
+        &self,
+        (curvature, factor): (&Curvature, &Matrix),
+        columns: Option<&[f32]>,
+        mut change: Vec<f32>,
+        weights: &mut [f32],
+    ) -> Result<()> {
+        let Self { compute, cross, .. } = self;
+        let width = curvature.grouping().width();
+        let count = weights.len() / width;
+        if let Some(cross) = cross {
+            // The difference is one of inputs that nothing divided.
+            let unscaled = columns.map(|columns| {
+                let mut unscaled = weights.to_vec();
+                scale_columns(&mut unscaled, columns);
+                unscaled
+            });
+            let x = compute.upload(count as u64, width as u64, unscaled.as_deref().unwrap_or(weights))?;
+            drop(unscaled);
+            let out = compute.upload(count as u64, width as u64, &change)?;
+            compute.batch(vec![Operation::Product {
+                a: x.handle(),
+                b: cross.handle(),
+                transposed: false,
+                factor: 1.0,
+                out: out.handle(),
+            }])?;
+            change = out.download()?;
+        }
+        if let Some(columns) = columns {
+            scale_columns(&mut change, columns);
+        }
+        let solved = solve(compute, (curvature, factor), &change, count)?;
+        for (column, solved) in curvature.factorised().zip(solved.chunks_exact(count)) {
+            for (row, change) in solved.iter().enumerate() {
+                #[expect(clippy::cast_possible_truncation, reason = "weights are in f32")]
+                let change = *change as f32;
+                weights[row * width + column] += change;
             }
         }
         Ok(())

@@ -1,20 +1,16 @@
-//! The weights of a module as a matrix `[outputs][inputs]` of floats, however the checkpoint has them; from there and
-//! back.
+//! The weights of a module as a matrix `[outputs][inputs]` of floats, however the checkpoint has them.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::{Mutex, PoisonError};
 
-use qhost_plugin_api::{
-    documents::InputGroup,
-    sdk::{CHUNK_WEIGHTS, Failure, Result, UnitHandle, with_scratch},
-};
+use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Result, UnitHandle, with_scratch};
 
-use crate::modules::Module;
+use crate::Module;
 
 /// Fills `out` with the weights of a module, output by output.
-pub(crate) fn fetch(io: &UnitHandle, module: &Module, out: &mut [f32]) -> Result<()> {
+///
+/// # Errors
+/// Fails when `out` has another size than the module, or the weights cannot be read.
+pub fn fetch(io: &UnitHandle, module: &Module, out: &mut [f32]) -> Result<()> {
     let columns = in_memory(module.columns)?;
     if columns == 0 || out.len() != in_memory(module.weights())? {
         return Err(Failure::internal("a buffer of another size than the module"));
@@ -78,50 +74,9 @@ fn fetch_transposed(io: &UnitHandle, module: &Module, out: &mut [f32]) -> Result
 }
 
 /// A size of something that is in memory.
-pub(crate) fn in_memory(size: u64) -> Result<usize> {
+///
+/// # Errors
+/// Fails where memory has no such sizes.
+pub fn in_memory(size: u64) -> Result<usize> {
     usize::try_from(size).map_err(|_| Failure::internal(format!("{size} of something do not fit into memory")))
-}
-
-/// Weights that stand in the place of the model's, until the tensors that they belong to are complete.
-#[derive(Debug, Default)]
-pub(crate) struct Substitutes {
-    /// Tensors of which only parts are there, as the checkpoint has them.
-    parts: BTreeMap<u32, Vec<f32>>,
-}
-
-impl Substitutes {
-    /// Puts the weights of a module, output by output, in the place of the model's.
-    pub(crate) fn put(&mut self, io: &UnitHandle, module: &Module, weights: &[f32]) -> Result<()> {
-        if module.group == InputGroup::OutputIn {
-            // Nothing reads what the head gives.
-            return Ok(());
-        }
-        if module.expert.is_none() && !module.transposed {
-            return io.substitute(module.tensor, Some(weights));
-        }
-        let (columns, outputs) = (in_memory(module.columns)?, module.outputs);
-        let (first, step, of) = (in_memory(outputs.first)?, in_memory(outputs.step)?, in_memory(outputs.of)?);
-        let start = in_memory(u64::from(module.expert.unwrap_or(0)))? * of * columns;
-        let whole = self.parts.entry(module.tensor).or_default();
-        whole.resize(whole.len().max(start + of * columns), 0.0);
-        let matrix = &mut whole[start..][..of * columns];
-        for (row, weights) in weights.chunks_exact(columns).enumerate() {
-            let output = first + row * step;
-            if module.transposed {
-                for (input, weight) in weights.iter().enumerate() {
-                    matrix[input * of + output] = *weight;
-                }
-            } else {
-                matrix[output * columns..][..columns].copy_from_slice(weights);
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands over the tensors whose modules have all been put.
-    pub(crate) fn hand_over(&mut self, io: &UnitHandle) -> Result<()> {
-        std::mem::take(&mut self.parts)
-            .into_iter()
-            .try_for_each(|(tensor, weights)| io.substitute(tensor, Some(&weights)))
-    }
 }
