@@ -6,7 +6,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use qhost_rounding::{Conditioning, Curvature, Effort, Grid, Grouping, NotPositive, Order, TILE, round_rows};
+use qhost_rounding::{Conditioning, Curvature, DampedBy, Effort, Grid, Grouping, NotPositive, Order, TILE, round_rows};
 
 fn main() {
     let mut widths: Vec<usize> = std::env::args().skip(1).map(|width| width.parse().unwrap()).collect();
@@ -21,10 +21,10 @@ fn main() {
             }
         }
         let grouping = Grouping::new(width, 128).unwrap();
-        let how = Conditioning { damping: 0.01, order: Order::GroupAware, grouping };
+        let how = Conditioning { damping: 0.01, damped_by: DampedBy::Mean, order: Order::GroupAware, grouping };
         // What is factorised does not matter here; a factor that is cheap does.
         let factor = |_: Vec<f64>| Ok::<_, ()>(Ok::<_, NotPositive>(gram.clone()));
-        let curvature = Curvature::of(&gram, &how, factor).unwrap();
+        let curvature = Curvature::of(&gram, &how, None, factor).unwrap();
         let weights: Vec<f32> = (0..TILE * width).map(|i| ((i * 7919 % 1000) as f32 - 500.0) * 1e-4).collect();
         for (bits, symmetric) in [(4, true), (4, false), (2, true)] {
             let grid = Grid::new(bits, symmetric).unwrap();

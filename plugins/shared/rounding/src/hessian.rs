@@ -14,12 +14,24 @@ use crate::{
 /// How a Hessian is made fit for work.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Conditioning {
-    /// What is added to the diagonal, in parts of its mean.
+    /// What is added to the diagonal, in parts of what `damped_by` says.
     pub damping: f64,
+    /// What damping is a part of.
+    pub damped_by: DampedBy,
     /// The order of the columns.
     pub order: Order,
     /// The groups that share a scale.
     pub grouping: Grouping,
+}
+
+/// What damping is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DampedBy {
+    /// The mean of the diagonal: inputs that are small count as somewhat larger.
+    Mean,
+    /// Each number of the diagonal: inputs count as somewhat less correlated, whatever their sizes are. Then nothing
+    /// depends on how inputs are scaled.
+    Each,
 }
 
 /// A matrix that was to be factorised is not positive definite.
@@ -60,6 +72,9 @@ fn single(number: f64) -> f32 {
 impl Curvature {
     /// Conditions the Gram matrix `XᵀX` of the inputs, of which the lower triangle is read, `[width, width]`.
     ///
+    /// The order goes by the inputs' energies, each times the one of `sizes` if they are given: with the sums of the squares
+    /// of each column's weights it is by what the inputs contribute, however they are scaled.
+    ///
     /// `factorise` gives the lower triangular `L` with `L Lᵀ = A` of the lower triangle of `A` in its place. Inputs
     /// that are always zero get the mean of the diagonal, which leaves their weights to themselves. Where the
     /// matrix is not positive definite, damping is strengthened; where that is of no use (it has numbers that are
@@ -73,11 +88,12 @@ impl Curvature {
     pub fn of<E>(
         gram: &[f64],
         how: &Conditioning,
+        sizes: Option<&[f64]>,
         factorise: impl FnMut(Vec<f64>) -> Result<Result<Vec<f64>, NotPositive>, E>,
     ) -> Result<Self, E> {
         let width = how.grouping.width();
         assert_eq!(gram.len(), width * width, "a square matrix");
-        Self::conditioned(|row, column| gram[row * width + column], how, factorise)
+        Self::conditioned(|row, column| gram[row * width + column], how, sizes, factorise)
     }
 
     /// The same for inputs of which each is multiplied with a factor.
@@ -91,6 +107,7 @@ impl Curvature {
         gram: &[f64],
         columns: &[f32],
         how: &Conditioning,
+        sizes: Option<&[f64]>,
         factorise: impl FnMut(Vec<f64>) -> Result<Result<Vec<f64>, NotPositive>, E>,
     ) -> Result<Self, E> {
         let width = how.grouping.width();
@@ -99,13 +116,14 @@ impl Curvature {
         let scaled = |row: usize, column: usize| {
             gram[row * width + column] * f64::from(columns[row]) * f64::from(columns[column])
         };
-        Self::conditioned(scaled, how, factorise)
+        Self::conditioned(scaled, how, sizes, factorise)
     }
 
     /// The matrix is given by its lower triangle.
     fn conditioned<E>(
         gram: impl Fn(usize, usize) -> f64,
         how: &Conditioning,
+        sizes: Option<&[f64]>,
         mut factorise: impl FnMut(Vec<f64>) -> Result<Result<Vec<f64>, NotPositive>, E>,
     ) -> Result<Self, E> {
         let width = how.grouping.width();
@@ -116,7 +134,14 @@ impl Curvature {
         if !(mean.is_finite() && mean > 0.0) {
             return Ok(Self::plain(how, width - living));
         }
-        let columns = how.order.columns(how.grouping, &energy);
+        let columns = match sizes {
+            None => how.order.columns(how.grouping, &energy),
+            Some(sizes) => {
+                assert_eq!(sizes.len(), width, "a size for every column");
+                let sized: Vec<_> = energy.iter().zip(sizes).map(|(energy, size)| energy * size).collect();
+                how.order.columns(how.grouping, &sized)
+            }
+        };
         let at = |row: usize, column: usize| {
             let (row, column) = (columns[row], columns[column]);
             if row == column && energy[row] <= 0.0 {
@@ -126,13 +151,17 @@ impl Curvature {
         };
         for strength in LADDER {
             let damping = how.damping * strength;
+            let added = |place: usize| match how.damped_by {
+                DampedBy::Mean => damping,
+                DampedBy::Each => damping * at(place, place),
+            };
             // The factor of the matrix with its order turned around has the feedback of a column in a column.
             let mut turned = vec![0.0; width * width];
             for (row, numbers) in turned.chunks_exact_mut(width).enumerate() {
                 for (column, number) in numbers[..=row].iter_mut().enumerate() {
                     *number = at(width - 1 - row, width - 1 - column);
                 }
-                numbers[row] += damping;
+                numbers[row] += added(width - 1 - row);
             }
             let Ok(factor) = factorise(turned)? else { continue };
             let pivot = |place: usize| factor[(width - 1 - place) * width + (width - 1 - place)];
@@ -151,7 +180,7 @@ impl Curvature {
             curvature.conditional = (0..width).map(|place| single(pivot(place).powi(2))).collect();
             drop(factor);
             let damped =
-                |row: usize, column: usize| single(at(row, column) + if row == column { damping } else { 0.0 });
+                |row: usize, column: usize| single(at(row, column) + if row == column { added(row) } else { 0.0 });
             for block in &curvature.blocks {
                 curvature.hessian.push(block.clone(), width, damped);
             }
@@ -160,6 +189,40 @@ impl Curvature {
             return Ok(curvature);
         }
         Ok(Self::plain(how, width - living))
+    }
+
+    /// The curvature of the inputs divided by `scales`, for weights whose columns are multiplied with them.
+    ///
+    /// From `H = M D Mᵀ` follows `S⁻¹ H S⁻¹ = (S⁻¹ M S) (S⁻² D) (S⁻¹ M S)ᵀ`, again with a unit triangular factor: nothing is
+    /// factorised anew, and losses stay those of the weights before. The order of rounding and the damping are those
+    /// of the inputs as they were; [`Curvature::of_scaled`] damps the scaled ones.
+    ///
+    /// # Panics
+    /// Panics when there are not as many scales as columns, or one is not a positive number.
+    #[must_use]
+    pub fn scaled(mut self, scales: &[f32]) -> Self {
+        assert_eq!(scales.len(), self.columns.len(), "a scale for every column");
+        assert!(scales.iter().all(|scale| scale.is_finite() && *scale > 0.0), "scales are positive");
+        let of_places: Vec<_> = self.columns.iter().map(|column| scales[*column]).collect();
+        self.factor.scale(|row, column| of_places[column] / of_places[row]);
+        self.hessian.scale(|row, column| (of_places[row] * of_places[column]).recip());
+        for ((conditional, diagonal), scale) in self.conditional.iter_mut().zip(&mut self.diagonal).zip(&of_places) {
+            *conditional /= scale * scale;
+            *diagonal /= scale * scale;
+        }
+        self
+    }
+
+    /// For every column, in the order of the original weights, what the square of a rounding error in it costs when all
+    /// columns after it make up for it as they can: the variance of the input given the inputs that are rounded later,
+    /// `D`, times [`Curvature::unit`].
+    #[must_use]
+    pub fn conditional_variances(&self) -> Vec<f64> {
+        let mut of_columns = vec![0.0; self.columns.len()];
+        for (column, conditional) in self.columns.iter().zip(&self.conditional) {
+            of_columns[*column] = f64::from(*conditional) * self.unit;
+        }
+        of_columns
     }
 
     /// Without any knowledge of the inputs: each weight for itself.
@@ -206,7 +269,7 @@ impl Curvature {
         self.dead
     }
 
-    /// What was added to the diagonal, in parts of its mean.
+    /// What was added to the diagonal, in parts of what was asked for.
     #[must_use]
     pub fn damping(&self) -> f64 {
         self.damping

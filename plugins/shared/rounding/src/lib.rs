@@ -13,6 +13,7 @@
 mod grid;
 mod hessian;
 mod improve;
+mod nearest;
 mod order;
 mod panels;
 mod rounded;
@@ -25,7 +26,8 @@ pub use half::f16;
 
 pub use self::{
     grid::Grid,
-    hessian::{Conditioning, Curvature, NotPositive},
+    hessian::{Conditioning, Curvature, DampedBy, NotPositive},
+    nearest::{energy_of, round_to_nearest},
     order::{Grouping, Order},
     rounded::{Groups, Rounded},
     tile::{Effort, TILE, Tile, round_rows},

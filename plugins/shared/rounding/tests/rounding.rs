@@ -10,7 +10,8 @@
 )]
 
 use qhost_rounding::{
-    Conditioning, Curvature, Effort, Grid, Grouping, Groups, NotPositive, Order, Rounded, TILE, Tile, round_rows,
+    Conditioning, Curvature, DampedBy, Effort, Grid, Grouping, Groups, NotPositive, Order, Rounded, TILE, Tile,
+    energy_of, round_rows,
 };
 
 /// Numbers that look random: a linear congruential generator.
@@ -65,8 +66,8 @@ fn gram(random: &mut Random, width: usize, tokens: usize) -> Vec<f64> {
 }
 
 fn curvature(gram: &[f64], grouping: Grouping, order: Order, damping: f64) -> Curvature {
-    let how = Conditioning { damping, order, grouping };
-    Curvature::of::<()>(gram, &how, |matrix| Ok(cholesky(matrix))).unwrap()
+    let how = Conditioning { damping, damped_by: DampedBy::Mean, order, grouping };
+    Curvature::of::<()>(gram, &how, None, |matrix| Ok(cholesky(matrix))).unwrap()
 }
 
 fn weights(random: &mut Random, rows: usize, width: usize) -> Vec<f32> {
@@ -105,27 +106,6 @@ fn loss(gram: &[f64], damping: f64, original: &[f32], made: &[f32]) -> f64 {
 const PLAIN: Effort = Effort { candidates: 24, passes: 0 };
 const MORE: Effort = Effort { candidates: 24, passes: 4 };
 
-/// Powers of two, so that the two are the same to the bit.
-#[test]
-fn inputs_with_factors_are_conditioned_as_such_inputs_are() {
-    let mut random = Random(5);
-    let width = 64;
-    let gram = gram(&mut random, width, 200);
-    let factors: Vec<f32> = (0..width).map(|k| 2_f32.powi(k as i32 % 5 - 2)).collect();
-    let scaled: Vec<f64> = gram
-        .iter()
-        .enumerate()
-        .map(|(place, number)| number * f64::from(factors[place / width] * factors[place % width]))
-        .collect();
-    let how = Conditioning { damping: 0.01, order: Order::GroupAware, grouping: Grouping::new(width, 32).unwrap() };
-    let by_factors = Curvature::of_scaled::<()>(&gram, &factors, &how, |matrix| Ok(cholesky(matrix))).unwrap();
-    let expected = curvature(&scaled, how.grouping, how.order, how.damping);
-    let weights = weights(&mut random, TILE, width);
-    let rounded = |curvature: &Curvature| round_rows(curvature, Grid::new(4, false).unwrap(), MORE, &weights);
-    assert_eq!(rounded(&by_factors), rounded(&expected));
-    assert_ne!(rounded(&by_factors), rounded(&curvature(&gram, how.grouping, how.order, how.damping)));
-}
-
 #[test]
 fn the_loss_that_is_told_is_that_of_the_codes() {
     let mut random = Random(1);
@@ -142,6 +122,13 @@ fn the_loss_that_is_told_is_that_of_the_codes() {
                     let expected = loss(&gram, 0.01, &weights, &dequantized(&tile, &curvature));
                     let case = format!("{bits} {symmetric} {order:?} {size} {effort:?}: {} {expected}", tile.loss);
                     assert!((tile.loss - expected).abs() < 2e-3 * expected, "{case}");
+                    let errors: Vec<_> = weights
+                        .iter()
+                        .zip(dequantized(&tile, &curvature))
+                        .map(|(original, made)| original - made)
+                        .collect();
+                    let of_errors = energy_of(&curvature, &errors);
+                    assert!((of_errors - expected).abs() < 1e-4 * expected, "{of_errors}, {case}");
                     let energy = loss(&gram, 0.01, &weights, &vec![0.0; weights.len()]);
                     assert!((tile.energy - energy).abs() < 1e-4 * energy, "{case}");
                     let (least, most) = if symmetric { (grid.middle(), grid.middle()) } else { (1, grid.largest()) };
@@ -151,6 +138,92 @@ fn the_loss_that_is_told_is_that_of_the_codes() {
             }
         }
     }
+}
+
+/// Powers of two, so that the two are the same to the bit.
+#[test]
+fn inputs_with_factors_are_conditioned_as_such_inputs_are() {
+    let mut random = Random(5);
+    let width = 64;
+    let gram = gram(&mut random, width, 200);
+    let factors: Vec<f32> = (0..width).map(|k| 2_f32.powi(k as i32 % 5 - 2)).collect();
+    let scaled: Vec<f64> = gram
+        .iter()
+        .enumerate()
+        .map(|(place, number)| number * f64::from(factors[place / width] * factors[place % width]))
+        .collect();
+    let how = Conditioning {
+        damping: 0.01,
+        damped_by: DampedBy::Mean,
+        order: Order::GroupAware,
+        grouping: Grouping::new(width, 32).unwrap(),
+    };
+    let by_factors = Curvature::of_scaled::<()>(&gram, &factors, &how, None, |matrix| Ok(cholesky(matrix))).unwrap();
+    let expected = curvature(&scaled, how.grouping, how.order, how.damping);
+    let weights = weights(&mut random, TILE, width);
+    let rounded = |curvature: &Curvature| round_rows(curvature, Grid::new(4, false).unwrap(), MORE, &weights);
+    assert_eq!(rounded(&by_factors), rounded(&expected));
+    assert_ne!(rounded(&by_factors), rounded(&curvature(&gram, how.grouping, how.order, how.damping)));
+}
+
+/// Scales that look random, between a half and two.
+fn scales(random: &mut Random, width: usize) -> Vec<f32> {
+    (0..width).map(|_| (random.uniform() * 2.0).exp2() as f32).collect()
+}
+
+#[test]
+fn weights_that_are_scaled_under_a_scaled_curvature_lose_what_they_lose_of_the_original() {
+    let mut random = Random(21);
+    let (width, rows) = (96, 5);
+    let gram = gram(&mut random, width, 300);
+    let weights = weights(&mut random, rows, width);
+    let scales = scales(&mut random, width);
+    let scaled: Vec<_> = weights.iter().zip(scales.iter().cycle()).map(|(weight, scale)| weight * scale).collect();
+    for order in [Order::Natural, Order::GroupAware, Order::Activation] {
+        for symmetric in [true, false] {
+            let grid = Grid::new(4, symmetric).unwrap();
+            let plain = curvature(&gram, Grouping::new(width, 32).unwrap(), order, 0.01);
+            let curvature = plain.scaled(&scales);
+            for effort in [PLAIN, MORE] {
+                let tile = round_rows(&curvature, grid, effort, &scaled);
+                let made = dequantized(&tile, &curvature);
+                let made: Vec<_> = made.iter().zip(scales.iter().cycle()).map(|(made, scale)| made / scale).collect();
+                let expected = loss(&gram, 0.01, &weights, &made);
+                let case = format!("{order:?} {symmetric} {effort:?}: {} {expected}", tile.loss);
+                assert!((tile.loss - expected).abs() < 2e-3 * expected, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_scaled_curvature_is_that_of_inputs_that_are_divided() {
+    let mut random = Random(22);
+    let width = 160;
+    let gram = gram(&mut random, width, 500);
+    let weights = weights(&mut random, TILE, width);
+    let scales = scales(&mut random, width);
+    let scaled: Vec<_> = weights.iter().zip(scales.iter().cycle()).map(|(weight, scale)| weight * scale).collect();
+    let mut divided = gram.clone();
+    for i in 0..width {
+        for j in 0..width {
+            divided[i * width + j] /= f64::from(scales[i]) * f64::from(scales[j]);
+        }
+    }
+    let (grouping, grid) = (Grouping::new(width, 32).unwrap(), Grid::new(4, false).unwrap());
+    // Hardly any damping, which is that of the inputs as they were on one side only.
+    let one = curvature(&gram, grouping, Order::Natural, 1e-9);
+    let other = curvature(&divided, grouping, Order::Natural, 1e-9);
+    let (mut variances, of_divided) = (one.conditional_variances(), other.conditional_variances());
+    variances.iter_mut().zip(&scales).for_each(|(variance, scale)| *variance /= f64::from(scale * scale));
+    for (one, other) in variances.iter().zip(&of_divided) {
+        assert!((one - other).abs() < 1e-5 * other, "{one} {other}");
+    }
+    let (one, other) = (one.scaled(&scales), other);
+    let (one, other) = (round_rows(&one, grid, PLAIN, &scaled), round_rows(&other, grid, PLAIN, &scaled));
+    let different = one.codes.iter().zip(&other.codes).filter(|(x, y)| x != y).count();
+    assert!(different * 200 < scaled.len(), "{different} of {}", scaled.len());
+    assert!((one.loss - other.loss).abs() < 0.01 * other.loss, "{} {}", one.loss, other.loss);
 }
 
 /// GPTQ as its paper writes it (algorithm 1, without blocks): the inverse's upper factor, and weights updated in place.
