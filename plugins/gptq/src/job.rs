@@ -69,7 +69,7 @@ impl GptqJob {
         plan.order = UnitOrder::Sequential;
         let mixed = mixture.as_ref().map(|mixture| mixture.rules.clone()).unwrap_or_default();
         let quantization = config::quantization(&choices, &contents, &mixed, &host.facts().version)?;
-        plan.companions = placement.small_files(&quantization, config::FILE, files)?;
+        plan.companions = placement.small_files(Some(&quantization), Some((config::FILE, &quantization)), files)?;
         plan.warnings = std::mem::take(&mut contents.warnings);
         plan.warnings.extend(usage::loader_limits(&choices, &contents));
         plan.warnings.extend(usage::renamed(&model.family, &contents));

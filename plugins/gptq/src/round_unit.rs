@@ -23,7 +23,7 @@ pub(crate) fn round_unit(io: &UnitHandle, choices: &Choices, modules: &[&Module]
             let answer = io.statistic(group.clone(), Statistic::Gram, expert)?;
             let difference = calibration.corrects.then(|| Difference::of(io, &group, expert)).transpose()?;
             for (how, modules) in by_conditioning(&modules, calibration.damp)? {
-                let (curvature, factor) = curvature(io, &answer, &how, None, calibration.corrects)?;
+                let (curvature, factor) = curvature(io, &answer, &how, (None, None), calibration.corrects)?;
                 let inputs = Inputs {
                     answer: &answer,
                     curvature: &curvature,

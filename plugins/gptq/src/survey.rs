@@ -151,7 +151,7 @@ fn conditioned<'a>(
     let Some(first) = modules.first() else { return Ok(Vec::new()) };
     let answer = io.statistic(first.group.clone(), Statistic::Gram, expert)?;
     let of_modules = by_conditioning(modules, choices.calibration.damp)?.into_iter();
-    of_modules.map(|(how, modules)| Ok((curvature(io, &answer, &how, None, false)?.0, modules))).collect()
+    of_modules.map(|(how, modules)| Ok((curvature(io, &answer, &how, (None, None), false)?.0, modules))).collect()
 }
 
 /// The weights that codes of a module stand for, without much search; and what is lost of its own output, and of how

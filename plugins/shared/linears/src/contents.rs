@@ -164,13 +164,5 @@ fn kept(model: &Model, id: u32, tensor: &SourceTensor, selection: &dyn Selection
             .about(&*tensor.name)
             .hint(selection.hints().stored_otherwise));
     }
-    Ok(vec![Kept {
-        name: tensor.name.clone(),
-        tensor: id,
-        part: None,
-        shape: tensor.shape.clone(),
-        dtype: tensor.dtype.clone(),
-        unit: tensor.unit,
-        segment: 0,
-    }])
+    Ok(vec![Kept::whole(id, tensor)])
 }

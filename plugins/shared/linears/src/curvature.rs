@@ -8,6 +8,8 @@ use qhost_rounding::{Conditioning, Curvature, NotPositive};
 
 /// The Hessian of some inputs, ready for rounding, and its factor if that is to be kept and there is one.
 ///
+/// Columns are ordered by their inputs' energies, or these times `sizes`; as [`Curvature::of`] has it.
+///
 /// Where the inputs reach the modules divided by something, `columns` has for each input what it is multiplied with.
 ///
 /// # Errors
@@ -16,7 +18,7 @@ pub fn curvature(
     io: &UnitHandle,
     answer: &StatisticsAnswer,
     how: &Conditioning,
-    columns: Option<&[f32]>,
+    (columns, sizes): (Option<&[f32]>, Option<&[f64]>),
     keeps_factor: bool,
 ) -> Result<(Curvature, Option<Matrix>)> {
     let rows = io.rows(answer.tensor, 0, answer.rows)?;
@@ -45,8 +47,8 @@ pub fn curvature(
         }
     };
     let curvature = match columns {
-        Some(columns) => Curvature::of_scaled(gram, columns, how, factorise)?,
-        None => Curvature::of(gram, how, factorise)?,
+        Some(columns) => Curvature::of_scaled(gram, columns, how, sizes, factorise)?,
+        None => Curvature::of(gram, how, sizes, factorise)?,
     };
     Ok((curvature, factor))
 }

@@ -6,7 +6,7 @@ use qhost_plugin_api::{
     documents::InputGroup,
     sdk::{Failure, Result},
 };
-use qhost_rounding::{Conditioning, Grouping, Order};
+use qhost_rounding::{Conditioning, DampedBy, Grouping, Order};
 
 use crate::{Module, in_memory};
 
@@ -35,7 +35,8 @@ pub fn by_conditioning<'a>(modules: &[&'a Module], damp: f64) -> Result<Vec<(Con
         let grouping = Grouping::new(in_memory(module.columns)?, size);
         let uneven = || Failure::internal("groups that do not divide the inputs").about(&*module.name);
         let order = if module.settings.act_order { Order::Activation } else { Order::GroupAware };
-        let how = Conditioning { damping: damp, order, grouping: grouping.ok_or_else(uneven)? };
+        let grouping = grouping.ok_or_else(uneven)?;
+        let how = Conditioning { damping: damp, damped_by: DampedBy::Mean, order, grouping };
         match shared.iter_mut().find(|(other, _)| *other == how) {
             Some((_, modules)) => modules.push(module),
             None => shared.push((how, vec![module])),

@@ -1,6 +1,9 @@
 //! Tensors that are written as they are.
 
-use qhost_plugin_api::sdk::{Result, RowJob, UnitHandle, chunks, with_scratch};
+use qhost_plugin_api::{
+    documents::SourceTensor,
+    sdk::{Result, RowJob, UnitHandle, chunks, with_scratch},
+};
 
 use crate::{Outputs, in_memory};
 
@@ -24,6 +27,20 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// All of a tensor.
+    #[must_use]
+    pub fn whole(id: u32, tensor: &SourceTensor) -> Self {
+        Self {
+            name: tensor.name.clone(),
+            tensor: id,
+            part: None,
+            shape: tensor.shape.clone(),
+            dtype: tensor.dtype.clone(),
+            unit: tensor.unit,
+            segment: 0,
+        }
+    }
+
     /// The number of elements.
     #[must_use]
     pub fn elements(&self) -> u64 {

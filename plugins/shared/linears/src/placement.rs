@@ -160,16 +160,23 @@ impl Placement {
         (module.first_segment as usize).saturating_sub(self.layout.shards.len()) + part
     }
 
-    /// The small files: the model's config with what is said of the quantisation, the same in a file of its own, the
-    /// index, and those of the checkpoint.
+    /// The small files: the model's config, with what is said of the quantisation if there is one, a file of the
+    /// format's own that says it as well, the index, and those of the checkpoint.
     ///
     /// # Errors
     /// Fails when the model's config cannot be read.
-    pub fn small_files(&self, quantization: &Object, own_file: &str, files: &FilesHandle) -> Result<Vec<Companion>> {
+    pub fn small_files(
+        &self,
+        quantization: Option<&Object>,
+        own: Option<(&str, &Object)>,
+        files: &FilesHandle,
+    ) -> Result<Vec<Companion>> {
         let mut config = Object::config(files)?;
-        config.set_object(CONFIG_KEY, quantization)?;
-        let mut made =
-            vec![Companion::text(CONFIG, config.text() + "\n"), Companion::text(own_file, quantization.text() + "\n")];
+        if let Some(quantization) = quantization {
+            config.set_object(CONFIG_KEY, quantization)?;
+        }
+        let mut made = vec![Companion::text(CONFIG, config.text() + "\n")];
+        made.extend(own.map(|(name, object)| Companion::text(name, object.text() + "\n")));
         made.extend(self.layout.index.as_ref().map(|index| Companion::text(INDEX, &**index)));
         made.extend(companions(files.list()));
         Ok(made)

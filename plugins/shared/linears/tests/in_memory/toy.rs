@@ -124,7 +124,8 @@ impl Format for Toy {
         plan.segments = placement.segments(&contents.items, 1.0);
         plan.units = units(model, &contents, &choices.calibration, |_| 0);
         plan.order = UnitOrder::Sequential;
-        plan.companions = placement.small_files(&Object::default(), "toy.json", &files)?;
+        plan.companions =
+            placement.small_files(Some(&Object::default()), Some(("toy.json", &Object::default())), &files)?;
         Ok(ToyJob { host: self.0.clone(), plan, choices, placement, contents })
     }
 }
@@ -198,7 +199,7 @@ impl FormatJob for ToyJob {
                 for (how, modules) in by_conditioning(&modules, choices.calibration.damp)? {
                     let factors = modules.first().and_then(|module| self.factors(module));
                     let columns = factors.as_ref().map(|[_, columns]| columns.as_slice());
-                    let (curvature, factor) = curvature(io, &answer, &how, columns, corrects)?;
+                    let (curvature, factor) = curvature(io, &answer, &how, (columns, None), corrects)?;
                     let difference = difference.as_ref().zip(factor.as_ref());
                     let inputs = Inputs { answer: &answer, curvature: &curvature, difference };
                     for module in modules {
