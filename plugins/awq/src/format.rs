@@ -1,17 +1,34 @@
 //! The levels of AWQ: 4 bits, by group size.
 
+use qhost_linears::Level;
 use qhost_plugin_api::documents::{FormatDescription, LevelDescription};
+
+use crate::options;
+
+/// The level taken when the user names none.
+pub(crate) const DEFAULT_LEVEL: Level = Level { bits: 4, group_size: Some(128) };
+
+/// The widths of codes that readers of the format know.
+pub(crate) const BITS: [u32; 1] = [4];
+
+/// Weights in a group (0 is a whole row), and a line about it. Any group size has a level; these are the usual ones.
+const LEVELS: [(u32, &str); 4] = [
+    (32, "groups of 32 weights: most accurate"),
+    (64, "groups of 64 weights"),
+    (128, "groups of 128 weights: the usual choice"),
+    (0, "one scale per output channel: smallest"),
+];
 
 /// What the format can do.
 pub(crate) fn description() -> FormatDescription {
-    // A group has a 16-bit scale and a 4-bit zero beside its weights.
-    let levels = vec![
-        LevelDescription::new("4bit-g32", "groups of 32 weights: most accurate", 4.0 + 20.0 / 32.0),
-        LevelDescription::new("4bit-g64", "groups of 64 weights", 4.0 + 20.0 / 64.0),
-        LevelDescription::new("4bit-g128", "groups of 128 weights: the usual choice", 4.0 + 20.0 / 128.0),
-        LevelDescription::new("4bit-channel", "one scale per output channel: smallest", 4.0),
-    ];
-    let mut format = FormatDescription::new("awq", levels);
-    format.default_level = Some("4bit-g128".into());
+    let levels = LEVELS.into_iter().map(|(group, summary)| {
+        let level = Level { bits: 4, group_size: Some(group.into()).filter(|group| *group > 0) };
+        // A group has a 16-bit scale and a 4-bit zero beside its weights.
+        let overhead = if group > 0 { 20.0 / f64::from(group) } else { 0.0 };
+        LevelDescription::new(level.name(), summary, 4.0 + overhead)
+    });
+    let mut format = FormatDescription::new("awq", levels.collect());
+    format.default_level = Some(DEFAULT_LEVEL.name());
+    format.options = options::descriptions();
     format
 }

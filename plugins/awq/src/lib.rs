@@ -1,44 +1,58 @@
-//! The AWQ format plugin: it is found and described; its requests are refused until there is
-//! calibration.
+//! The AWQ format plugin: folders of packed 4-bit weights that vLLM, `SGLang`, transformers and `gptqmodel` load.
 //!
-//! AWQ scales channels by the activations that they see (Lin et al., 2023, section 3.2), so nothing
-//! can be made from weights alone. It knows the format's levels, and nothing else yet.
+//! AWQ scales inputs by what of them matters (Lin et al., 2023, section 3.2), folded into what comes before; the scaled
+//! weights are rounded with compensation, as GPTQ does (Frantar et al., 2022, section 3), which the files do not show.
 
+mod check;
+mod config;
+mod folding;
 mod format;
+mod job;
+mod narrow;
+mod options;
+mod pack;
 mod read;
+mod sample;
+mod scales;
+mod scaling;
+mod unit;
+mod usage;
+mod write;
 
 use std::sync::Arc;
 
 use qhost_packed::Job;
 use qhost_plugin_api::{
     documents::{Description, OpenRequest},
-    sdk::{
-        Failure, FilesHandle, Format, FormatService, HostHandle, READER, Result, VERIFY, reader_service, verify_service,
-    },
+    sdk::{FilesHandle, Format, FormatService, HostHandle, READER, Result, VERIFY, reader_service, verify_service},
 };
 
-use crate::read::{Reader, Settings};
+use crate::{
+    job::AwqJob,
+    read::{Reader, Settings},
+};
 
 /// The plugin.
-pub struct Awq;
+pub struct Awq {
+    host: HostHandle,
+}
 
 impl Format for Awq {
     type Job = Job;
 
-    fn connect(_: HostHandle) -> Result<Self> {
-        Ok(Self)
+    fn connect(host: HostHandle) -> Result<Self> {
+        Ok(Self { host })
     }
 
     fn describe(&self) -> Description {
         Description::new(vec![format::description()])
     }
 
-    fn open(&self, request: OpenRequest, _: FilesHandle) -> Result<Job> {
+    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<Job> {
         if let Some(job) = Job::existing::<Settings>(&request)? {
             return Ok(job);
         }
-        Err(Failure::unsupported("awq needs calibration, which is not available yet")
-            .hint("gguf needs none: use --format gguf"))
+        Ok(Job::make(AwqJob::open(&request, &companions, self.host.clone())?))
     }
 
     fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
@@ -52,7 +66,7 @@ impl Format for Awq {
 
 qhost_plugin_api::export_plugin! {
     id: "awq",
-    summary: "AWQ: activation-aware 4-bit weights (needs calibration, not available yet)",
+    summary: "AWQ: activation-aware 4-bit weights",
     api: "^1.0",
     formats: [
         {

@@ -1,0 +1,175 @@
+//! One folder, planned and made.
+//!
+//! It knows which tensor goes where; what is quantised, how it is packed and what the config says are in the other
+//! files.
+
+use std::{borrow::Cow, collections::BTreeSet};
+
+use qhost_linears::{
+    Contents, Item, Kept, Module, Placement, check, check_host, check_source, is_linear, is_stacked, memory, not_taken,
+    units,
+};
+use qhost_plugin_api::{
+    documents::{Findings, Fold, FoldSource, Model, OpenRequest, Output, Part, Plan, RoleKind, UnitOrder},
+    sdk::{Failure, FilesHandle, FormatJob, HostHandle, Result, UnitHandle},
+};
+
+use crate::{
+    check::wrong,
+    config,
+    folding::touches,
+    narrow::is_known,
+    options::Choices,
+    pack::{QZEROS, SCALES, parts},
+    sample,
+    unit::Unit,
+    usage, write,
+};
+
+/// What a weight of a module costs, in nanoseconds on a core of the reference machine.
+const MODULE_COST: f64 = 21.0;
+
+/// A planned folder.
+pub(crate) struct AwqJob {
+    host: HostHandle,
+    plan: Plan,
+    choices: Choices,
+    placement: Placement,
+    model: Model,
+    /// The folds that are used.
+    folds: Vec<Fold>,
+    modules: Vec<Module>,
+    kept: Vec<Kept>,
+}
+
+impl AwqJob {
+    pub(crate) fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
+        let choices = Choices::read(&request.options)?;
+        let model = &request.model;
+        check_host(host.facts(), "AWQ", &choices.calibration)?;
+        check_source(model)?;
+        let mut contents = Contents::of(model, &choices)?;
+        let names = contents.modules().map(|module| &*module.name).chain(contents.skipped.iter().map(|name| &**name));
+        choices.refuse_unknown(&names.collect::<Vec<_>>())?;
+        let folds = folds(model, &contents);
+        let mut modules: Vec<_> = contents.modules().cloned().collect();
+        let mut items = if choices.scale_only { unquantised(model)? } else { contents.items.clone() };
+        let placement = Placement::of(&mut items, parts, choices.shard_bytes)?;
+        let mut plan = Plan::new(&*request.format, choices.level(), Output::folder(suffix(&choices)));
+        plan.files = placement.files();
+        plan.segments = placement.segments(&items, MODULE_COST);
+        plan.units = units(model, &contents, &choices.calibration, write::memory);
+        plan.order = UnitOrder::Sequential;
+        let kept: Vec<_> = items
+            .iter()
+            .filter_map(|item| match item {
+                Item::Kept(kept) => Some(kept.clone()),
+                Item::Module(_) => None,
+            })
+            .collect();
+        for unit in &mut plan.units {
+            let of_unit: Vec<_> = modules.iter().filter(|module| module.unit == unit.unit).collect();
+            let scaled = kept.iter().filter(|kept| folds.iter().any(|fold| touches(fold, kept.tensor)));
+            let largest = scaled.filter(|kept| kept.unit == unit.unit).map(write::memory_of_scaled).max();
+            unit.memory += sample::memory(&of_unit) + largest.unwrap_or(0);
+        }
+        if choices.scale_only {
+            plan.companions = placement.small_files(None, None, files)?;
+            // Figures are told of the tensors that are scaled.
+            for module in &mut modules {
+                let written = kept.iter().find(|kept| kept.tensor == module.tensor);
+                module.first_segment = written.map_or(0, |kept| kept.segment);
+            }
+        } else {
+            let quantization = config::quantization(&choices, &contents, &host.facts().version)?;
+            let own = config::of_autoawq(&choices, &contents)?;
+            plan.companions = placement.small_files(Some(&quantization), Some((config::FILE, &own)), files)?;
+            modules = items
+                .iter()
+                .filter_map(|item| match item {
+                    Item::Module(module) => Some(module.clone()),
+                    Item::Kept(_) => None,
+                })
+                .collect();
+        }
+        plan.warnings = std::mem::take(&mut contents.warnings);
+        plan.warnings.extend(usage::loader_limits(&choices, &contents));
+        plan.warnings.extend(usage::not_scaled(model));
+        plan.warnings.extend(not_taken(files));
+        plan.usage = Some(usage::text(&choices, &contents));
+        plan.library = Some(usage::LIBRARY.into());
+        Ok(Self { host, plan, choices, placement, model: model.clone(), folds, modules, kept })
+    }
+}
+
+/// What the output's name ends in.
+fn suffix(choices: &Choices) -> String {
+    let kind = if choices.scale_only { "-AWQ-scaled-" } else { "-AWQ-" };
+    let symmetric = if choices.settings.symmetric { "-sym" } else { "" };
+    format!("{kind}{}{symmetric}", choices.level())
+}
+
+/// The folds that can be used: everything that reads the input is there to be scaled, what takes the inverse as well, and
+/// modules that are left as they are stay so.
+fn folds(model: &Model, contents: &Contents) -> Vec<Fold> {
+    let quantised: BTreeSet<_> = contents.modules().map(|module| module.tensor).collect();
+    let scalable = |id: &u32| {
+        let Some(tensor) = model.tensors.get(*id as usize) else { return false };
+        let left_out = tensor.role.part == Part::Weight
+            && is_linear(&tensor.role.kind)
+            && !matches!(tensor.role.kind, RoleKind::Router | RoleKind::SharedRouter);
+        quantised.contains(id) || !left_out && is_known(&tensor.dtype)
+    };
+    let usable = |fold: &&Fold| {
+        let of_source = match &fold.source {
+            FoldSource::Norm(norm) => scalable(&norm.weight) && norm.bias.as_ref().is_none_or(scalable),
+            FoldSource::Rows(rows) => scalable(&rows.weight) && rows.bias.as_ref().is_none_or(scalable),
+            _ => false,
+        };
+        of_source && fold.readers.iter().all(scalable) && fold.readers.iter().any(|id| quantised.contains(id))
+    };
+    model.folds.iter().filter(usable).cloned().collect()
+}
+
+/// All of a model as it is.
+fn unquantised(model: &Model) -> Result<Vec<Item>> {
+    let kept = (0..).zip(&model.tensors).map(|(id, tensor)| {
+        if is_stacked(tensor) {
+            return Err(Failure::unsupported("stacked experts cannot be scaled without quantising them")
+                .about(&*tensor.name)
+                .hint("leave --plugin-option scale-only out"));
+        }
+        Ok(Item::Kept(Kept::whole(id, tensor)))
+    });
+    kept.collect()
+}
+
+impl FormatJob for AwqJob {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn constant(&self, segment: u32) -> Result<Cow<'_, [u8]>> {
+        self.placement.constant(segment)
+    }
+
+    fn run_unit(&self, unit: u32, io: &UnitHandle) -> Result<()> {
+        let modules: Vec<_> = self.modules.iter().filter(|module| module.unit == unit).collect();
+        let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
+        let all = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
+        // Whoever computes for it asks for that part itself.
+        let (_, of_arithmetic) = memory(&modules, self.choices.calibration.corrects, write::memory);
+        let _grant = io.host().grant(all.saturating_sub(of_arithmetic), "quantising")?;
+        let kept = self.kept.iter().filter(|kept| kept.unit == unit).collect();
+        let Self { choices, model, folds, .. } = self;
+        Unit { id: unit, choices, tensors: &model.tensors, folds, modules, kept }.make(io)
+    }
+
+    fn check(&self, files: &FilesHandle) -> Result<Findings> {
+        let modules: Vec<_> = self.modules.iter().filter(|_| !self.choices.scale_only).collect();
+        check(files, &self.placement, &modules, &self.host, |module, read| {
+            let (zeros, scales) = (read(QZEROS as usize)?, read(SCALES as usize)?);
+            Ok(wrong(module, &zeros, &scales))
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! The scales of one input of some modules: chosen on some of their rows, tried, and told.
+
+use std::collections::BTreeMap;
+
+use qhost_linears::{Effort, Module, curvature, grid, in_memory, share};
+use qhost_plugin_api::{
+    documents::{Fold, FoldSource, SourceTensor, StatisticsAnswer},
+    sdk::{Failure, Result, UnitHandle},
+};
+use qhost_rounding::{Conditioning, Curvature, DampedBy, Grid, TILE, energy_of, round_rows, round_to_nearest};
+
+use crate::{
+    folding::settle_on_norm,
+    sample::Sample,
+    scales::{Inputs, balance},
+    write::all_of,
+};
+
+/// Figures of a module's inputs for the report, under the first of the modules that read them. All are what rounding the
+/// rows that were looked at loses of what they give, over the square of that.
+mod of_input {
+    /// Rounding each weight for itself.
+    pub(super) const NEAREST: &str = "loss_rounded_to_nearest";
+    /// Compensated rounding in one pass, without scales.
+    pub(super) const UNSCALED: &str = "loss_without_scales";
+    /// The same with the scales that were chosen.
+    pub(super) const SCALED: &str = "loss_with_scales";
+}
+
+/// Rows on which scales are tried, at most.
+const TRIED: usize = 512;
+
+/// What reads an input.
+pub(crate) struct Readers<'a> {
+    pub(crate) fold: &'a Fold,
+    pub(crate) modules: &'a [&'a Module],
+    pub(crate) tensors: &'a [SourceTensor],
+}
+
+/// Finds the scales of the input of some modules, with what is known of it: 1 for all where none help.
+pub(crate) fn scale(
+    io: &UnitHandle,
+    readers: &Readers<'_>,
+    sample: &Sample,
+    (answer, how): (&StatisticsAnswer, &Conditioning),
+) -> Result<Vec<f32>> {
+    let channels = in_memory(readers.fold.channels)?;
+    let none = vec![1.0; channels];
+    let Some(first) = readers.modules.first() else { return Ok(none) };
+    if first.columns != readers.fold.channels {
+        return Err(Failure::internal("a fold of another width than what reads it").about(&*first.name));
+    }
+    // Damped by their own energies, inputs do not matter more for being scaled down.
+    let how = Conditioning { damped_by: DampedBy::Each, ..*how };
+    let (curvature, _) = curvature(io, answer, &how, (None, Some(&sample.energies())), false)?;
+    if curvature.is_plain() {
+        return Ok(none);
+    }
+    let inputs = Inputs {
+        variances: &curvature.conditional_variances(),
+        ties: &ties(readers.fold),
+        group: in_memory(first.group_size())?,
+        symmetric: first.settings.symmetric,
+    };
+    let mut choice = balance(sample, inputs, |count, part| io.host().parallel_map(count, |index| Ok(part(index))))?;
+    settle(io, readers, &mut choice.scales)?;
+    let trial = Trial { io, grid: grid(first)?, columns: channels, group: inputs.group };
+    let nearest = trial.nearest(sample, &curvature)?;
+    let unscaled = trial.compensated(sample, &curvature, None)?;
+    let scaled = if choice.ratio < 1.0 {
+        trial.compensated(sample, &curvature.scaled(&choice.scales), Some(&choice.scales))?
+    } else {
+        unscaled
+    };
+    let helps = scaled < unscaled;
+    let tell = |key, loss| io.metric(first.first_segment, key, loss);
+    tell(of_input::NEAREST, nearest);
+    tell(of_input::UNSCALED, unscaled);
+    tell(of_input::SCALED, if helps { scaled } else { unscaled });
+    tracing::debug!("{}: {nearest:.3e} to nearest, {unscaled:.3e} without scales, {scaled:.3e} with", first.name);
+    Ok(if helps { choice.scales } else { none })
+}
+
+/// Numbers of the inputs, the same for those that need the same scale.
+fn ties(fold: &Fold) -> Vec<usize> {
+    let mut numbers = BTreeMap::new();
+    let mut number = |tie| {
+        let next = numbers.len();
+        *numbers.entry(tie).or_insert(next)
+    };
+    (0..fold.channels).map(|channel| number(fold.tie(channel))).collect()
+}
+
+/// Corrects scales to what their source can hold.
+fn settle(io: &UnitHandle, readers: &Readers<'_>, scales: &mut [f32]) -> Result<()> {
+    let FoldSource::Norm(norm) = &readers.fold.source else { return Ok(()) };
+    let tensor = readers.tensors.get(norm.weight as usize);
+    let tensor = tensor.ok_or_else(|| Failure::internal("a norm that the model does not have"))?;
+    let gains = all_of(io, norm.weight, tensor)?;
+    settle_on_norm(&gains, norm.offset, &tensor.dtype, scales).map_err(|failure| failure.about(&*tensor.name))
+}
+
+/// Rounds a sample, to see what is lost.
+struct Trial<'a> {
+    io: &'a UnitHandle,
+    grid: Grid,
+    columns: usize,
+    group: usize,
+}
+
+impl Trial<'_> {
+    /// Tiles of rows that are tried: evenly spread over the sample.
+    fn tiles<'s>(&self, sample: &'s Sample) -> Vec<&'s [f32]> {
+        let all: Vec<_> = sample.weights.chunks(TILE * self.columns).collect();
+        let count = all.len().min(TRIED / TILE);
+        (0..count).map(|index| all[index * all.len() / count]).collect()
+    }
+
+    /// What is lost by every tile, over what they give, in the order of the tiles.
+    fn loss(&self, sample: &Sample, of_tile: impl Fn(&[f32]) -> (f64, f64) + Sync) -> Result<f64> {
+        let tiles = self.tiles(sample);
+        let sums = self.io.host().parallel_map(tiles.len(), |index| Ok(of_tile(tiles[index])))?;
+        let sum = sums.iter().fold((0.0, 0.0), |sum, tile| (sum.0 + tile.0, sum.1 + tile.1));
+        Ok(share(sum.0, sum.1))
+    }
+
+    fn compensated(&self, sample: &Sample, curvature: &Curvature, scales: Option<&[f32]>) -> Result<f64> {
+        self.loss(sample, |tile| {
+            let scaled: Option<Vec<f32>> = scales
+                .map(|scales| tile.iter().zip(scales.iter().cycle()).map(|(weight, scale)| weight * scale).collect());
+            let made = round_rows(curvature, self.grid, Effort::Fast.search(), scaled.as_deref().unwrap_or(tile));
+            (made.loss, made.energy)
+        })
+    }
+
+    fn nearest(&self, sample: &Sample, curvature: &Curvature) -> Result<f64> {
+        self.loss(sample, |tile| {
+            let mut errors = tile.to_vec();
+            for row in errors.chunks_exact_mut(self.columns) {
+                row.chunks_mut(self.group).for_each(|group| round_to_nearest(self.grid, group));
+            }
+            errors.iter_mut().zip(tile).for_each(|(made, weight)| *made -= weight);
+            (energy_of(curvature, &errors), energy_of(curvature, tile))
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! All modules of a unit: scaled, rounded under the Hessian of their inputs, written, and put in the place of the
+//! originals.
+//!
+//! Groups of inputs are taken in the order of the data flow, each with the inputs that the modules rounded before it
+//! give ("true-sequential"). What takes the inverse of a scale may be rounded by then: codes and zeros stay as they are
+//! when outputs are divided, only scales are divided, and so these are written last.
+
+use qhost_linears::{
+    Difference, Inputs, Kept, Module, OfExperts, Substitutes, by_conditioning, by_inputs, copy, curvature, fetch,
+    in_memory, refuse_infinite, round, scale_columns, tell,
+};
+use qhost_plugin_api::{
+    documents::{Fold, InputGroup, SourceTensor, Statistic},
+    sdk::{Failure, Result, UnitHandle},
+};
+use qhost_rounding::f16;
+
+use crate::{
+    folding::{Folding, Part, of_group, touches},
+    options::Choices,
+    sample::Sample,
+    scaling::{Readers, scale},
+    write::{write_codes, write_scaled, write_scales},
+};
+
+/// What a unit is made of.
+pub(crate) struct Unit<'a> {
+    pub(crate) id: u32,
+    pub(crate) choices: &'a Choices,
+    /// The tensors of the model.
+    pub(crate) tensors: &'a [SourceTensor],
+    /// The folds that may be used, of all units.
+    pub(crate) folds: &'a [Fold],
+    pub(crate) modules: Vec<&'a Module>,
+    pub(crate) kept: Vec<&'a Kept>,
+}
+
+/// A module whose scales are not written yet, and these.
+type Pending<'a> = (&'a Module, Vec<f16>);
+
+impl<'a> Unit<'a> {
+    /// Makes everything of it.
+    pub(crate) fn make(&self, io: &UnitHandle) -> Result<()> {
+        let touched = |kept: &&&Kept| self.folds.iter().any(|fold| fold.unit == self.id && touches(fold, kept.tensor));
+        let (scaled, plain): (Vec<&Kept>, Vec<&Kept>) = self.kept.iter().partition(touched);
+        copy(io, &plain)?;
+        let mut folding = Folding::default();
+        let mut pending = Vec::new();
+        let mut substitutes = Substitutes::default();
+        for (group, of_group) in by_inputs(&self.modules) {
+            self.scale_shared(io, &group, &of_group, &mut folding)?;
+            for (expert, modules) in of_group {
+                self.round_readers(io, (&group, expert), &modules, &mut folding, (&mut substitutes, &mut pending))?;
+            }
+            substitutes.hand_over(io)?;
+        }
+        for (module, scales) in pending {
+            write_scales(io, module, &scales, folding.of_outputs(part(module)).as_deref())?;
+        }
+        for kept in scaled {
+            let tensor = self.tensors.get(kept.tensor as usize);
+            let tensor = tensor.ok_or_else(|| Failure::internal("a tensor that the model does not have"))?;
+            write_scaled(io, &folding, (kept, tensor))?;
+        }
+        Ok(())
+    }
+
+    /// Scales inputs that experts share, by all tokens.
+    fn scale_shared(
+        &self,
+        io: &UnitHandle,
+        group: &InputGroup,
+        experts: &OfExperts<'a>,
+        folding: &mut Folding<'a>,
+    ) -> Result<()> {
+        if experts.contains_key(&None) {
+            // What all tokens say is known when these are rounded, which comes first.
+            return Ok(());
+        }
+        let Some(fold) = of_group(self.folds, self.id, group).find(|fold| fold.expert.is_none()) else { return Ok(()) };
+        if folding.has(fold) {
+            return Ok(());
+        }
+        let readers = self.readers(fold);
+        let sample = Sample::of(io, &readers)?;
+        let answer = io.statistic(group.clone(), Statistic::Gram, None)?;
+        for (how, modules) in by_conditioning(&readers, self.choices.calibration.damp)?.iter().take(1) {
+            let readers = Readers { fold, modules, tensors: self.tensors };
+            folding.put(fold, scale(io, &readers, &sample, (&answer, how))?);
+        }
+        Ok(())
+    }
+
+    /// The modules that read the input of a fold.
+    fn readers(&self, fold: &Fold) -> Vec<&'a Module> {
+        let reads = |module: &&&Module| {
+            let whose = fold.expert.is_none() || fold.expert == module.expert_of_statistics;
+            fold.readers.contains(&module.tensor) && whose
+        };
+        self.modules.iter().filter(reads).copied().collect()
+    }
+
+    /// Rounds the modules that read one input.
+    fn round_readers(
+        &self,
+        io: &UnitHandle,
+        (group, expert): (&InputGroup, Option<u32>),
+        modules: &[&'a Module],
+        folding: &mut Folding<'a>,
+        (substitutes, pending): (&mut Substitutes, &mut Vec<Pending<'a>>),
+    ) -> Result<()> {
+        let calibration = &self.choices.calibration;
+        let answer = io.statistic(group.clone(), Statistic::Gram, expert)?;
+        let difference = calibration.corrects.then(|| Difference::of(io, group, expert)).transpose()?;
+        for (how, modules) in by_conditioning(modules, calibration.damp)? {
+            let of_input = |fold: &&Fold| fold.expert == expert && !folding.has(fold);
+            let fold = of_group(self.folds, self.id, group).find(of_input);
+            let readers = fold.map_or_else(|| modules.clone(), |fold| self.readers(fold));
+            let sample = Sample::of(io, &readers)?;
+            if let Some(fold) = fold {
+                let readers = Readers { fold, modules: &readers, tensors: self.tensors };
+                folding.put(fold, scale(io, &readers, &sample, (&answer, &how))?);
+            }
+            let sizes = sample.energies();
+            drop(sample);
+            if self.choices.scale_only {
+                continue;
+            }
+            // All of them read the same, and so have the same scales.
+            let scales =
+                modules.first().and_then(|module| folding.of_inputs(module.tensor, module.expert_of_statistics));
+            let scales = scales.filter(|scales| scales.iter().any(|scale| *scale != 1.0));
+            let scales = scales.map(|scales| Scales { by: scales.to_vec(), inverse: inverse(scales) });
+            // What inputs contribute does not depend on how they are scaled; the energies of the scaled ones do.
+            let by = |size: &f64, scale: &f32| size * f64::from(*scale).powi(2);
+            let sizes = match &scales {
+                Some(scales) => sizes.iter().zip(&scales.by).map(|(size, scale)| by(size, scale)).collect(),
+                None => sizes,
+            };
+            let columns = scales.as_ref().map(|scales| &*scales.inverse);
+            let (curvature, factor) = curvature(io, &answer, &how, (columns, Some(&sizes)), calibration.corrects)?;
+            let difference = difference.as_ref().zip(factor.as_ref());
+            let inputs = Inputs { answer: &answer, curvature: &curvature, difference };
+            for module in modules {
+                let (weights, of_module) = self.round(io, module, &inputs, scales.as_ref())?;
+                substitutes.put(io, module, &weights)?;
+                pending.push((module, of_module));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds a module and writes its codes; gives the weights that they stand for, and its scales.
+    fn round(
+        &self,
+        io: &UnitHandle,
+        module: &Module,
+        inputs: &Inputs<'_>,
+        scales: Option<&Scales>,
+    ) -> Result<(Vec<f32>, Vec<f16>)> {
+        let Inputs { curvature, difference, .. } = inputs;
+        let calibration = &self.choices.calibration;
+        let mut weights = vec![0.0; in_memory(module.weights())?];
+        fetch(io, module, &mut weights)?;
+        if let Some(scales) = scales {
+            scale_columns(&mut weights, &scales.by);
+        }
+        let columns = scales.map(|scales| &*scales.inverse);
+        let mut originals = None;
+        if let Some((difference, factor)) = difference.filter(|_| !curvature.is_plain()) {
+            originals = Some(weights.clone());
+            difference.correct(io, (curvature, factor), columns, &mut weights)?;
+        }
+        let search = calibration.effort.search();
+        let made = round(io, module, curvature, search, (originals.as_deref(), columns), &mut weights)?;
+        drop(originals);
+        refuse_infinite(module, &made.rounded, "leave it as it is with --plugin-option modules-to-not-convert=NAME")?;
+        if let Some(columns) = columns {
+            scale_columns(&mut weights, columns);
+        }
+        write_codes(io, module, &made.rounded)?;
+        tell(io, calibration.damp, module, inputs, made.sums);
+        Ok((weights, made.rounded.scales))
+    }
+}
+
+/// The scales of an input, and what the input is multiplied with then.
+struct Scales {
+    by: Vec<f32>,
+    inverse: Vec<f32>,
+}
+
+/// What inputs are multiplied with whose weights have these scales.
+fn inverse(scales: &[f32]) -> Vec<f32> {
+    scales.iter().map(|scale| scale.recip()).collect()
+}
+
+/// A module as a part of its tensor.
+fn part(module: &Module) -> Part {
+    Part {
+        tensor: module.tensor,
+        expert: module.expert_of_statistics.or(module.expert),
+        first: module.outputs.first,
+        step: module.outputs.step,
+        count: module.rows,
+    }
+}

@@ -1,0 +1,89 @@
+//! How the output is used: words for the model card, and what loaders do not take of it.
+
+use qhost_linears::Contents;
+use qhost_plugin_api::documents::{Fold, FoldSource, Model};
+
+use crate::options::Choices;
+
+/// The library that loads the output, by the name that hubs know.
+pub(crate) const LIBRARY: &str = "transformers";
+
+/// The card's text.
+pub(crate) fn text(choices: &Choices, contents: &Contents) -> String {
+    if choices.scale_only {
+        return "The weights compute what the original's do, but for rounding: inputs that matter are scaled up where linears read \
+                them, and down where they come from, so that a quantiser that rounds to nearest loses less. It is loaded \
+                like the original.\n"
+            .into();
+    }
+    let mut text = String::new();
+    if loader_limits(choices, contents).is_empty() {
+        text.push_str(
+            "With [vLLM](https://docs.vllm.ai) or [SGLang](https://docs.sglang.ai), which serve an OpenAI API:\n\n",
+        );
+        text.push_str("```sh\nvllm serve ./{output}\npython -m sglang.launch_server --model-path ./{output}\n```\n\n");
+    }
+    text.push_str(
+        "With [transformers](https://huggingface.co/docs/transformers/quantization/awq) (`pip install gptqmodel`):\n\n",
+    );
+    text.push_str("```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n");
+    text.push_str("tokenizer = AutoTokenizer.from_pretrained(\"./{output}\")\n");
+    text.push_str("model = AutoModelForCausalLM.from_pretrained(\"./{output}\", device_map=\"auto\")\n```\n\n");
+    text.push_str("With [GPTQModel](https://github.com/ModelCloud/GPTQModel):\n\n");
+    text.push_str("```python\nfrom gptqmodel import GPTQModel\n\nmodel = GPTQModel.load(\"./{output}\")\n```\n");
+    text
+}
+
+/// What loaders do not take of it, one sentence each.
+pub(crate) fn loader_limits(choices: &Choices, contents: &Contents) -> Vec<String> {
+    let mut limits = Vec::new();
+    if choices.scale_only {
+        return limits;
+    }
+    if !matches!(choices.settings.group_size, None | Some(32 | 64 | 128)) {
+        limits.push("vLLM's kernels for GPUs take groups of 32, 64 or 128, or whole rows".into());
+    }
+    if contents.modules().any(|module| module.expert.is_some()) {
+        limits.push(
+            "the experts are written one by one, as GPTQModel loads them; vLLM, SGLang and transformers load this model's experts stacked only"
+                .into(),
+        );
+    }
+    limits
+}
+
+/// Which inputs are not scaled, and why: a sentence for each reason.
+pub(crate) fn not_scaled(model: &Model) -> Vec<String> {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for fold in &model.folds {
+        let reason = match &fold.source {
+            FoldSource::Obstacle { reason, .. } => reason.as_str(),
+            FoldSource::Norm(_) | FoldSource::Rows(_) => continue,
+            _ => "this version of the plugin does not know what they come from",
+        };
+        let names = readers(model, fold);
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, known)) => known.extend(names),
+            None => reasons.push((reason, names)),
+        }
+    }
+    reasons
+        .into_iter()
+        .map(|(reason, mut names)| {
+            names.sort_unstable();
+            names.dedup();
+            format!("the inputs of {} are rounded without scales: {reason}", names.join(", "))
+        })
+        .collect()
+}
+
+/// The last words of the names of what reads an input.
+fn readers<'a>(model: &'a Model, fold: &Fold) -> Vec<&'a str> {
+    let tensors = fold.readers.iter().filter_map(|id| model.tensors.get(*id as usize));
+    tensors
+        .map(|tensor| {
+            let name = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+            name.rsplit_once('.').map_or(name, |(_, last)| last)
+        })
+        .collect()
+}
