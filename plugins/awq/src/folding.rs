@@ -11,19 +11,10 @@ use qhost_plugin_api::{
 
 use crate::narrow::rounded_to;
 
-/// A fold, and the scales that it has.
-#[derive(Debug, Clone)]
-pub(crate) struct Scaled<'a> {
-    /// The fold.
-    pub(crate) fold: &'a Fold,
-    /// A scale for every channel.
-    pub(crate) scales: Vec<f32>,
-}
-
-/// The folds of a unit whose scales are known.
+/// The folds of a unit whose scales are known: one for every channel, if it has some.
 #[derive(Debug, Default)]
 pub(crate) struct Folding<'a> {
-    known: Vec<Scaled<'a>>,
+    known: Vec<(&'a Fold, Option<Vec<f32>>)>,
 }
 
 /// Some outputs of a matrix in a tensor.
@@ -42,28 +33,31 @@ pub(crate) struct Part {
 }
 
 impl<'a> Folding<'a> {
-    /// Takes the scales of a fold.
-    pub(crate) fn put(&mut self, fold: &'a Fold, scales: Vec<f32>) {
-        self.known.push(Scaled { fold, scales });
+    /// Takes the scales of a fold, or that it has none.
+    pub(crate) fn put(&mut self, fold: &'a Fold, scales: Option<Vec<f32>>) {
+        self.known.push((fold, scales));
     }
 
-    /// Whether the scales of a fold are known.
+    /// Whether it is known what scales a fold has.
     pub(crate) fn has(&self, fold: &Fold) -> bool {
-        self.known.iter().any(|known| std::ptr::eq(known.fold, fold))
+        self.known.iter().any(|(known, _)| std::ptr::eq(*known, fold))
+    }
+
+    /// The folds that have scales.
+    fn scaled(&self) -> impl Iterator<Item = (&'a Fold, &[f32])> {
+        self.known.iter().filter_map(|(fold, scales)| Some((*fold, scales.as_deref()?)))
     }
 
     /// The scales of a matrix's inputs, if they have some.
     pub(crate) fn of_inputs(&self, tensor: u32, expert: Option<u32>) -> Option<&[f32]> {
-        let reads = |known: &&Scaled<'_>| {
-            known.fold.readers.contains(&tensor) && (known.fold.expert.is_none() || known.fold.expert == expert)
-        };
-        self.known.iter().find(reads).map(|known| &*known.scales)
+        let reads = |fold: &Fold| fold.readers.contains(&tensor) && (fold.expert.is_none() || fold.expert == expert);
+        self.scaled().find(|(fold, _)| reads(fold)).map(|(_, scales)| scales)
     }
 
     /// What the outputs of a part are divided by, if by anything.
     pub(crate) fn of_outputs(&self, part: Part) -> Option<Vec<f32>> {
         let mut divisors: Option<Vec<f32>> = None;
-        for Scaled { fold, scales } in &self.known {
+        for (fold, scales) in self.scaled() {
             let FoldSource::Rows(rows) = &fold.source else { continue };
             if rows.weight != part.tensor || fold.expert.is_some_and(|expert| part.expert != Some(expert)) {
                 continue;
@@ -85,7 +79,7 @@ impl<'a> Folding<'a> {
 
     /// Makes of a whole tensor what it is by the scales that are known.
     pub(crate) fn apply(&self, (id, tensor): (u32, &SourceTensor), values: &mut [f32]) -> Result<()> {
-        self.known.iter().try_for_each(|known| apply_fold(known.fold, &known.scales, (id, tensor), values))
+        self.scaled().try_for_each(|(fold, scales)| apply_fold(fold, scales, (id, tensor), values))
     }
 }
 

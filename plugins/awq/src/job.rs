@@ -53,7 +53,7 @@ impl AwqJob {
         choices.refuse_unknown(&names.collect::<Vec<_>>())?;
         let folds = folds(model, &contents);
         let mut modules: Vec<_> = contents.modules().cloned().collect();
-        let mut items = if choices.scale_only { unquantised(model)? } else { contents.items.clone() };
+        let mut items = if choices.scale_only { unquantised(model, &folds)? } else { contents.items.clone() };
         let placement = Placement::of(&mut items, parts, choices.shard_bytes)?;
         let mut plan = Plan::new(&*request.format, choices.level(), Output::folder(suffix(&choices)));
         plan.files = placement.files();
@@ -94,7 +94,7 @@ impl AwqJob {
         }
         plan.warnings = std::mem::take(&mut contents.warnings);
         plan.warnings.extend(usage::loader_limits(&choices, &contents));
-        plan.warnings.extend(usage::not_scaled(model));
+        plan.warnings.extend(usage::not_scaled(model, &contents));
         plan.warnings.extend(not_taken(files));
         plan.usage = Some(usage::text(&choices, &contents));
         plan.library = Some(usage::LIBRARY.into());
@@ -131,15 +131,19 @@ fn folds(model: &Model, contents: &Contents) -> Vec<Fold> {
     model.folds.iter().filter(usable).cloned().collect()
 }
 
-/// All of a model as it is.
-fn unquantised(model: &Model) -> Result<Vec<Item>> {
+/// All of a model, in floats; what scales may change in those that are exact.
+fn unquantised(model: &Model, folds: &[Fold]) -> Result<Vec<Item>> {
     let kept = (0..).zip(&model.tensors).map(|(id, tensor)| {
         if is_stacked(tensor) {
             return Err(Failure::unsupported("stacked experts cannot be scaled without quantising them")
                 .about(&*tensor.name)
                 .hint("leave --plugin-option scale-only out"));
         }
-        Ok(Item::Kept(Kept::whole(id, tensor)))
+        let mut kept = Kept::whole(id, tensor);
+        if folds.iter().any(|fold| touches(fold, id)) {
+            kept.dtype = "F32".into();
+        }
+        Ok(Item::Kept(kept))
     });
     kept.collect()
 }

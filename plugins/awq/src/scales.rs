@@ -50,6 +50,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) group: usize,
     /// Whether codes are symmetric.
     pub(crate) symmetric: bool,
+    /// Whether scales have to be powers of two.
+    pub(crate) whole_powers: bool,
 }
 
 /// Scales, and the part of the loss to be expected that they leave.
@@ -106,7 +108,13 @@ pub(crate) fn balance<E>(
         let parts = sum(&|rows| parts_in_ranges(sample, inputs, &scales, rows))?;
         approach(inputs, &scales, &parts, &mut powers);
     }
-    let scales = scales(&centred(&powers, inputs));
+    let mut powers = centred(&powers, inputs);
+    if inputs.whole_powers {
+        for power in &mut powers {
+            *power = power.round_ties_even();
+        }
+    }
+    let scales = scales(&powers);
     let ratio = loss(&scales)? / without;
     Ok(if ratio < WORTH { Choice { scales, ratio } } else { Choice::none(count) })
 }
@@ -261,7 +269,7 @@ mod tests {
         variances[5] = 400.0;
         let ties: Vec<_> = (0..64).collect();
         for symmetric in [true, false] {
-            let inputs = Inputs { variances: &variances, ties: &ties, group: 32, symmetric };
+            let inputs = Inputs { variances: &variances, ties: &ties, group: 32, symmetric, whole_powers: false };
             let choice = balance(&sample(24, 64), inputs, all).unwrap();
             let rest = choice.scales[6];
             assert!(choice.ratio < 0.7, "{}", choice.ratio);
@@ -276,7 +284,7 @@ mod tests {
     fn the_loss_is_that_of_the_definition() {
         let (variances, ties) = ([1.0, 4.0, 9.0, 2.0], [0, 1, 2, 3]);
         let sample = Sample { weights: vec![1.0, -2.0, 0.5, 0.25, -1.0, -1.0, 3.0, 1.0], shares: vec![1.0, 2.0] };
-        let inputs = Inputs { variances: &variances, ties: &ties, group: 2, symmetric: false };
+        let inputs = Inputs { variances: &variances, ties: &ties, group: 2, symmetric: false, whole_powers: false };
         // Ranges of the scaled groups: 2 + 4 and 0.5 + 0, 2 + 0 and 3 + 0.
         let expected = (36.0 + 2.0 * 4.0) * (0.25 + 1.0) + (0.25 + 2.0 * 9.0) * (9.0 + 0.5);
         let found = loss(&sample, inputs, &[2.0, 2.0, 1.0, 2.0]);
@@ -287,7 +295,7 @@ mod tests {
     fn inputs_that_are_alike_are_left_alone_and_ties_have_one_scale() {
         let ties = [0, 1, 0, 1, 2, 3, 2, 3];
         let variances = [9.0, 1.0, 5.0, 1.0, 1.0, 2.0, 1.0, 60.0];
-        let inputs = Inputs { variances: &variances, ties: &ties, group: 4, symmetric: false };
+        let inputs = Inputs { variances: &variances, ties: &ties, group: 4, symmetric: false, whole_powers: false };
         let choice = balance(&sample(16, 8), inputs, all).unwrap();
         for (tie, scale) in ties.iter().zip(&choice.scales) {
             let first = ties.iter().position(|other| other == tie).unwrap();
@@ -304,7 +312,7 @@ mod tests {
         let original = sample(24, 64);
         let ties: Vec<_> = (0..64).collect();
         let variances = [1.0; 64];
-        let inputs = Inputs { variances: &variances, ties: &ties, group: 32, symmetric: false };
+        let inputs = Inputs { variances: &variances, ties: &ties, group: 32, symmetric: false, whole_powers: false };
         let plain = balance(&original, inputs, all).unwrap();
         // The same function with inputs of other sizes.
         let by: Vec<f32> = noise(64, 9).iter().map(|x| (4.0 * x).exp2()).collect();
@@ -314,6 +322,9 @@ mod tests {
         let spoiled = Sample { weights, ..original };
         let choice = balance(&spoiled, inputs, all).unwrap();
         assert!(choice.ratio < 0.2, "{}", choice.ratio);
+        let powers = balance(&spoiled, Inputs { whole_powers: true, ..inputs }, all).unwrap();
+        assert!(powers.ratio < 0.3 && powers.ratio > choice.ratio, "{}", powers.ratio);
+        assert!(powers.scales.iter().all(|scale| scale.log2().fract() == 0.0), "{:?}", powers.scales);
         let found = loss(&spoiled, inputs, &choice.scales);
         let inputs = Inputs { variances: &[1.0; 64], ..inputs };
         let best = loss(&sample(24, 64), inputs, &plain.scales);
@@ -325,7 +336,8 @@ mod tests {
         let ties: Vec<_> = (0..8).collect();
         for (weight, variance) in [(0.0, 1.0), (1.0, 0.0)] {
             let sample = Sample { weights: vec![weight; 16], shares: vec![1.0; 2] };
-            let inputs = Inputs { variances: &[variance; 8], ties: &ties, group: 4, symmetric: true };
+            let inputs =
+                Inputs { variances: &[variance; 8], ties: &ties, group: 4, symmetric: true, whole_powers: false };
             assert_eq!(balance(&sample, inputs, all).unwrap(), Choice::none(8));
         }
     }

@@ -35,18 +35,20 @@ pub(crate) struct Readers<'a> {
     pub(crate) fold: &'a Fold,
     pub(crate) modules: &'a [&'a Module],
     pub(crate) tensors: &'a [SourceTensor],
+    /// Whether something else reads it, such as a router. Only with powers of two that stays what it is, and chooses as it
+    /// did.
+    pub(crate) are_not_all_quantised: bool,
 }
 
-/// Finds the scales of the input of some modules, with what is known of it: 1 for all where none help.
+/// Finds the scales of the input of some modules, with what is known of it; none where none help.
 pub(crate) fn scale(
     io: &UnitHandle,
     readers: &Readers<'_>,
     sample: &Sample,
     (answer, how): (&StatisticsAnswer, &Conditioning),
-) -> Result<Vec<f32>> {
+) -> Result<Option<Vec<f32>>> {
     let channels = in_memory(readers.fold.channels)?;
-    let none = vec![1.0; channels];
-    let Some(first) = readers.modules.first() else { return Ok(none) };
+    let Some(first) = readers.modules.first() else { return Ok(None) };
     if first.columns != readers.fold.channels {
         return Err(Failure::internal("a fold of another width than what reads it").about(&*first.name));
     }
@@ -54,13 +56,14 @@ pub(crate) fn scale(
     let how = Conditioning { damped_by: DampedBy::Each, ..*how };
     let (curvature, _) = curvature(io, answer, &how, (None, Some(&sample.energies())), false)?;
     if curvature.is_plain() {
-        return Ok(none);
+        return Ok(None);
     }
     let inputs = Inputs {
         variances: &curvature.conditional_variances(),
         ties: &ties(readers.fold),
         group: in_memory(first.group_size())?,
         symmetric: first.settings.symmetric,
+        whole_powers: readers.are_not_all_quantised,
     };
     let mut choice = balance(sample, inputs, |count, part| io.host().parallel_map(count, |index| Ok(part(index))))?;
     settle(io, readers, &mut choice.scales)?;
@@ -78,7 +81,7 @@ pub(crate) fn scale(
     tell(of_input::UNSCALED, unscaled);
     tell(of_input::SCALED, if helps { scaled } else { unscaled });
     tracing::debug!("{}: {nearest:.3e} to nearest, {unscaled:.3e} without scales, {scaled:.3e} with", first.name);
-    Ok(if helps { choice.scales } else { none })
+    Ok(helps.then_some(choice.scales))
 }
 
 /// Numbers of the inputs, the same for those that need the same scale.

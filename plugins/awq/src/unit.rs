@@ -85,8 +85,7 @@ impl<'a> Unit<'a> {
         let sample = Sample::of(io, &readers)?;
         let answer = io.statistic(group.clone(), Statistic::Gram, None)?;
         for (how, modules) in by_conditioning(&readers, self.choices.calibration.damp)?.iter().take(1) {
-            let readers = Readers { fold, modules, tensors: self.tensors };
-            folding.put(fold, scale(io, &readers, &sample, (&answer, how))?);
+            folding.put(fold, scale(io, &self.of_fold(fold, modules), &sample, (&answer, how))?);
         }
         Ok(())
     }
@@ -98,6 +97,13 @@ impl<'a> Unit<'a> {
             fold.readers.contains(&module.tensor) && whose
         };
         self.modules.iter().filter(reads).copied().collect()
+    }
+
+    /// What is to be known of a fold that these modules read.
+    fn of_fold<'s>(&'s self, fold: &'s Fold, modules: &'s [&'s Module]) -> Readers<'s> {
+        let quantised = |id: &u32| self.modules.iter().any(|module| module.tensor == *id);
+        let are_not_all_quantised = !fold.readers.iter().all(quantised);
+        Readers { fold, modules, tensors: self.tensors, are_not_all_quantised }
     }
 
     /// Rounds the modules that read one input.
@@ -118,8 +124,7 @@ impl<'a> Unit<'a> {
             let readers = fold.map_or_else(|| modules.clone(), |fold| self.readers(fold));
             let sample = Sample::of(io, &readers)?;
             if let Some(fold) = fold {
-                let readers = Readers { fold, modules: &readers, tensors: self.tensors };
-                folding.put(fold, scale(io, &readers, &sample, (&answer, &how))?);
+                folding.put(fold, scale(io, &self.of_fold(fold, &readers), &sample, (&answer, &how))?);
             }
             let sizes = sample.energies();
             drop(sample);
@@ -129,7 +134,6 @@ impl<'a> Unit<'a> {
             // All of them read the same, and so have the same scales.
             let scales =
                 modules.first().and_then(|module| folding.of_inputs(module.tensor, module.expert_of_statistics));
-            let scales = scales.filter(|scales| scales.iter().any(|scale| *scale != 1.0));
             let scales = scales.map(|scales| Scales { by: scales.to_vec(), inverse: inverse(scales) });
             // What inputs contribute does not depend on how they are scaled; the energies of the scaled ones do.
             let by = |size: &f64, scale: &f32| size * f64::from(*scale).powi(2);

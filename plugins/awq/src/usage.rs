@@ -12,8 +12,8 @@ pub(crate) const LIBRARY: &str = "transformers";
 pub(crate) fn text(choices: &Choices, contents: &Contents) -> String {
     if choices.scale_only {
         return "The weights compute what the original's do, but for rounding: inputs that matter are scaled up where linears read \
-                them, and down where they come from, so that a quantiser that rounds to nearest loses less. It is loaded \
-                like the original.\n"
+                them, and down where they come from, so that quantisers lose less. It is loaded like the original; what was \
+                scaled is stored in 32 bits.\n"
             .into();
     }
     let mut text = String::new();
@@ -53,9 +53,10 @@ pub(crate) fn loader_limits(choices: &Choices, contents: &Contents) -> Vec<Strin
 }
 
 /// Which inputs are not scaled, and why: a sentence for each reason.
-pub(crate) fn not_scaled(model: &Model) -> Vec<String> {
+pub(crate) fn not_scaled(model: &Model, contents: &Contents) -> Vec<String> {
+    let quantised = |id: &u32| contents.modules().any(|module| module.tensor == *id);
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
-    for fold in &model.folds {
+    for fold in model.folds.iter().filter(|fold| fold.readers.iter().any(quantised)) {
         let reason = match &fold.source {
             FoldSource::Obstacle { reason, .. } => reason.as_str(),
             FoldSource::Norm(_) | FoldSource::Rows(_) => continue,
