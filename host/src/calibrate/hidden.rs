@@ -16,7 +16,7 @@ use super::{Batch, Error};
 use crate::stream::{Grant, Ledger, positioned};
 
 /// More than so many bytes are kept in a file even if there is memory: the system caches the file as it can.
-const MOST_IN_MEMORY: u64 = 1 << 30;
+pub const MOST_IN_MEMORY: u64 = 1 << 30;
 
 /// The start of a snapshot.
 const MAGIC: &[u8; 8] = b"qhost-h1";

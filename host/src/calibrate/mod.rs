@@ -21,7 +21,7 @@ mod weights;
 pub use batch::{Batch, TOKENS as BATCH_TOKENS};
 pub use decoder::{Decoder, Groups, LayerShape, NormShape};
 pub use error::Error;
-pub use hidden::HiddenStates;
+pub use hidden::{HiddenStates, MOST_IN_MEMORY};
 pub use kept::{Kept, Point, Stretch};
 pub use layer::Tables;
 pub use observer::{Input, Interruption, Nobody, Observer};

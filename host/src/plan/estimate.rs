@@ -15,6 +15,9 @@ const TRANSFER: f64 = 1e9;
 /// digesting it twice.
 const HOST_COST: f64 = 0.45;
 
+/// Multiplications, each with a sum, that the reference core does in a nanosecond where a model is run.
+const PRODUCTS: f64 = 45.0;
+
 /// A run takes so many seconds whatever it does: starting threads, waiting for the disk at the end.
 const LEAST_SECONDS: f64 = 0.02;
 
@@ -92,18 +95,27 @@ pub struct TimeEstimate {
     pub cores: u32,
 }
 
-/// Estimates a run that starts from nothing.
-#[must_use]
-pub fn estimate(plan: &RunPlan, source_bytes: u64, machine: &Machine) -> Estimate {
-    Estimate { memory: memory(plan, source_bytes, machine), time: time(plan, source_bytes, machine) }
+/// What running the model takes beside, where a plan needs that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forward {
+    /// Memory, in bytes.
+    pub memory: u64,
+    /// Multiplications on processors.
+    pub products: u64,
 }
 
-fn memory(plan: &RunPlan, source_bytes: u64, machine: &Machine) -> MemoryEstimate {
+/// Estimates a run that starts from nothing.
+#[must_use]
+pub fn estimate(plan: &RunPlan, source_bytes: u64, machine: &Machine, forward: &Forward) -> Estimate {
+    Estimate { memory: memory(plan, source_bytes, machine, forward), time: time(plan, source_bytes, machine, forward) }
+}
+
+fn memory(plan: &RunPlan, source_bytes: u64, machine: &Machine, forward: &Forward) -> MemoryEstimate {
     let Held { resident, anonymous, peak_resident } = machine.memory;
     let threads = machine.threads as usize;
     let stacks = (u64::from(machine.threads)).saturating_add(THREADS_BESIDE).saturating_mul(THREAD);
     let working = plan.plan.units.iter().map(|unit| used_by(plan, unit, threads)).max().unwrap_or(0);
-    let working = working.saturating_add(stacks).saturating_add(RECORDS);
+    let working = working.saturating_add(stacks).saturating_add(RECORDS).saturating_add(forward.memory);
     // While units are made, one thread digests; when the output is checked, all do, and no source is mapped.
     let digested = |threads| {
         let segments = plan.plan.segments.iter().map(|segment| segment.bytes.min(machine.digest_buffer));
@@ -140,10 +152,11 @@ fn sum_of_largest(mut sizes: Vec<u64>, count: usize) -> u64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn time(plan: &RunPlan, source_bytes: u64, machine: &Machine) -> Option<TimeEstimate> {
+fn time(plan: &RunPlan, source_bytes: u64, machine: &Machine, forward: &Forward) -> Option<TimeEstimate> {
     let costs = plan.tensors().map(|(_, _, tensor)| tensor.cost.map(|cost| cost.max(0.0) * tensor.elements as f64));
     let plugin: f64 = costs.sum::<Option<f64>>()?;
-    let core_seconds = (plugin + HOST_COST * plan.file_bytes as f64) / 1e9;
+    let products = forward.products as f64 / PRODUCTS;
+    let core_seconds = (plugin + HOST_COST * plan.file_bytes as f64 + products) / 1e9;
     let transfer_seconds = source_bytes.saturating_add(plan.file_bytes) as f64 / TRANSFER;
     let cores = machine.threads.min(machine.cores).max(1);
     let work = core_seconds / machine.core_speed / f64::from(cores);
@@ -176,7 +189,10 @@ mod tests {
     }
 
     fn seconds(elements: u64, threads: u32) -> f64 {
-        estimate(&plan(elements, Some(40.0)), 2 * elements, &machine(threads)).time.unwrap().seconds
+        estimate(&plan(elements, Some(40.0)), 2 * elements, &machine(threads), &Forward::default())
+            .time
+            .unwrap()
+            .seconds
     }
 
     #[test]
@@ -187,7 +203,7 @@ mod tests {
         assert!(seconds(billion, 4) < 0.3 * seconds(billion, 1));
         let same = |a: f64, b: f64| (a - b).abs() < 1e-9;
         assert!(same(seconds(billion, 8), seconds(billion, 64)), "there are eight cores");
-        let time = estimate(&plan(billion, Some(40.0)), 0, &machine(2)).time.unwrap();
+        let time = estimate(&plan(billion, Some(40.0)), 0, &machine(2), &Forward::default()).time.unwrap();
         assert!(
             same(time.core_seconds, 40.45) && same(time.seconds, LEAST_SECONDS + 40.45),
             "{time:?}: half as fast, twice"
@@ -195,22 +211,37 @@ mod tests {
     }
 
     #[test]
+    fn running_the_model_counts() {
+        let forward = Forward { memory: 7 * MIB, products: 90_000_000_000 };
+        let of = |forward| estimate(&plan(1000, Some(0.0)), 0, &machine(2), &forward);
+        let (with, without) = (of(forward), of(Forward::default()));
+        let seconds = |estimate: Estimate| estimate.time.unwrap().seconds;
+        // Two seconds of the reference core, on two cores that are half as fast.
+        assert!((seconds(with) - seconds(without) - 2.0).abs() < 1e-6, "{with:?} {without:?}");
+        let peak = |estimate: Estimate| estimate.memory.peak_resident.unwrap();
+        assert_eq!(peak(with) - peak(without), 7 * MIB);
+    }
+
+    #[test]
     fn what_costs_next_to_nothing_waits_for_the_disk() {
-        let time = estimate(&plan(1_000_000_000, Some(0.0)), 3_000_000_000, &machine(8)).time.unwrap();
+        let time =
+            estimate(&plan(1_000_000_000, Some(0.0)), 3_000_000_000, &machine(8), &Forward::default()).time.unwrap();
         assert!((time.seconds - LEAST_SECONDS - 4.0).abs() < 1e-9, "{time:?}");
     }
 
     #[test]
     fn there_is_no_estimate_without_costs_or_figures_of_the_system() {
         let unknown = Machine { memory: Held::default(), ..machine(1) };
-        let estimate = estimate(&plan(1000, None), 2000, &unknown);
+        let estimate = estimate(&plan(1000, None), 2000, &unknown, &Forward::default());
         assert_eq!(estimate.time, None);
         assert_eq!(estimate.memory, MemoryEstimate { peak_resident: None, peak_anonymous: None });
     }
 
     #[test]
     fn memory_is_what_is_held_and_what_comes() {
-        let of = |elements, source, threads| estimate(&plan(elements, None), source, &machine(threads)).memory;
+        let of = |elements, source, threads| {
+            estimate(&plan(elements, None), source, &machine(threads), &Forward::default()).memory
+        };
         let large = of(1 << 30, 2 << 30, 2);
         let stacks = 5 * THREAD;
         assert_eq!(large.peak_resident, Some(10 * MIB + 2 * MIB + stacks + RECORDS + MIB + 12 * MIB + CODE));
@@ -222,7 +253,7 @@ mod tests {
         assert!(of(1000, 2000, 2).peak_resident < large.peak_resident, "a small source maps little");
         assert!(of(1 << 30, 2 << 30, 64).peak_resident > large.peak_resident);
         let grown = Held { peak_resident: 500 * MIB, ..machine(1).memory };
-        let estimate = estimate(&plan(1000, None), 2000, &Machine { memory: grown, ..machine(1) });
+        let estimate = estimate(&plan(1000, None), 2000, &Machine { memory: grown, ..machine(1) }, &Forward::default());
         assert_eq!(estimate.memory.peak_resident, Some(500 * MIB), "reading a large tokenizer is over, and counts");
     }
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 pub use accept::accept;
 pub use error::Error;
-pub use estimate::{Estimate, Held, Machine, MemoryEstimate, TimeEstimate, estimate};
+pub use estimate::{Estimate, Forward, Held, Machine, MemoryEstimate, TimeEstimate, estimate};
 pub use feasibility::{Download, Facts, Place, bytes_beside, refuse_impossible};
 
 /// A plan that the host will carry out.

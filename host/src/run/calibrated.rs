@@ -11,10 +11,13 @@ use std::{
     },
 };
 
-use qhost_compute::{Device, Opened};
+use qhost_compute::{Device, DeviceChoice, Opened};
 use qhost_plugin_api::{
     abi::{DType, Failure, FailureKind},
-    documents::{InputGroup, LossRequest, Model, Plan, PlannedUnit, SubstituteRequest, UnitKind},
+    documents::{
+        InputGroup, LossRequest, Model, Plan, PlannedUnit, SourceTensor, Statistic, StatisticsNeed, SubstituteRequest,
+        UnitKind,
+    },
     sdk::{FormatService, Operand, OperandMut, REPLAY, STATISTICS, STATISTICS_2, ServiceAnswer},
 };
 use rayon::ThreadPool;
@@ -28,6 +31,7 @@ use crate::{
     dataset::Samples,
     exit_code::Fault,
     model::{StoredAs, Widening},
+    plan::Forward,
     plugin::{Borrowed, ConnectSettings},
 };
 
@@ -49,6 +53,21 @@ pub(super) struct Needed {
     pub(super) statistics: u64,
     /// Bytes on the output's disk: hidden states and their snapshots.
     pub(super) disk: u64,
+    /// Memory for hidden states, where there is enough.
+    pub(super) states: u64,
+    /// Multiplications: of tokens with weights, and with each other.
+    pub(super) products: u64,
+}
+
+impl Needed {
+    /// What an estimate takes of it.
+    pub(super) fn forward(&self, device: DeviceChoice) -> Forward {
+        Forward {
+            memory: self.memory.saturating_add(self.statistics).saturating_add(self.states),
+            // How fast another device is is not known.
+            products: if device == DeviceChoice::Cpu { self.products } else { 0 },
+        }
+    }
 }
 
 /// What a calibration takes.
@@ -77,32 +96,71 @@ pub(super) fn needed(
         statistics: statistics_of_a_unit(plan, model),
         // One for the states themselves, and one before and one after the unit at work.
         disk: states.saturating_mul(3).saturating_mul(models),
+        states: if states <= calibrate::MOST_IN_MEMORY { states.saturating_mul(models) } else { 0 },
+        products: products(plan, model, tokens, models),
     })
+}
+
+/// Multiplications that tokens take on their way through all layers, and for the statistics.
+fn products(plan: &Plan, model: &Model, tokens: u64, models: u64) -> u64 {
+    let experts = model.hyperparameters.experts.as_ref();
+    // Of experts that are chosen, a token meets some.
+    let share = |of_expert: bool, products: u64| match experts.filter(|_| of_expert) {
+        Some(experts) => products / u64::from(experts.count.max(1)) * u64::from(experts.used),
+        None => products,
+    };
+    let in_layer = |unit: u32| model.units.iter().any(|info| info.id == unit && info.kind == UnitKind::Layer);
+    let matrices = model.tensors.iter().filter(|tensor| tensor.shape.len() > 1 && in_layer(tensor.unit));
+    let of_expert = |tensor: &SourceTensor| tensor.role.expert.is_some() || tensor.shape.len() > 2;
+    let forward = matrices.map(|tensor| share(of_expert(tensor), tensor.elements()).saturating_mul(models));
+    let statistics = plan.units.iter().flat_map(|unit| {
+        let of_need = move |need: &StatisticsNeed| {
+            let of_input = |(expert, width): (&Option<u32>, &u64)| {
+                let stream = model.hyperparameters.hidden_size;
+                let products = need.what.iter().map(|what| match what {
+                    // Half of it: it is symmetric.
+                    Statistic::Gram => width.saturating_mul(*width) / 2,
+                    Statistic::Cross => width.saturating_mul(*width),
+                    Statistic::Residual => width.saturating_mul(stream),
+                    _ => 0,
+                });
+                share(expert.is_some(), products.fold(0, u64::saturating_add))
+            };
+            inputs(model, unit.unit, need).iter().map(of_input).fold(0, u64::saturating_add)
+        };
+        unit.statistics.iter().map(of_need)
+    });
+    forward.chain(statistics).fold(0, u64::saturating_add).saturating_mul(tokens)
+}
+
+/// The widths of the inputs that a need is about, of each expert where they have their own.
+fn inputs(model: &Model, unit: u32, need: &StatisticsNeed) -> BTreeMap<Option<u32>, u64> {
+    let of_group = model
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.unit == unit && InputGroup::of(&tensor.role.kind).as_ref() == Some(&need.group));
+    // Linears of one group have one input, but for the experts, who have one each.
+    let mut inputs: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+    for tensor in of_group {
+        let input = if tensor.transposed { tensor.rows() } else { tensor.row_elements() };
+        match tensor.shape.as_slice() {
+            [experts, one, other] => {
+                let input = if tensor.transposed { *one } else { *other };
+                inputs.extend((0..u32::try_from(*experts).unwrap_or(u32::MAX)).map(|expert| (Some(expert), input)));
+            }
+            _ => drop(inputs.insert(tensor.role.expert, input)),
+        }
+    }
+    inputs
 }
 
 /// The most that the statistics of one unit take, while they are gathered and lent.
 fn statistics_of_a_unit(plan: &Plan, model: &Model) -> u64 {
     let of_unit = |unit: &PlannedUnit| {
         let needs = unit.statistics.iter().map(|need| {
-            let of_group = model.tensors.iter().filter(|tensor| {
-                tensor.unit == unit.unit && InputGroup::of(&tensor.role.kind).as_ref() == Some(&need.group)
-            });
-            // Linears of one group have one input, but for the experts, who have one each.
-            let mut inputs: BTreeMap<Option<u32>, u64> = BTreeMap::new();
-            for tensor in of_group {
-                let input = if tensor.transposed { tensor.rows() } else { tensor.row_elements() };
-                match tensor.shape.as_slice() {
-                    [experts, one, other] => {
-                        let input = if tensor.transposed { *one } else { *other };
-                        inputs.extend(
-                            (0..u32::try_from(*experts).unwrap_or(u32::MAX)).map(|expert| (Some(expert), input)),
-                        );
-                    }
-                    _ => drop(inputs.insert(tensor.role.expert, input)),
-                }
-            }
             let stream = model.hyperparameters.hidden_size;
-            let of_inputs = inputs
+            let of_inputs = inputs(model, unit.unit, need);
+            let of_inputs = of_inputs
                 .iter()
                 .map(|(expert, width)| calibrate::statistics_memory(need, expert.is_some(), *width, stream));
             of_inputs.fold(0, u64::saturating_add)

@@ -292,7 +292,8 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         memory_own: memory_own.saturating_add(calibrating.statistics),
     };
     plan::refuse_impossible(&plan, settings.threads(), &facts)?;
-    let estimate = plan::estimate(&plan, checkpoint.weight_bytes(), &machine(memory, settings.threads()));
+    let machine = machine(memory, settings.threads());
+    let estimate = plan::estimate(&plan, checkpoint.weight_bytes(), &machine, &calibrating.forward(resources.device));
     let model = Arc::new(open.model);
     Ok(Prepared {
         checkpoint,

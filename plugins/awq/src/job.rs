@@ -26,8 +26,8 @@ use crate::{
     usage, write,
 };
 
-/// What a weight of a module costs, in nanoseconds on a core of the reference machine.
-const MODULE_COST: f64 = 21.0;
+/// What finding scales costs for a weight, in nanoseconds on a core of the reference machine.
+const SCALES_COST: f64 = 20.0;
 
 /// A planned folder.
 pub(crate) struct AwqJob {
@@ -57,7 +57,7 @@ impl AwqJob {
         let placement = Placement::of(&mut items, parts, choices.shard_bytes)?;
         let mut plan = Plan::new(&*request.format, choices.level(), Output::folder(suffix(&choices)));
         plan.files = placement.files();
-        plan.segments = placement.segments(&items, MODULE_COST);
+        plan.segments = placement.segments(&items, choices.calibration.effort, SCALES_COST);
         plan.units = units(model, &contents, &choices.calibration, write::memory);
         plan.order = UnitOrder::Sequential;
         let kept: Vec<_> = items

@@ -21,10 +21,7 @@ use crate::{
     round_unit, survey, usage, write,
 };
 
-/// What a weight of a module costs, in nanoseconds on a core of the reference machine.
-const MODULE_COST: f64 = 20.0;
-
-/// What measuring costs beside that, where it comes first.
+/// What measuring costs for a weight, where it comes first, in nanoseconds on a core of the reference machine.
 const SURVEY_COST: f64 = 30.0;
 
 /// A planned folder.
@@ -63,7 +60,8 @@ impl GptqJob {
         let placement = Placement::of(&mut contents.items, parts, choices.shard_bytes)?;
         let mut plan = Plan::new(&*request.format, choices.level(), Output::folder(suffix(&choices)));
         plan.files = placement.files();
-        plan.segments = placement.segments(&contents.items, MODULE_COST + if surveys { SURVEY_COST } else { 0.0 });
+        plan.segments =
+            placement.segments(&contents.items, choices.calibration.effort, if surveys { SURVEY_COST } else { 0.0 });
         plan.survey = limit.filter(|_| surveys).map(Survey::within);
         plan.units = units(model, &contents, &choices.calibration, write::memory);
         plan.order = UnitOrder::Sequential;

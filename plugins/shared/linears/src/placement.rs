@@ -8,7 +8,7 @@ use qhost_plugin_api::{
     sdk::{Failure, FilesHandle, Result},
 };
 
-use crate::{Item, Module};
+use crate::{Effort, Item, Module, round_cost};
 
 /// The key of `config.json` that tells how the model is quantised.
 pub const CONFIG_KEY: &str = "quantization_config";
@@ -108,10 +108,10 @@ impl Placement {
         self.layout.shards.iter().map(|shard| PlannedFile::new(&*shard.name, shard.bytes)).collect()
     }
 
-    /// The segments of the items that were placed, for the plan; a weight of a module costs so many nanoseconds on a
-    /// core of the reference machine.
+    /// The segments of the items that were placed, for the plan; beside rounding, a weight of a module costs so many
+    /// nanoseconds on a core of the reference machine.
     #[must_use]
-    pub fn segments(&self, items: &[Item], module_cost: f64) -> Vec<Segment> {
+    pub fn segments(&self, items: &[Item], effort: Effort, more: f64) -> Vec<Segment> {
         let headers = (0..).zip(&self.layout.shards).map(|(file, shard)| {
             Segment::constant(file, 0, shard.header.len() as u64, format!("header of {}", shard.name))
         });
@@ -126,6 +126,7 @@ impl Placement {
         for item in items {
             match item {
                 Item::Module(module) => {
+                    let module_cost = round_cost(module, effort) + more;
                     // As readers tell of them: codes by what they stand for, what belongs to them as it is stored.
                     for part in (self.parts)(module) {
                         let name = format!("{}.{}", module.name, part.end);

@@ -7,7 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use qhost_plugin_api::sdk::{Failure, Result, UnitHandle};
 use qhost_rounding::{Curvature, Effort as Search, Grid, Groups, Rounded, TILE, f16, round_rows};
 
-use crate::{Module, Sums, in_memory};
+use crate::{Effort, Module, Sums, in_memory};
+
+/// What trying a scale costs for a weight, in nanoseconds.
+const PER_CANDIDATE: f64 = 1.0;
+
+/// What a column of the Hessian costs for a weight.
+const PER_COLUMN: f64 = 0.03;
 
 /// A rounded module.
 #[derive(Debug, Clone)]
@@ -110,6 +116,16 @@ fn add_errors(sums: &mut Sums, made: &[f32], originals: &[f32], columns: Option<
         sums.errors += f64::from((made - original) * by).powi(2);
         sums.squares += f64::from(*original * by).powi(2);
     }
+}
+
+/// What rounding a weight of a module costs, in nanoseconds on a core of the reference machine: an error is made good by
+/// all columns after it, and every pass takes the whole Hessian.
+#[must_use]
+pub fn round_cost(module: &Module, effort: Effort) -> f64 {
+    let Search { candidates, passes } = effort.search();
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let (columns, candidates, passes) = (module.columns as f64, candidates as f64, passes as f64);
+    PER_CANDIDATE * candidates + PER_COLUMN * columns * (0.5 + passes)
 }
 
 /// Multiplies the columns of a matrix, output by output, each with its factor.

@@ -121,7 +121,7 @@ impl Format for Toy {
         let placement = Placement::of(&mut contents.items, parts, 40_000)?;
         let mut plan = Plan::new("toy", level.name(), Output::folder("-toy"));
         plan.files = placement.files();
-        plan.segments = placement.segments(&contents.items, 1.0);
+        plan.segments = placement.segments(&contents.items, Effort::Default, 1.0);
         plan.units = units(model, &contents, &choices.calibration, |_| 0);
         plan.order = UnitOrder::Sequential;
         plan.companions =
