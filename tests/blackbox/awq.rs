@@ -277,7 +277,11 @@ fn what_is_left_out_stays_and_is_named() {
     assert!(left == 4 + 3 && is_named("lm_head"), "{named:?}");
     let norm = "model.layers.1.post_attention_layernorm.weight";
     assert!(ours[norm] == original[norm], "its readers are left out");
-    assert_eq!(read_json(&output.join("quant_config.json"))["modules_to_not_convert"], json!(named));
+    // GPTQModel reads AutoAWQ's file where there is one, and of it the rules alone.
+    let own = read_json(&output.join("quant_config.json"));
+    assert_eq!(own["modules_to_not_convert"], json!(named));
+    assert_eq!(own["dynamic"], json!({"-:.*o_proj": {}, "-:.*layers\\.1\\.mlp": {}}));
+    assert_eq!(own["dynamic"], config["quantization_config"]["dynamic"]);
 }
 
 /// Symmetric or not, in any groups: as the checkpoint, but for what 4 bits lose, which is about what GPTQ files lose, and

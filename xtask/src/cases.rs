@@ -34,7 +34,7 @@ pub(crate) enum Model {
 /// groups beyond 256. transformers 5 has a layer's experts in one tensor, which its readers of packed linears leave at
 /// random values; gptqmodel has modules of its own in the place of phi3's fused ones and of mixtral's experts, and does
 /// the same.
-pub(crate) const CASES: [Case; 23] = [
+pub(crate) const CASES: [Case; 27] = [
     gptq("4bit-g128", &[], &[]),
     gptq("4bit-g128-asym", &["--asym"], &["vllm"]),
     gptq("4bit-g32", &["--group-size", "32"], &[]),
@@ -57,12 +57,16 @@ pub(crate) const CASES: [Case; 23] = [
         &["--plugin-option", r#"dynamic={"-:.*\\.0\\..*": {}, "+:.*\\.down_proj": {"bits": 8, "sym": false}}"#],
         &["transformers", "vllm"],
     ),
-    awq("awq-g128", &["--asym"]),
-    awq("awq-g64", &["--group-size", "64", "--asym"]),
-    awq("awq-g32-in-shards", &["--group-size", "32", "--asym", "--plugin-option", "shard-size=2MB"]),
-    awq("awq-channel", &["--group-size", "-1", "--asym"]),
-    awq("awq-g128-sym", &["--sym"]),
-    awq("awq-exclusions", &["--asym", "--plugin-option", "modules-to-not-convert=o_proj,layers.1.mlp"]),
+    gptq_of("qwen2", "qwen2", &[], &[]),
+    gptq_of("phi3", "phi3", &[], &["gptqmodel"]),
+    gptq_of("mixtral", "mixtral", &[], &[]),
+    gptq_of("qwen2-moe", "qwen2_moe", &[], &[]),
+    awq("awq-g128", &["--asym"], &[]),
+    awq("awq-g64", &["--group-size", "64", "--asym"], &[]),
+    awq("awq-g32-in-shards", &["--group-size", "32", "--asym", "--plugin-option", "shard-size=2MB"], &[]),
+    awq("awq-channel", &["--group-size", "-1", "--asym"], &["transformers"]),
+    awq("awq-g128-sym", &["--sym"], &[]),
+    awq("awq-exclusions", &["--asym", "--plugin-option", "modules-to-not-convert=o_proj,layers.1.mlp"], &[]),
     awq_of("awq-qwen2", "qwen2", &[], &[]),
     awq_of("awq-phi3", "phi3", &[], &["gptqmodel"]),
     awq_of("awq-mixtral", "mixtral", &["vllm"], &["gptqmodel", "transformers"]),
@@ -73,8 +77,18 @@ const fn gptq(name: &'static str, options: &'static [&'static str], refused_by: 
     Case { name, model: Model::Trained, format: "gptq", options, refused_by, misread_by: &[] }
 }
 
-const fn awq(name: &'static str, options: &'static [&'static str]) -> Case {
-    Case { name, model: Model::Trained, format: "awq", options, refused_by: &[], misread_by: &[] }
+const fn gptq_of(
+    name: &'static str,
+    family: &'static str,
+    refused_by: &'static [&'static str],
+    misread_by: &'static [&'static str],
+) -> Case {
+    let options = &["--group-size", "32"];
+    Case { name, model: Model::Family(family), format: "gptq", options, refused_by, misread_by }
+}
+
+const fn awq(name: &'static str, options: &'static [&'static str], refused_by: &'static [&'static str]) -> Case {
+    Case { name, model: Model::Trained, format: "awq", options, refused_by, misread_by: &[] }
 }
 
 const fn awq_of(
