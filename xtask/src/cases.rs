@@ -29,11 +29,11 @@ pub(crate) enum Model {
     Family(&'static str),
 }
 
-/// vLLM reads GPTQ with 4 and 8 bits, symmetric, in columns' own order; on CPU it has no kernel for 8, and for AWQ none
-/// for experts. optimum knows no rules but those that leave modules out, and the kernel that it takes for 4 bits on CPU no
-/// groups beyond 256. transformers 5 has a layer's experts in one tensor, which its readers of packed linears leave at
-/// random values; gptqmodel has modules of its own in the place of phi3's fused ones and of mixtral's experts, and does
-/// the same.
+/// vLLM reads GPTQ with 4 and 8 bits, symmetric, in columns' own order; on CPU it has no kernel for 8, and none for
+/// experts. optimum knows no rules but those that leave modules out, and the kernel that transformers takes for 4 bits on
+/// CPU no groups beyond 256. transformers 5 has a layer's experts in one tensor, which its readers of packed linears leave
+/// at random values. gptqmodel has modules of its own in the place of phi3's fused ones and of mixtral's experts: of GPTQ it
+/// misses their tensors, of AWQ it leaves them at random values.
 pub(crate) const CASES: [Case; 27] = [
     gptq("4bit-g128", &[], &[]),
     gptq("4bit-g128-asym", &["--asym"], &["vllm"]),
@@ -58,9 +58,9 @@ pub(crate) const CASES: [Case; 27] = [
         &["transformers", "vllm"],
     ),
     gptq_of("qwen2", "qwen2", &[], &[]),
-    gptq_of("phi3", "phi3", &[], &["gptqmodel"]),
-    gptq_of("mixtral", "mixtral", &[], &[]),
-    gptq_of("qwen2-moe", "qwen2_moe", &[], &[]),
+    gptq_of("phi3", "phi3", &["gptqmodel"], &[]),
+    gptq_of("mixtral", "mixtral", &["gptqmodel", "vllm"], &["transformers"]),
+    gptq_of("qwen2-moe", "qwen2_moe", &["vllm"], &["transformers"]),
     awq("awq-g128", &["--asym"], &[]),
     awq("awq-g64", &["--group-size", "64", "--asym"], &[]),
     awq("awq-g32-in-shards", &["--group-size", "32", "--asym", "--plugin-option", "shard-size=2MB"], &[]),
