@@ -62,7 +62,7 @@ const LOADERS: [Loader; 3] = [
         random: 2e-3,
         environment: GPTQMODEL,
     },
-    // bf16.
+    // bf16, to which scales are rounded as well.
     Loader { name: "vllm", script: "vllm_reader.py", tolerance: 4e-3, random: 1e-2, environment: VLLM },
 ];
 
