@@ -16,7 +16,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// Rows of tokens that every fixture's vocabulary has.
-fn calibration(folder: &Path) -> PathBuf {
+pub(crate) fn calibration(folder: &Path) -> PathBuf {
     fs::create_dir_all(folder).unwrap();
     let path = folder.join("calibration.jsonl");
     let mut state = 1_u64;
@@ -54,9 +54,9 @@ fn made(model: &Path, folder: &Path, arguments: &[&str]) -> PathBuf {
 }
 
 /// The tensors of a folder: dtype, shape, bytes.
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub(crate) type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-fn tensors(folder: &Path) -> Tensors {
+pub(crate) fn tensors(folder: &Path) -> Tensors {
     let mut all = Tensors::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -91,7 +91,7 @@ fn code(words: &[u32], index: usize, bits: usize) -> i32 {
     })
 }
 
-fn words(tensors: &Tensors, name: &str) -> (Vec<usize>, Vec<u32>) {
+pub(crate) fn words(tensors: &Tensors, name: &str) -> (Vec<usize>, Vec<u32>) {
     let (dtype, shape, bytes) = &tensors[name];
     assert_eq!(*dtype, Dtype::I32, "{name}");
     (shape.clone(), bytes.as_chunks().0.iter().map(|raw| u32::from_le_bytes(*raw)).collect())
@@ -120,13 +120,13 @@ fn decode(tensors: &Tensors, module: &str, bits: usize, added: i32) -> Vec<f32> 
     weights
 }
 
-fn floats((dtype, _, bytes): &(Dtype, Vec<usize>, Vec<u8>)) -> Vec<f32> {
+pub(crate) fn floats((dtype, _, bytes): &(Dtype, Vec<usize>, Vec<u8>)) -> Vec<f32> {
     assert_eq!(*dtype, Dtype::BF16);
     bytes.as_chunks().0.iter().map(|raw| bf16::from_le_bytes(*raw).to_f32()).collect()
 }
 
 /// The root of the summed squared differences over that of the summed squares.
-fn relative_error(ours: &[f32], original: &[f32]) -> f64 {
+pub(crate) fn relative_error(ours: &[f32], original: &[f32]) -> f64 {
     assert_eq!(ours.len(), original.len());
     let sum = |terms: &mut dyn Iterator<Item = f32>| terms.map(|term| f64::from(term).powi(2)).sum::<f64>();
     let errors = sum(&mut ours.iter().zip(original).map(|(a, b)| a - b));

@@ -1,6 +1,8 @@
 //! The executable and its plugins, used from outside.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod awq;
+mod awq_families;
 mod awq_scales;
 mod bad_input;
 mod bad_plugin;

@@ -197,12 +197,3 @@ fn a_format_that_nobody_brings_names_those_that_are_there() {
     assert!(error["message"].as_str().unwrap().contains("exl9"), "{error}");
     assert!(error["hint"].as_str().unwrap().contains("gguf"), "{error}");
 }
-
-#[test]
-fn a_format_that_needs_calibration_which_is_not_there_says_so_and_writes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let arguments = ["quantize", "--format", "awq", "--bits", "4", "--group-size", "-1", "-o"];
-    let error = Qhost::new(arguments).arg(folder.path()).arg(fixture("tinylm")).fail_with(4);
-    assert!(error["message"].as_str().unwrap().contains("calibration"), "{error}");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-}

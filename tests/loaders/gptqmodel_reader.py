@@ -10,6 +10,7 @@ it refuses the folder.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -38,6 +39,18 @@ def losses(model, rows):
             yield torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").double()
 
 
+def dequantised(module):
+    """[in, out] as gptqmodel has it, with scales in f32, so that what it multiplies is not rounded to f16."""
+    module.scales = module.scales.float()
+    if hasattr(module, "dequantize_weight"):
+        return module.dequantize_weight()
+    # Its modules for AWQ have no such method; this is what they call.
+    from gptqmodel.nn_modules.qlinear.torch_awq import dequantize_gemm
+
+    parts = {name: getattr(module, name) for name in ("qweight", "qzeros", "scales", "bits", "group_size")}
+    return dequantize_gemm(**parts)
+
+
 def main(folder, rows):
     import gptqmodel
     import torch
@@ -47,7 +60,8 @@ def main(folder, rows):
     told = {"versions": {"gptqmodel": gptqmodel.__version__, "torch": torch.__version__, "transformers": transformers.__version__}}
     torch.set_num_threads(os.cpu_count() or 1)
     try:
-        backend = gptqmodel.BACKEND("gptq_torch")
+        method = json.loads((pathlib.Path(folder) / "config.json").read_text())["quantization_config"]["quant_method"]
+        backend = gptqmodel.BACKEND(f"{method}_torch")
         loaded = gptqmodel.GPTQModel.load(folder, device="cpu", backend=backend, dtype=torch.float16)
     except Exception as refusal:
         return told | {"refused": f"{type(refusal).__name__}: {refusal}"}
@@ -58,9 +72,7 @@ def main(folder, rows):
     for name, module in list(model.named_modules()):
         if not hasattr(module, "qweight"):
             continue
-        # Scales in f32, so that what it multiplies is not rounded to f16: the values are then those of the file.
-        module.scales = module.scales.float()
-        weight = module.dequantize_weight().float().T.contiguous() + 0.0
+        weight = dequantised(module).float().T.contiguous() + 0.0
         told["linears"][name] = hashlib.sha256(weight.numpy().tobytes()).hexdigest()
         plain = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None)
         plain.weight.data = weight
@@ -68,7 +80,9 @@ def main(folder, rows):
             plain.bias.data = module.bias.float()
         model.set_submodule(name, plain)
     loss = torch.cat(list(losses(model.float(), rows)))
-    return told | {"tokens": loss.numel(), "mean_nll": loss.mean().item()}
+    mean = loss.mean().item()
+    # JSON has no word for what is no number.
+    return told | {"tokens": loss.numel(), "mean_nll": mean if math.isfinite(mean) else None}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main(folder, rows):
     rows = [json.loads(line)["input_ids"] for line in pathlib.Path(rows).read_text().splitlines() if line.strip()]
     told = {"versions": {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__}}
     try:
-        model = vllm.LLM(model=folder, dtype="bfloat16", enforce_eager=True, max_model_len=1024, max_num_seqs=2, seed=0)
+        model = vllm.LLM(model=folder, dtype="bfloat16", enforce_eager=True, max_model_len=256, max_num_seqs=2, seed=0)
     except Exception as refusal:
         return told | {"refused": f"{type(refusal).__name__}: {refusal}"}
 

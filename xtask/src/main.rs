@@ -6,6 +6,7 @@
 
 mod bench;
 mod cargo;
+mod cases;
 mod loaders;
 mod provision;
 mod python;

@@ -23,6 +23,8 @@ pub(crate) struct Python {
 impl Python {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        // The scripts' own modules are in the repository.
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
         if let Some(packages) = &self.packages {
             command.env("PYTHONPATH", packages);
         }

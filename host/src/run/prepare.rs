@@ -218,13 +218,8 @@ impl Prepared {
 pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> Result<Prepared, Error> {
     let Opened { checkpoint, origin, missing } = fetch::open(&request.model, &resources.cancel)?;
     let Understood { model, stored, warnings: of_model } = model::understand(&checkpoint)?;
-    tracing::info!(
-        "{}: {}, {} tensors in {} files",
-        checkpoint.root.display(),
-        model.family,
-        checkpoint.tensors.len(),
-        checkpoint.shards.len()
-    );
+    let (tensors, files) = (checkpoint.tensors.len(), checkpoint.shards.len());
+    tracing::info!("{}: {}, {tensors} tensors in {files} files", checkpoint.root.display(), model.family);
     let (found, manifest) = catalog.bringing(&request.format)?;
     let settings = connect(resources)?;
     let plugin = LoadedPlugin::load(found, manifest, &settings)?;
@@ -281,19 +276,19 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         Some(samples) => calibrated::needed(&plan.plan, &open.model, &stored, samples)?,
         None => calibrated::Needed::default(),
     };
-    let memory_own = own_memory(memory, resources.threads).saturating_add(calibrating.memory);
-    settings.ledger.set_own(memory_own);
+    let own = own_memory(memory, resources.threads).saturating_add(calibrating.memory);
+    settings.ledger.set_own(own);
     let facts = Facts {
         place: place.clone(),
         download: missing.as_ref().map(|missing| missing.needs(&target)),
         force: request.force,
         companions: companion_bytes.saturating_add(calibrating.disk),
         memory_limit: resources.max_memory,
-        memory_own: memory_own.saturating_add(calibrating.statistics),
+        memory_own: own.saturating_add(calibrating.statistics),
     };
     plan::refuse_impossible(&plan, settings.threads(), &facts)?;
-    let machine = machine(memory, settings.threads());
-    let estimate = plan::estimate(&plan, checkpoint.weight_bytes(), &machine, &calibrating.forward(resources.device));
+    let forward = calibrating.forward(resources.device);
+    let estimate = plan::estimate(&plan, checkpoint.weight_bytes(), &machine(memory, &settings), &forward);
     let model = Arc::new(open.model);
     Ok(Prepared {
         checkpoint,
@@ -413,7 +408,8 @@ fn widening_memory(model: &Model, stored: &[StoredAs]) -> u64 {
 }
 
 /// This machine, for estimates.
-fn machine(now: Memory, threads: u32) -> Machine {
+fn machine(now: Memory, settings: &ConnectSettings) -> Machine {
+    let threads = settings.threads();
     let Memory { resident, anonymous, peak_resident } = now;
     let cores = thread::available_parallelism().map_or(threads, |cores| u32::try_from(cores.get()).unwrap_or(threads));
     Machine {

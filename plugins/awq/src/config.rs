@@ -1,8 +1,8 @@
 //! What config files say of the quantisation: every key that a loader looks for.
 //!
 //! What is not quantised vLLM, `SGLang` and transformers learn from `modules_to_not_convert`, parts of names, and
-//! `gptqmodel` from `dynamic`, whose `-:` rules are patterns of names. It knows the loaders' keys; which modules there
-//! are it is told.
+//! `gptqmodel` from `dynamic`, whose `-:` rules are patterns of names, in [`FILE`] where there is one: it is in both.
+//! It knows the loaders' keys; which modules there are it is told.
 
 use qhost_folder::Object;
 use qhost_linears::Contents;
@@ -35,15 +35,21 @@ pub(crate) fn quantization(choices: &Choices, contents: &Contents, version: &str
     for (key, value) in keys {
         object.set(key, &value)?;
     }
-    if !choices.left_out.is_empty() {
-        let mut rules = Object::default();
-        for part in &choices.left_out {
-            rules.set(&format!("-:.*{}", part.replace('.', r"\.")), &json!({}))?;
-        }
-        object.set_object("dynamic", &rules)?;
-    }
+    set_rules(choices, &mut object)?;
     object.set("meta", &json!({"quantizer": [format!("qhost:{version}")]}))?;
     Ok(object)
+}
+
+/// Tells `gptqmodel` what is left out.
+fn set_rules(choices: &Choices, object: &mut Object) -> Result<()> {
+    if choices.left_out.is_empty() {
+        return Ok(());
+    }
+    let mut rules = Object::default();
+    for part in &choices.left_out {
+        rules.set(&format!("-:.*{}", part.replace('.', r"\.")), &json!({}))?;
+    }
+    object.set_object("dynamic", &rules)
 }
 
 /// The object of [`FILE`].
@@ -57,5 +63,6 @@ pub(crate) fn of_autoawq(choices: &Choices, contents: &Contents) -> Result<Objec
     ];
     let mut object = Object::default();
     keys.into_iter().try_for_each(|(key, value)| object.set(key, &value))?;
+    set_rules(choices, &mut object)?;
     Ok(object)
 }

@@ -6,8 +6,8 @@
 use std::{borrow::Cow, collections::BTreeSet};
 
 use qhost_linears::{
-    Contents, Item, Kept, Module, Placement, check, check_host, check_source, is_linear, is_stacked, memory, not_taken,
-    units,
+    Contents, Item, Kept, Module, Placement, check, check_host, check_source, is_linear, is_stacked, memory,
+    module_name, not_taken, units,
 };
 use qhost_plugin_api::{
     documents::{Findings, Fold, FoldSource, Model, OpenRequest, Output, Part, Plan, RoleKind, UnitOrder},
@@ -51,6 +51,7 @@ impl AwqJob {
         let mut contents = Contents::of(model, &choices)?;
         let names = contents.modules().map(|module| &*module.name).chain(contents.skipped.iter().map(|name| &**name));
         choices.refuse_unknown(&names.collect::<Vec<_>>())?;
+        contents.skipped.push(head(model));
         let folds = folds(model, &contents);
         let mut modules: Vec<_> = contents.modules().cloned().collect();
         let mut items = if choices.scale_only { unquantised(model, &folds)? } else { contents.items.clone() };
@@ -94,12 +95,19 @@ impl AwqJob {
         }
         plan.warnings = std::mem::take(&mut contents.warnings);
         plan.warnings.extend(usage::loader_limits(&choices, &contents));
+        plan.warnings.extend(usage::misread(model, &contents).filter(|_| !choices.scale_only));
         plan.warnings.extend(usage::not_scaled(model, &contents));
         plan.warnings.extend(not_taken(files));
         plan.usage = Some(usage::text(&choices, &contents));
         plan.library = Some(usage::LIBRARY.into());
         Ok(Self { host, plan, choices, placement, model: model.clone(), folds, modules, kept })
     }
+}
+
+/// The module of the head, which is never quantised. Without a tensor of its own it is a module all the same.
+fn head(model: &Model) -> String {
+    let tensor = model.tensors.iter().find(|tensor| tensor.role.kind == RoleKind::Output);
+    tensor.map_or_else(|| "lm_head".to_owned(), |tensor| module_name(&tensor.name))
 }
 
 /// What the output's name ends in.

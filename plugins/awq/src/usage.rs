@@ -52,6 +52,23 @@ pub(crate) fn loader_limits(choices: &Choices, contents: &Contents) -> Vec<Strin
     limits
 }
 
+/// Who computes with other weights than those of the output, and does not say so: their modules have other names than the
+/// checkpoint's, which the output keeps.
+pub(crate) fn misread(model: &Model, contents: &Contents) -> Option<String> {
+    let fused = contents.modules().any(|module| module.name.ends_with("gate_up_proj"));
+    // Stacked experts are another matter.
+    let experts = contents.modules().any(|module| module.expert.is_none() && module.name.contains(".experts."));
+    let (who, what, whose) = match (&*model.family, experts, fused) {
+        ("mixtral", true, _) => ("GPTQModel (7.7) and transformers (5) look", "experts", "vLLM and SGLang"),
+        (_, true, _) => ("transformers (5) looks", "experts", "vLLM, SGLang and GPTQModel"),
+        (_, _, true) => ("GPTQModel (7.7) looks", "gate and up", "vLLM, SGLang and transformers"),
+        _ => return None,
+    };
+    Some(format!(
+        "{who} for this model's {what} under other names, and random weights are taken for what is not found: this output is for {whose}"
+    ))
+}
+
 /// Which inputs are not scaled, and why: a sentence for each reason.
 pub(crate) fn not_scaled(model: &Model, contents: &Contents) -> Vec<String> {
     let quantised = |id: &u32| contents.modules().any(|module| module.tensor == *id);

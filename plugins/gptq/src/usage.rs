@@ -80,15 +80,23 @@ pub(crate) fn loader_limits(choices: &Choices, contents: &Contents) -> Vec<Strin
     limits
 }
 
-/// What `gptqmodel` looks for under other names than the checkpoint's, which the output keeps.
+/// Who looks for modules under other names than the checkpoint's, which the output keeps: `gptqmodel` refuses what it does
+/// not find, and transformers computes with random weights.
 pub(crate) fn renamed(family: &str, contents: &Contents) -> Option<String> {
     let fused = contents.modules().any(|module| module.name.ends_with("gate_up_proj"));
-    let what = match family {
-        "mixtral" => "experts",
-        _ if fused => "gate and up",
+    // Stacked experts are another matter.
+    let experts = contents.modules().any(|module| module.expert.is_none() && module.name.contains(".experts."));
+    let told = match (family, experts, fused) {
+        ("mixtral", true, _) => {
+            "GPTQModel (7.7) and transformers (5) look for this model's experts under other names; the first refuses the output, the second takes random weights for them: this output is for vLLM and SGLang"
+        }
+        (_, true, _) => {
+            "transformers (5) looks for this model's experts under other names and takes random weights for them: this output is for vLLM, SGLang and GPTQModel"
+        }
+        (_, _, true) => {
+            "GPTQModel (7.7) looks for this model's gate and up under names of its own, and does not load the output: this output is for vLLM, SGLang and transformers"
+        }
         _ => return None,
     };
-    Some(format!(
-        "GPTQModel (7.7) looks for this model's {what} under names of its own, and does not load the output; vLLM and transformers have the checkpoint's names"
-    ))
+    Some(told.into())
 }
