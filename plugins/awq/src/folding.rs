@@ -5,9 +5,11 @@
 //! there. It knows nothing of how scales are chosen.
 
 use qhost_plugin_api::{
-    documents::{Fold, FoldSource, InputGroup, SourceTensor},
+    documents::{Fold, FoldSource, FoldedRows, InputGroup, SourceTensor},
     sdk::{Failure, Result, apply_fold},
 };
+
+use qhost_rounding::f16;
 
 use crate::narrow::rounded_to;
 
@@ -30,6 +32,20 @@ pub(crate) struct Part {
     pub(crate) step: u64,
     /// How many.
     pub(crate) count: u64,
+}
+
+impl Part {
+    /// Where it has an output of the matrix.
+    fn place(self, output: u64) -> Option<usize> {
+        let (distance, step) = (output.checked_sub(self.first)?, self.step.max(1));
+        let place = distance / step;
+        (distance.is_multiple_of(step) && place < self.count).then(|| usize::try_from(place).ok()).flatten()
+    }
+
+    /// Whether it has outputs that take the inverse of a fold's scales.
+    fn is_source(self, fold: &Fold, rows: &FoldedRows) -> bool {
+        rows.weight == self.tensor && fold.expert.is_none_or(|expert| self.expert == Some(expert))
+    }
 }
 
 impl<'a> Folding<'a> {
@@ -59,17 +75,12 @@ impl<'a> Folding<'a> {
         let mut divisors: Option<Vec<f32>> = None;
         for (fold, scales) in self.scaled() {
             let FoldSource::Rows(rows) = &fold.source else { continue };
-            if rows.weight != part.tensor || fold.expert.is_some_and(|expert| part.expert != Some(expert)) {
+            if !part.is_source(fold, rows) {
                 continue;
             }
             let divisors = divisors.get_or_insert_with(|| vec![1.0; usize::try_from(part.count).unwrap_or(0)]);
             for (channel, scale) in (0..).zip(scales) {
-                let Some(distance) = rows.map.row(channel).checked_sub(part.first) else { continue };
-                if !distance.is_multiple_of(part.step.max(1)) {
-                    continue;
-                }
-                let place = usize::try_from(distance / part.step.max(1)).ok();
-                if let Some(divisor) = place.and_then(|place| divisors.get_mut(place)) {
+                if let Some(divisor) = part.place(rows.map.row(channel)).and_then(|place| divisors.get_mut(place)) {
                     *divisor = *scale;
                 }
             }
@@ -118,6 +129,44 @@ pub(crate) fn settle_on_norm(gains: &[f32], offset: f32, dtype: &str, scales: &m
     Ok(())
 }
 
+/// Scales that leave what is stored of every channel's source finite when it is divided by them: a scale becomes 1 where
+/// the type does not hold the quotient.
+pub(crate) fn settle_on_values(values: &[f32], dtype: &str, scales: &mut [f32]) {
+    for (value, scale) in values.iter().zip(scales) {
+        let quotient = single(f64::from(*value) / f64::from(*scale));
+        if !rounded_to(dtype, quotient).is_some_and(f32::is_finite) {
+            *scale = 1.0;
+        }
+    }
+}
+
+/// The same for the largest of the 16-bit scales of codes that every channel's source has: the quotient has to be finite,
+/// and no number of few bits where it was not one before.
+pub(crate) fn settle_on_codes(largest: &[f32], scales: &mut [f32]) {
+    for (largest, scale) in largest.iter().zip(scales) {
+        let quotient = f16::from_f32(largest / *scale);
+        if !quotient.is_finite() || *scale > 1.0 && quotient < f16::MIN_POSITIVE {
+            *scale = 1.0;
+        }
+    }
+}
+
+/// For every channel of a fold, the largest of the scales that the codes of its source have, if outputs of a part are that;
+/// `scales` are those of the part's outputs, some groups each.
+pub(crate) fn largest_of_source(fold: &Fold, part: Part, (scales, groups): (&[f16], usize)) -> Option<Vec<f32>> {
+    let FoldSource::Rows(rows) = &fold.source else { return None };
+    if !part.is_source(fold, rows) {
+        return None;
+    }
+    let of_outputs: Vec<&[f16]> = scales.chunks_exact(groups.max(1)).collect();
+    let largest = |channel| {
+        let of_output = of_outputs.get(part.place(rows.map.row(channel))?)?;
+        Some(of_output.iter().fold(0.0, |largest: f32, scale| largest.max(scale.to_f32().abs())))
+    };
+    // An output of another part says nothing.
+    Some((0..fold.channels).map(|channel| largest(channel).unwrap_or(1.0)).collect())
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "weights are in f32")]
 fn single(number: f64) -> f32 {
     number as f32
@@ -126,4 +175,52 @@ fn single(number: f64) -> f32 {
 /// Whether a scale is still about what was wanted.
 fn near(settled: f32, wanted: f32) -> bool {
     (settled / wanted - 1.0).abs() < 0.1
+}
+
+#[cfg(test)]
+mod tests {
+    use qhost_plugin_api::documents::RowMap;
+
+    use super::*;
+
+    #[test]
+    fn scales_that_a_source_cannot_be_divided_by_are_1() {
+        let mut scales = [0.25, 0.25, 4.0, 0.25];
+        settle_on_values(&[60000.0, 1000.0, 60000.0, -60000.0], "F16", &mut scales);
+        assert_eq!(scales.map(f32::to_bits), [1.0_f32, 0.25, 4.0, 1.0].map(f32::to_bits));
+        let mut scales = [0.25];
+        settle_on_values(&[60000.0], "BF16", &mut scales);
+        assert_eq!(scales.map(f32::to_bits), [0.25_f32].map(f32::to_bits));
+        // Overflow, the largest there is, few bits, as few as before, and more of them.
+        let mut scales = [0.25, 0.5, 8.0, 0.5, 8.0];
+        settle_on_codes(&[20000.0, 32752.0, 2e-4, 2e-5, 1.0], &mut scales);
+        assert_eq!(scales.map(f32::to_bits), [1.0_f32, 0.5, 1.0, 0.5, 8.0].map(f32::to_bits));
+    }
+
+    #[test]
+    fn the_largest_scales_of_a_source_are_those_of_the_outputs_that_make_the_channels() {
+        let map = RowMap::in_order(2, 4).in_parts(1, 1).shared_by(2);
+        let fold = Fold::new(0, InputGroup::AttentionOut, vec![9], 4, FoldSource::Rows(FoldedRows::new(3, None, map)));
+        let part = Part { tensor: 3, expert: None, first: 0, step: 1, count: 4 };
+        let scales = [1.0, 2.0, 3.0, 4.0, 5.0, -6.0, 7.0, 0.5].map(f16::from_f32);
+        let found = largest_of_source(&fold, part, (&scales, 2));
+        assert_eq!(found.as_deref(), Some(&[6.0, 6.0, 7.0, 7.0][..]));
+        assert_eq!(largest_of_source(&fold, Part { tensor: 4, ..part }, (&scales, 2)), None);
+        let second = Part { first: 3, count: 1, ..part };
+        let found = largest_of_source(&fold, second, (&scales[6..], 2));
+        assert_eq!(found.as_deref(), Some(&[1.0, 1.0, 7.0, 7.0][..]));
+    }
+
+    #[test]
+    fn a_norm_is_divided_by_what_its_type_holds() {
+        let mut scales = [1.1_f32, 3.0, 2.0, 2.0];
+        settle_on_norm(&[1.0, -0.5, 0.0, 3.0], 0.0, "BF16", &mut scales).unwrap();
+        for (gain, scale) in [1.0_f32, -0.5, 0.0, 3.0].iter().zip(scales) {
+            let stored = rounded_to("BF16", gain / scale).unwrap();
+            assert!((stored * scale - gain).abs() <= f32::EPSILON * gain.abs(), "{gain} {scale}");
+        }
+        assert_eq!((scales[2], scales[3]), (1.0, 2.0));
+        assert!((scales[0] - 1.1).abs() < 0.01 && (scales[1] - 3.0).abs() < 0.02);
+        assert!(settle_on_norm(&[1.0], 0.0, "F8_E4M3", &mut [2.0]).is_err());
+    }
 }

@@ -72,7 +72,9 @@ impl AwqJob {
             let of_unit: Vec<_> = modules.iter().filter(|module| module.unit == unit.unit).collect();
             let scaled = kept.iter().filter(|kept| folds.iter().any(|fold| touches(fold, kept.tensor)));
             let largest = scaled.filter(|kept| kept.unit == unit.unit).map(write::memory_of_scaled).max();
-            unit.memory += sample::memory(&of_unit) + largest.unwrap_or(0);
+            // The scales of all modules are written last.
+            let pending: u64 = of_unit.iter().map(|module| write::memory_of_scales(module)).sum();
+            unit.memory += sample::memory(&of_unit) + largest.unwrap_or(0) + pending;
         }
         if choices.scale_only {
             plan.companions = placement.small_files(None, None, files)?;

@@ -154,7 +154,7 @@ impl Selection for Choices {
             stored_otherwise: "have nothing in modules-to-not-convert that leaves experts as they are",
             leave_one: "leave it as it is with --plugin-option modules-to-not-convert=NAME",
             leave_some: "leave such modules as they are with --plugin-option modules-to-not-convert=NAMES",
-            own_groups: "",
+            own_groups: "--plugin-option modules-to-not-convert=NAMES leaves some modules as they are",
         }
     }
 }
@@ -198,6 +198,15 @@ mod tests {
             assert_eq!(kind(with(&[wrong])), FailureKind::USAGE, "{wrong:?}");
         }
         assert!(Choices::read(&Options { act_order: Some(false), bits: Some(4), ..Options::default() }).is_ok());
+    }
+
+    #[test]
+    fn every_hint_says_something() {
+        let Hints { some_experts, nothing, stored_otherwise, leave_one, leave_some, own_groups } =
+            Choices::read(&Options::default()).unwrap().hints();
+        for hint in [some_experts, nothing, stored_otherwise, leave_one, leave_some, own_groups] {
+            assert!(hint.contains(LEFT_OUT), "{hint:?}");
+        }
     }
 
     #[test]

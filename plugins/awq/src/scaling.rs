@@ -10,7 +10,7 @@ use qhost_plugin_api::{
 use qhost_rounding::{Conditioning, Curvature, DampedBy, Grid, TILE, energy_of, round_rows, round_to_nearest};
 
 use crate::{
-    folding::settle_on_norm,
+    folding::{settle_on_codes, settle_on_norm, settle_on_values},
     sample::Sample,
     scales::{Inputs, balance},
     write::all_of,
@@ -38,6 +38,8 @@ pub(crate) struct Readers<'a> {
     /// Whether something else reads it, such as a router. Only with powers of two that stays what it is, and chooses as it
     /// did.
     pub(crate) are_not_all_quantised: bool,
+    /// For every channel, the largest scale of the codes that make it, where those are what takes the inverse.
+    pub(crate) largest_of_source: Option<Vec<f32>>,
 }
 
 /// Finds the scales of the input of some modules, with what is known of it; none where none help.
@@ -96,11 +98,39 @@ fn ties(fold: &Fold) -> Vec<usize> {
 
 /// Corrects scales to what their source can hold.
 fn settle(io: &UnitHandle, readers: &Readers<'_>, scales: &mut [f32]) -> Result<()> {
-    let FoldSource::Norm(norm) = &readers.fold.source else { return Ok(()) };
-    let tensor = readers.tensors.get(norm.weight as usize);
-    let tensor = tensor.ok_or_else(|| Failure::internal("a norm that the model does not have"))?;
-    let gains = all_of(io, norm.weight, tensor)?;
-    settle_on_norm(&gains, norm.offset, &tensor.dtype, scales).map_err(|failure| failure.about(&*tensor.name))
+    let of_model = |id: u32| {
+        let tensor = readers.tensors.get(id as usize);
+        tensor.ok_or_else(|| Failure::internal("something is folded into what the model does not have"))
+    };
+    match &readers.fold.source {
+        FoldSource::Norm(norm) => {
+            let gain = of_model(norm.weight)?;
+            let gains = all_of(io, norm.weight, gain)?;
+            if let Some(bias) = norm.bias {
+                let tensor = of_model(bias)?;
+                settle_on_values(&all_of(io, bias, tensor)?, &tensor.dtype, scales);
+            }
+            settle_on_norm(&gains, norm.offset, &gain.dtype, scales).map_err(|failure| failure.about(&*gain.name))
+        }
+        FoldSource::Rows(rows) => {
+            if let Some(largest) = &readers.largest_of_source {
+                settle_on_codes(largest, scales);
+            }
+            let Some(bias) = rows.bias else { return Ok(()) };
+            let tensor = of_model(bias)?;
+            let biases = all_of(io, bias, tensor)?;
+            // One that holds all experts has a row for each.
+            let width = in_memory(tensor.row_elements())?;
+            let expert = readers.fold.expert.filter(|_| biases.len() > width).unwrap_or(0);
+            let of_expert = biases.chunks_exact(width.max(1)).nth(expert as usize).unwrap_or_default();
+            let of_channel = |channel| usize::try_from(rows.map.row(channel)).ok().and_then(|row| of_expert.get(row));
+            let of_channels: Vec<_> =
+                (0..readers.fold.channels).map(|channel| of_channel(channel).copied().unwrap_or(0.0)).collect();
+            settle_on_values(&of_channels, &tensor.dtype, scales);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Rounds a sample, to see what is lost.

@@ -16,7 +16,7 @@ use qhost_plugin_api::{
 use qhost_rounding::f16;
 
 use crate::{
-    folding::{Folding, Part, of_group, touches},
+    folding::{Folding, Part, largest_of_source, of_group, touches},
     options::Choices,
     sample::Sample,
     scaling::{Readers, scale},
@@ -85,7 +85,7 @@ impl<'a> Unit<'a> {
         let sample = Sample::of(io, &readers)?;
         let answer = io.statistic(group.clone(), Statistic::Gram, None)?;
         for (how, modules) in by_conditioning(&readers, self.choices.calibration.damp)?.iter().take(1) {
-            folding.put(fold, scale(io, &self.of_fold(fold, modules), &sample, (&answer, how))?);
+            folding.put(fold, scale(io, &self.of_fold(fold, modules, &[])?, &sample, (&answer, how))?);
         }
         Ok(())
     }
@@ -100,10 +100,19 @@ impl<'a> Unit<'a> {
     }
 
     /// What is to be known of a fold that these modules read.
-    fn of_fold<'s>(&'s self, fold: &'s Fold, modules: &'s [&'s Module]) -> Readers<'s> {
+    fn of_fold<'s>(
+        &'s self,
+        fold: &'s Fold,
+        modules: &'s [&'s Module],
+        pending: &[Pending<'a>],
+    ) -> Result<Readers<'s>> {
         let quantised = |id: &u32| self.modules.iter().any(|module| module.tensor == *id);
         let are_not_all_quantised = !fold.readers.iter().all(quantised);
-        Readers { fold, modules, tensors: self.tensors, are_not_all_quantised }
+        let mut largest = None;
+        for (module, scales) in pending {
+            largest = largest.or(largest_of_source(fold, part(module), (scales, in_memory(module.groups())?)));
+        }
+        Ok(Readers { fold, modules, tensors: self.tensors, are_not_all_quantised, largest_of_source: largest })
     }
 
     /// Rounds the modules that read one input.
@@ -124,7 +133,7 @@ impl<'a> Unit<'a> {
             let readers = fold.map_or_else(|| modules.clone(), |fold| self.readers(fold));
             let sample = Sample::of(io, &readers)?;
             if let Some(fold) = fold {
-                folding.put(fold, scale(io, &self.of_fold(fold, &readers), &sample, (&answer, &how))?);
+                folding.put(fold, scale(io, &self.of_fold(fold, &readers, pending)?, &sample, (&answer, &how))?);
             }
             let sizes = sample.energies();
             drop(sample);

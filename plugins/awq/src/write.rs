@@ -11,7 +11,7 @@ use qhost_rounding::{Rounded, f16};
 
 use crate::{
     folding::Folding,
-    narrow::narrow,
+    narrow::{narrow, rounded_to},
     pack::{CODES, QWEIGHT, QZEROS, SCALES, pack_codes, pack_scales, pack_zeros},
 };
 
@@ -48,7 +48,7 @@ pub(crate) fn write_scales(io: &UnitHandle, module: &Module, scales: &[f16], div
             divided = scales.to_vec();
             for (scales, divisor) in divided.chunks_exact_mut(count.max(1)).zip(divisors) {
                 for scale in scales {
-                    *scale = f16::from_f32(scale.to_f32() / divisor);
+                    *scale = quotient(*scale, *divisor);
                 }
             }
             &divided
@@ -60,9 +60,22 @@ pub(crate) fn write_scales(io: &UnitHandle, module: &Module, scales: &[f16], div
     }
 }
 
-/// Memory that packing takes beside the codes, for all threads, and what is kept of a module until its unit ends.
+/// A scale that is divided, which stays one of something: of groups of much less than the others of their output, nothing
+/// might be left.
+fn quotient(scale: f16, divisor: f32) -> f16 {
+    let quotient = f16::from_f32(scale.to_f32() / divisor);
+    if quotient.to_f32() == 0.0 { f16::MIN_POSITIVE_SUBNORMAL.copysign(scale) } else { quotient }
+}
+
+/// Memory that packing takes beside the codes, for all threads.
 pub(crate) fn memory(module: &Module) -> u64 {
-    module.weights() / 2 + module.rows * module.groups() * 6
+    // The codes, and scales that are divided and turned.
+    module.weights() / 2 + module.rows * module.groups() * 4
+}
+
+/// What is kept of a module until its unit ends.
+pub(crate) fn memory_of_scales(module: &Module) -> u64 {
+    module.rows * module.groups() * 2
 }
 
 /// Writes a tensor as the scales that are known make it.
@@ -77,7 +90,7 @@ pub(crate) fn write_scaled(
     }
     let mut values = all_of(io, kept.tensor, tensor)?;
     folding.apply((kept.tensor, tensor), &mut values).map_err(about)?;
-    if values.iter().any(|value| !value.is_finite()) {
+    if values.iter().any(|value| !rounded_to(&kept.dtype, *value).is_some_and(f32::is_finite)) {
         return Err(about(
             Failure::unsupported("its scaled numbers are not finite")
                 .hint("leave the modules around it as they are with --plugin-option modules-to-not-convert=…"),
