@@ -179,7 +179,7 @@ fn a_folder_is_complete_and_its_weights_are_close_to_the_scaled_model_s() {
             modules += 1;
             assert!(!ours.contains_key(name));
             let [outputs, inputs] = <[usize; 2]>::try_from(tensor.1.clone()).unwrap();
-            let groups = if group == 0 { 1 } else { inputs / group };
+            let groups = inputs.checked_div(group).unwrap_or(1);
             assert_eq!(ours[&format!("{module}.qweight")].1, [inputs, outputs / 8], "{module}");
             assert_eq!(ours[&format!("{module}.qzeros")].1, [groups, outputs / 8], "{module}");
             if arguments.contains(&"--sym") {

@@ -80,7 +80,6 @@ fn scaled_models_compute_what_the_originals_compute() {
         assert!(config(&output) == config(&model), "{name}: another config");
         let changed = original.iter().filter(|(tensor, stored)| ours[*tensor] != **stored).count();
         let (divergence, _) = evaluated(&output, &model, &calibration(folder.path()));
-        println!("{name}: {changed} of {} tensors, divergence {divergence:e}", original.len());
         assert!(divergence < 2e-8, "{name}: {divergence}");
         if changed > 0 {
             scaled.push(name);
@@ -122,7 +121,6 @@ fn every_family_is_made_and_computes_what_it_did() {
             continue;
         }
         let (divergence, _) = evaluated(&output, &model, &calibration(folder.path()));
-        println!("{name}: divergence {divergence}");
         assert!(divergence < 0.2, "{name}: {divergence}");
     }
 }
