@@ -1,9 +1,9 @@
 //! How the output is used: words for the model card, and what loaders do not take of it.
 
-use qhost_linears::Contents;
+use qhost_linears::{Contents, Module};
 use qhost_plugin_api::documents::{Fold, FoldSource, Model};
 
-use crate::options::Choices;
+use crate::{config::left_out_experts, options::Choices};
 
 /// The library that loads the output, by the name that hubs know.
 pub(crate) const LIBRARY: &str = "transformers";
@@ -48,6 +48,13 @@ pub(crate) fn loader_limits(choices: &Choices, contents: &Contents) -> Vec<Strin
             "the experts are written one by one, as GPTQModel loads them; vLLM, SGLang and transformers load this model's experts stacked only"
                 .into(),
         );
+    }
+    let of_expert = |module: &Module| module.expert_of_statistics.is_some();
+    if choices.settings.group_size.is_none() && contents.modules().any(of_expert) {
+        limits.push("vLLM takes groups of experts' weights only, no whole rows".into());
+    }
+    if let Some(experts) = left_out_experts(contents).1.first() {
+        limits.push(format!("vLLM runs {experts} as one, and does not load experts of which only some are quantised"));
     }
     limits
 }
