@@ -209,3 +209,24 @@ fn no_input_is_rounded_worse_than_to_nearest() {
         }
     }
 }
+
+/// Of inputs that hardly matter, errors of others must not be made good by large weights.
+#[test]
+fn what_is_told_of_scales_is_true_of_inputs_that_are_tiny() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = copy_of(&fixture("arch/llama"), &folder.path().join("tiny"));
+    let mut weights = weights(&model);
+    for layer in 0..3 {
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            let (_, gains) = weights.get_mut(&format!("model.layers.{layer}.{norm}.weight")).unwrap();
+            gains.iter_mut().step_by(8).for_each(|gain| *gain *= 2_f32.powi(-10));
+        }
+    }
+    write(&model, &weights);
+    let (_, report) = made("awq", &model, folder.path(), &[]);
+    let losses = losses(&report);
+    assert_eq!(losses.len(), 12);
+    for [nearest, without, with] in losses {
+        assert!(with <= without && without < nearest, "{nearest} {without} {with}");
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Where the inputs of linears are scaled, and what takes the inverse, the host tells ([`Fold`]). What a norm takes is
 //! rounded to the type in which it is stored, and scales are corrected to what it has become, so that nothing is lost
-//! there. It knows nothing of how scales are chosen.
+//! there but in biases. It knows nothing of how scales are chosen.
 
 use qhost_plugin_api::{
     documents::{Fold, FoldSource, FoldedRows, InputGroup, SourceTensor},

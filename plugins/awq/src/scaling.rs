@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use qhost_linears::{Effort, Module, curvature, grid, in_memory, share};
 use qhost_plugin_api::{
     documents::{Fold, FoldSource, SourceTensor, StatisticsAnswer},
-    sdk::{Failure, Result, UnitHandle},
+    sdk::{Failure, Matrix, Result, UnitHandle},
 };
 use qhost_rounding::{Conditioning, Curvature, DampedBy, Grid, TILE, energy_of, round_rows, round_to_nearest};
 
@@ -42,26 +42,61 @@ pub(crate) struct Readers<'a> {
     pub(crate) largest_of_source: Option<Vec<f32>>,
 }
 
-/// Finds the scales of the input of some modules, with what is known of it; none where none help.
+/// An input, and how its Hessian is made fit for work.
+pub(crate) struct Input<'a> {
+    pub(crate) io: &'a UnitHandle,
+    pub(crate) answer: &'a StatisticsAnswer,
+    pub(crate) how: Conditioning,
+    /// The energies of the columns that read it.
+    pub(crate) sizes: Vec<f64>,
+    /// Whether the factor of the Hessian is kept.
+    pub(crate) keeps_factor: bool,
+}
+
+/// A Hessian, and its factor if that is kept.
+pub(crate) type Conditioned = (Curvature, Option<Matrix>);
+
+impl Input<'_> {
+    /// The Hessian with scales.
+    pub(crate) fn conditioned(&self, scales: Option<&[f32]>) -> Result<Conditioned> {
+        let Self { io, answer, how, sizes, keeps_factor } = self;
+        let Some(scales) = scales else { return curvature(io, answer, how, (None, Some(sizes)), *keeps_factor) };
+        // What inputs contribute does not depend on how they are scaled; the energies of the scaled ones do.
+        let by = |(size, scale): (&f64, &f32)| size * f64::from(*scale).powi(2);
+        let sizes: Vec<_> = sizes.iter().zip(scales).map(by).collect();
+        curvature(io, answer, how, (Some(&inverse(scales)), Some(&sizes)), *keeps_factor)
+    }
+
+    /// The variance of each input given those that are rounded later; none where nothing is known of them.
+    fn variances(&self) -> Result<Option<Vec<f64>>> {
+        // Damped by their own energies, inputs do not matter more for being scaled down.
+        let how = Conditioning { damped_by: DampedBy::Each, ..self.how };
+        let (curvature, _) = curvature(self.io, self.answer, &how, (None, Some(&self.sizes)), false)?;
+        Ok((!curvature.is_plain()).then(|| curvature.conditional_variances()))
+    }
+}
+
+/// What inputs are multiplied with whose weights have these scales.
+pub(crate) fn inverse(scales: &[f32]) -> Vec<f32> {
+    scales.iter().map(|scale| scale.recip()).collect()
+}
+
+/// Finds the scales of the input of some modules, none where none help; and gives its Hessian with them where that was
+/// made on the way.
 pub(crate) fn scale(
-    io: &UnitHandle,
+    input: &Input<'_>,
     readers: &Readers<'_>,
     sample: &Sample,
-    (answer, how): (&StatisticsAnswer, &Conditioning),
-) -> Result<Option<Vec<f32>>> {
+) -> Result<(Option<Vec<f32>>, Option<Conditioned>)> {
+    let io = input.io;
     let channels = in_memory(readers.fold.channels)?;
-    let Some(first) = readers.modules.first() else { return Ok(None) };
+    let Some(first) = readers.modules.first() else { return Ok((None, None)) };
     if first.columns != readers.fold.channels {
         return Err(Failure::internal("a fold of another width than what reads it").about(&*first.name));
     }
-    // Damped by their own energies, inputs do not matter more for being scaled down.
-    let how = Conditioning { damped_by: DampedBy::Each, ..*how };
-    let (curvature, _) = curvature(io, answer, &how, (None, Some(&sample.energies())), false)?;
-    if curvature.is_plain() {
-        return Ok(None);
-    }
+    let Some(variances) = input.variances()? else { return Ok((None, None)) };
     let inputs = Inputs {
-        variances: &curvature.conditional_variances(),
+        variances: &variances,
         ties: &ties(readers.fold),
         group: in_memory(first.group_size())?,
         symmetric: first.settings.symmetric,
@@ -70,20 +105,24 @@ pub(crate) fn scale(
     let mut choice = balance(sample, inputs, |count, part| io.host().parallel_map(count, |index| Ok(part(index))))?;
     settle(io, readers, &mut choice.scales)?;
     let trial = Trial { io, grid: grid(first)?, columns: channels, group: inputs.group };
-    let nearest = trial.nearest(sample, &curvature)?;
-    let unscaled = trial.compensated(sample, &curvature, None)?;
-    let scaled = if choice.ratio < 1.0 {
-        trial.compensated(sample, &curvature.scaled(&choice.scales), Some(&choice.scales))?
-    } else {
-        unscaled
+    let without = input.conditioned(None)?;
+    let (nearest, unscaled) = (trial.nearest(sample, &without.0)?, trial.compensated(sample, &without.0, None)?);
+    let tell = |scaled| {
+        let losses = [(of_input::NEAREST, nearest), (of_input::UNSCALED, unscaled), (of_input::SCALED, scaled)];
+        for (key, loss) in losses {
+            io.metric(first.first_segment, key, loss);
+        }
     };
-    let helps = scaled < unscaled;
-    let tell = |key, loss| io.metric(first.first_segment, key, loss);
-    tell(of_input::NEAREST, nearest);
-    tell(of_input::UNSCALED, unscaled);
-    tell(of_input::SCALED, if helps { scaled } else { unscaled });
+    if choice.ratio >= 1.0 {
+        tell(unscaled);
+        return Ok((None, Some(without)));
+    }
+    drop(without);
+    let with = input.conditioned(Some(&choice.scales))?;
+    let scaled = trial.compensated(sample, &with.0, Some(&choice.scales))?;
     tracing::debug!("{}: {nearest:.3e} to nearest, {unscaled:.3e} without scales, {scaled:.3e} with", first.name);
-    Ok(helps.then_some(choice.scales))
+    tell(scaled.min(unscaled));
+    Ok(if scaled < unscaled { (Some(choice.scales), Some(with)) } else { (None, None) })
 }
 
 /// Numbers of the inputs, the same for those that need the same scale.
@@ -110,7 +149,15 @@ fn settle(io: &UnitHandle, readers: &Readers<'_>, scales: &mut [f32]) -> Result<
                 let tensor = of_model(bias)?;
                 settle_on_values(&all_of(io, bias, tensor)?, &tensor.dtype, scales);
             }
-            settle_on_norm(&gains, norm.offset, &gain.dtype, scales).map_err(|failure| failure.about(&*gain.name))
+            let wanted = scales.to_vec();
+            settle_on_norm(&gains, norm.offset, &gain.dtype, scales).map_err(|failure| failure.about(&*gain.name))?;
+            if readers.are_not_all_quantised {
+                // Powers of two stay such, or nothing.
+                let changed = |(scale, wanted): (&f32, &f32)| scale.to_bits() != wanted.to_bits();
+                let all = scales.iter_mut().zip(&wanted);
+                all.for_each(|(scale, wanted)| *scale = if changed((scale, wanted)) { 1.0 } else { *scale });
+            }
+            Ok(())
         }
         FoldSource::Rows(rows) => {
             if let Some(largest) = &readers.largest_of_source {

@@ -6,8 +6,8 @@
 //! when outputs are divided, only scales are divided, and so these are written last.
 
 use qhost_linears::{
-    Difference, Inputs, Kept, Module, OfExperts, Substitutes, by_conditioning, by_inputs, copy, curvature, fetch,
-    in_memory, refuse_infinite, round, scale_columns, tell,
+    Difference, Inputs, Kept, Module, OfExperts, Substitutes, by_conditioning, by_inputs, copy, fetch, in_memory,
+    refuse_infinite, round, scale_columns, tell,
 };
 use qhost_plugin_api::{
     documents::{Fold, InputGroup, SourceTensor, Statistic},
@@ -19,7 +19,7 @@ use crate::{
     folding::{Folding, Part, largest_of_source, of_group, touches},
     options::Choices,
     sample::Sample,
-    scaling::{Readers, scale},
+    scaling::{Input, Readers, inverse, scale},
     write::{write_codes, write_scaled, write_scales},
 };
 
@@ -84,8 +84,10 @@ impl<'a> Unit<'a> {
         let readers = self.readers(fold);
         let sample = Sample::of(io, &readers)?;
         let answer = io.statistic(group.clone(), Statistic::Gram, None)?;
-        for (how, modules) in by_conditioning(&readers, self.choices.calibration.damp)?.iter().take(1) {
-            folding.put(fold, scale(io, &self.of_fold(fold, modules, &[])?, &sample, (&answer, how))?);
+        for (how, modules) in by_conditioning(&readers, self.choices.calibration.damp)?.into_iter().take(1) {
+            let input = Input { io, answer: &answer, how, sizes: sample.energies(), keeps_factor: false };
+            let (scales, _) = scale(&input, &self.of_fold(fold, &modules, &[])?, &sample)?;
+            folding.put(fold, scales);
         }
         Ok(())
     }
@@ -132,10 +134,14 @@ impl<'a> Unit<'a> {
             let fold = of_group(self.folds, self.id, group).find(of_input);
             let readers = fold.map_or_else(|| modules.clone(), |fold| self.readers(fold));
             let sample = Sample::of(io, &readers)?;
-            if let Some(fold) = fold {
-                folding.put(fold, scale(io, &self.of_fold(fold, &readers, pending)?, &sample, (&answer, &how))?);
-            }
             let sizes = sample.energies();
+            let input = Input { io, answer: &answer, how, sizes, keeps_factor: calibration.corrects };
+            let mut conditioned = None;
+            if let Some(fold) = fold {
+                let (scales, made) = scale(&input, &self.of_fold(fold, &readers, pending)?, &sample)?;
+                folding.put(fold, scales);
+                conditioned = made;
+            }
             drop(sample);
             if self.choices.scale_only {
                 continue;
@@ -144,14 +150,10 @@ impl<'a> Unit<'a> {
             let scales =
                 modules.first().and_then(|module| folding.of_inputs(module.tensor, module.expert_of_statistics));
             let scales = scales.map(|scales| Scales { by: scales.to_vec(), inverse: inverse(scales) });
-            // What inputs contribute does not depend on how they are scaled; the energies of the scaled ones do.
-            let by = |size: &f64, scale: &f32| size * f64::from(*scale).powi(2);
-            let sizes = match &scales {
-                Some(scales) => sizes.iter().zip(&scales.by).map(|(size, scale)| by(size, scale)).collect(),
-                None => sizes,
+            let (curvature, factor) = match conditioned {
+                Some(conditioned) => conditioned,
+                None => input.conditioned(scales.as_ref().map(|scales| &*scales.by))?,
             };
-            let columns = scales.as_ref().map(|scales| &*scales.inverse);
-            let (curvature, factor) = curvature(io, &answer, &how, (columns, Some(&sizes)), calibration.corrects)?;
             let difference = difference.as_ref().zip(factor.as_ref());
             let inputs = Inputs { answer: &answer, curvature: &curvature, difference };
             for module in modules {
@@ -201,11 +203,6 @@ impl<'a> Unit<'a> {
 struct Scales {
     by: Vec<f32>,
     inverse: Vec<f32>,
-}
-
-/// What inputs are multiplied with whose weights have these scales.
-fn inverse(scales: &[f32]) -> Vec<f32> {
-    scales.iter().map(|scale| scale.recip()).collect()
 }
 
 /// A module as a part of its tensor.

@@ -13,7 +13,7 @@ pub(crate) fn text(choices: &Choices, contents: &Contents) -> String {
     if choices.scale_only {
         return "The weights compute what the original's do, but for rounding: inputs that matter are scaled up where linears read \
                 them, and down where they come from, so that quantisers lose less. It is loaded like the original; what was \
-                scaled is stored in 32 bits.\n"
+                scaled is stored in 32 bits, and loses some when it is loaded in fewer.\n"
             .into();
     }
     let mut text = String::new();
