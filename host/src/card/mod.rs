@@ -190,8 +190,17 @@ struct Sum<'a> {
     tensors: u64,
     elements: u64,
     bytes: u64,
-    /// For each figure: the sum over weights, the worst, and the tensor that has it.
-    figures: BTreeMap<&'a str, (f64, f64, &'a str)>,
+    figures: BTreeMap<&'a str, Figure<'a>>,
+}
+
+/// A figure of the tensors of one encoding that have it.
+struct Figure<'a> {
+    /// The sum over their weights.
+    total: f64,
+    weights: u64,
+    worst: f64,
+    /// The tensor with the worst.
+    of: &'a str,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -202,10 +211,12 @@ fn types(tensors: &[Tensor<'_>]) -> String {
         (sum.tensors, sum.elements, sum.bytes) =
             (sum.tensors + 1, sum.elements + tensor.elements, sum.bytes + tensor.bytes);
         for (key, &value) in tensor.metrics {
-            let (total, worst, of) = sum.figures.entry(key).or_insert((0.0, f64::MIN, tensor.name));
-            *total += value * tensor.elements as f64;
-            if value > *worst {
-                (*worst, *of) = (value, tensor.name);
+            let none = Figure { total: 0.0, weights: 0, worst: f64::MIN, of: tensor.name };
+            let figure = sum.figures.entry(key).or_insert(none);
+            figure.total += value * tensor.elements as f64;
+            figure.weights += tensor.elements;
+            if value > figure.worst {
+                (figure.worst, figure.of) = (value, tensor.name);
             }
         }
     }
@@ -221,13 +232,15 @@ fn types(tensors: &[Tensor<'_>]) -> String {
     text.push_str(&"--:|---|".repeat(keys.len()));
     text.push('\n');
     for (encoding, sum) in &rows {
-        let bits = sum.bytes as f64 * 8.0 / sum.elements.max(1) as f64;
+        // What belongs to codes holds no weights.
+        let bits = (sum.elements > 0).then(|| sum.bytes as f64 * 8.0 / sum.elements as f64);
+        let bits = bits.map_or_else(String::new, |bits| format!("{bits:.2} "));
         let size = ByteSize(sum.bytes);
-        let _ = write!(text, "| {} | {} | {} | {size} | {bits:.2} |", code(encoding), sum.tensors, sum.elements);
+        let _ = write!(text, "| {} | {} | {} | {size} | {bits}|", code(encoding), sum.tensors, sum.elements);
         for key in &keys {
             let _ = match sum.figures.get(key) {
-                Some((total, worst, of)) => {
-                    let mean = total / sum.elements.max(1) as f64;
+                Some(Figure { total, weights, worst, of }) => {
+                    let mean = total / (*weights).max(1) as f64;
                     write!(text, " {mean:.5} | {worst:.5} ({}) |", code(of))
                 }
                 None => write!(text, " | |"),
@@ -290,7 +303,9 @@ mod tests {
         let errors = |error: f64| BTreeMap::from([("relative_rms_error".to_owned(), error)]);
         let (low, high) = (errors(0.01), errors(0.04));
         let tensor = |name, elements, metrics| Tensor { name, encoding: "E4", elements, bytes: elements / 2, metrics };
-        let tensors = [tensor("a", 100, &high), tensor("b", 200, &low)];
+        let none = BTreeMap::new();
+        let scales = Tensor { encoding: "F16", bytes: 6, ..tensor("s", 0, &none) };
+        let tensors = [tensor("a", 100, &high), tensor("b", 200, &low), tensor("c", 300, &none), scales];
         let source = "---\nlicense: mit\nlanguage: [no]\ntags: [small]\n---\n";
         let facts = Facts { source_card: Some(source), ..facts(&tensors, &[]) };
         let card = write(&facts);
@@ -310,7 +325,8 @@ mod tests {
         for words in [
             "# tiny 4bit",
             "| bits per weight | 6.67 |",
-            "| `E4` | 2 | 300 | 150 B | 4.00 | 0.02000 | 0.04000 (`a`) |",
+            "| `E4` | 3 | 600 | 300 B | 4.00 | 0.02000 | 0.04000 (`a`) |",
+            "| `F16` | 1 | 0 | 6 B | | | |",
             "run tiny-4bit.x\n",
             "qhost quantize org/tiny --format x --level 4bit\n",
             "qhost 1.2.3 and its plugin x 0.1.0",
