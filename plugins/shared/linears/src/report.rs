@@ -26,6 +26,9 @@ pub mod metric {
     pub const PLAIN: &str = "rounded_to_nearest";
 }
 
+/// The relative error of weights of which hardly anything is left.
+const LOST: f64 = 0.9;
+
 /// What is known of the inputs of modules.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
@@ -74,7 +77,14 @@ pub fn tell(io: &UnitHandle, damp: f64, module: &Module, inputs: &Inputs<'_>, su
     let Inputs { answer, curvature, .. } = inputs;
     let metric = |key: &str, value: f64| io.metric(module.first_segment, key, value);
     let loss = share(sums.loss, sums.energy);
-    metric(metric::RELATIVE_ERROR, share(sums.errors, sums.squares).sqrt());
+    let error = share(sums.errors, sums.squares).sqrt();
+    metric(metric::RELATIVE_ERROR, error);
+    if error > LOST {
+        tracing::warn!(
+            "{}: hardly anything is left of its weights, which 16-bit scales may be too coarse for",
+            module.name
+        );
+    }
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let (tokens, dead) = (answer.tokens as f64, curvature.dead() as f64);
     metric(metric::TOKENS, tokens);
