@@ -3,8 +3,8 @@
 //!
 //! It knows no format: which modules are left out, which tensors a module has and how codes are packed it is told. What
 //! it has are steps that a format puts together: look at a model ([`Contents`]), place it ([`Placement`]), tell the
-//! host what is needed ([`units`]); then for each unit take the modules by their inputs ([`by_inputs`]), condition
-//! ([`curvature`]), fetch ([`fetch`]), correct ([`Difference`]), round ([`round`]), put in the place of the original
+//! host what is needed ([`units()`]); then for each unit take the modules by their inputs ([`by_inputs`]), condition
+//! ([`curvature()`]), fetch ([`fetch`]), correct ([`Difference`]), round ([`round()`]), put in the place of the original
 //! ([`Substitutes`]) and tell ([`tell`]).
 
 mod calibration;
