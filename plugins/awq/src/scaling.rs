@@ -153,9 +153,9 @@ fn settle(io: &UnitHandle, readers: &Readers<'_>, scales: &mut [f32]) -> Result<
             settle_on_norm(&gains, norm.offset, &gain.dtype, scales).map_err(|failure| failure.about(&*gain.name))?;
             if readers.are_not_all_quantised {
                 // Powers of two stay such, or nothing.
-                let changed = |(scale, wanted): (&f32, &f32)| scale.to_bits() != wanted.to_bits();
-                let all = scales.iter_mut().zip(&wanted);
-                all.for_each(|(scale, wanted)| *scale = if changed((scale, wanted)) { 1.0 } else { *scale });
+                let changed =
+                    scales.iter_mut().zip(&wanted).filter(|(scale, wanted)| scale.to_bits() != wanted.to_bits());
+                changed.for_each(|(scale, _)| *scale = 1.0);
             }
             Ok(())
         }

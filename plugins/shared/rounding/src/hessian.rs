@@ -191,28 +191,6 @@ impl Curvature {
         Ok(Self::plain(how, width - living))
     }
 
-    /// The curvature of the inputs divided by `scales`, for weights whose columns are multiplied with them.
-    ///
-    /// From `H = M D Mᵀ` follows `S⁻¹ H S⁻¹ = (S⁻¹ M S) (S⁻² D) (S⁻¹ M S)ᵀ`, again with a unit triangular factor: nothing is
-    /// factorised anew, and losses stay those of the weights before. The order of rounding and the damping are those
-    /// of the inputs as they were; [`Curvature::of_scaled`] damps the scaled ones.
-    ///
-    /// # Panics
-    /// Panics when there are not as many scales as columns, or one is not a positive number.
-    #[must_use]
-    pub fn scaled(mut self, scales: &[f32]) -> Self {
-        assert_eq!(scales.len(), self.columns.len(), "a scale for every column");
-        assert!(scales.iter().all(|scale| scale.is_finite() && *scale > 0.0), "scales are positive");
-        let of_places: Vec<_> = self.columns.iter().map(|column| scales[*column]).collect();
-        self.factor.scale(|row, column| of_places[column] / of_places[row]);
-        self.hessian.scale(|row, column| (of_places[row] * of_places[column]).recip());
-        for ((conditional, diagonal), scale) in self.conditional.iter_mut().zip(&mut self.diagonal).zip(&of_places) {
-            *conditional /= scale * scale;
-            *diagonal /= scale * scale;
-        }
-        self
-    }
-
     /// For every column, in the order of the original weights, what the square of a rounding error in it costs when all
     /// columns after it make up for it as they can: the variance of the input given the inputs that are rounded later,
     /// `D`, times [`Curvature::unit`].

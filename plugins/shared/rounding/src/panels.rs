@@ -41,20 +41,6 @@ impl Panels {
         self.blocks.push(Block { columns, rows, numbers });
     }
 
-    /// Multiplies what is at every row and column with a factor.
-    pub(crate) fn scale(&mut self, factor: impl Fn(usize, usize) -> f32) {
-        for block in &mut self.blocks {
-            let strips = block.columns.clone().step_by(STRIP);
-            for (strip, rows) in strips.zip(block.numbers.chunks_exact_mut(block.rows)) {
-                for (row, numbers) in rows.iter_mut().enumerate() {
-                    for (number, column) in numbers.iter_mut().zip(strip..block.columns.end) {
-                        *number *= factor(row, column);
-                    }
-                }
-            }
-        }
-    }
-
     /// Adds to the sums of a block's columns the products of some of its rows with `left`.
     #[inline(always)]
     pub(crate) fn multiply<S: Simd>(
