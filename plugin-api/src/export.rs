@@ -22,6 +22,8 @@
 ///             loaders: ["row-runner"],
 ///         },
 ///     ],
+///     // May be left out: for plugins with the service `transcode/1`.
+///     transcodes: [{ from: "example/rows", to: "grouped-affine" }],
 ///     plugin: ExampleFormat,
 /// }
 /// ```
@@ -39,6 +41,9 @@ macro_rules! export_plugin {
         summary: $summary:literal,
         api: $api:literal,
         formats: [ $first:tt $(, $rest:tt)* $(,)? ],
+        $(transcodes: [
+            { from: $from:literal, to: $to:literal } $(, { from: $more_from:literal, to: $more_to:literal })* $(,)?
+        ],)?
         plugin: $format:ty $(,)?
     ) => {
         #[cfg(panic = "abort")]
@@ -54,7 +59,13 @@ macro_rules! export_plugin {
             "\",\"homepage\":\"", ::core::env!("CARGO_PKG_HOMEPAGE"),
             "\",\"formats\":[", $crate::__manifest_format!($first),
             $(",", $crate::__manifest_format!($rest),)*
-            "]}",
+            "]",
+            $(
+                ",\"transcodes\":[{\"from\":\"", $from, "\",\"to\":\"", $to,
+                $("\"},{\"from\":\"", $more_from, "\",\"to\":\"", $more_to,)*
+                "\"}]",
+            )?
+            "}",
         );
 
         const _: () = {
@@ -64,6 +75,7 @@ macro_rules! export_plugin {
             $crate::export::assert_id($id);
             $crate::__check_manifest_format!($first);
             $($crate::__check_manifest_format!($rest);)*
+            $($crate::export::assert_plain(&[$from, $to, $($more_from, $more_to),*]);)?
 
             #[used]
             #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__qhost"))]

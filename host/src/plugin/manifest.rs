@@ -146,13 +146,14 @@ fn check_machine(file: &object::File<'_>) -> Result<(), Unreadable> {
 
 /// Every text of a manifest: they are shown on terminals.
 fn texts(manifest: &Manifest) -> impl Iterator<Item = &str> {
-    let Manifest { schema, id, version, abi, api, summary, license, homepage, formats } = manifest;
+    let Manifest { schema, id, version, abi, api, summary, license, homepage, formats, transcodes } = manifest;
     let own = [schema, id, version, abi, api, summary, license, homepage];
     let of_formats = formats.iter().flat_map(|format| {
         let reads = format.reads.iter().flat_map(|signature| [&signature.ending, &signature.magic]);
         [&format.id, &format.summary].into_iter().chain(&format.levels).chain(reads).chain(&format.loaders)
     });
-    own.into_iter().chain(of_formats).map(String::as_str)
+    let of_transcodings = transcodes.iter().flat_map(|transcoding| [&transcoding.from, &transcoding.to]);
+    own.into_iter().chain(of_formats).chain(of_transcodings).map(String::as_str)
 }
 
 fn check_versions(manifest: Manifest) -> Result<Manifest, Unreadable> {

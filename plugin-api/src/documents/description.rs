@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Document;
+use super::{Document, EncodingPattern, Transcoding};
 
 /// A plugin's answer to `describe`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,13 +12,16 @@ pub struct Description {
     pub schema: String,
     /// One entry per format of the manifest.
     pub formats: Vec<FormatDescription>,
+    /// What the plugin makes of encodings on the way between others, with its service `transcode/1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transcodes: Vec<Transcoding>,
 }
 
 impl Description {
     /// Describes these formats.
     #[must_use]
     pub fn new(formats: Vec<FormatDescription>) -> Self {
-        Self { schema: Self::SCHEMA.into(), formats }
+        Self { schema: Self::SCHEMA.into(), formats, transcodes: Vec::new() }
     }
 }
 
@@ -40,18 +43,29 @@ pub struct FormatDescription {
     /// The keys of `--plugin-option` that it understands.
     #[serde(default)]
     pub options: Vec<OptionDescription>,
-    /// Encodings that it can write from.
-    #[serde(default)]
-    pub takes: Vec<Encoding>,
-    /// Encodings that it can read as, for use as a source.
-    #[serde(default)]
-    pub gives: Vec<Encoding>,
+    /// Encodings that it takes beside floats when its files are made of others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub takes: Vec<EncodingPattern>,
+    /// Encodings that it gives beside floats when its files are a source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gives: Vec<EncodingPattern>,
+    /// Whether it does without floats: then a tensor that no offer is for cannot be converted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub takes_no_floats: bool,
 }
 
 impl FormatDescription {
     /// A format with its levels, which has no default level and no options.
     pub fn new(id: impl Into<String>, levels: Vec<LevelDescription>) -> Self {
-        Self { id: id.into(), levels, default_level: None, options: Vec::new(), takes: Vec::new(), gives: Vec::new() }
+        Self {
+            id: id.into(),
+            levels,
+            default_level: None,
+            options: Vec::new(),
+            takes: Vec::new(),
+            gives: Vec::new(),
+            takes_no_floats: false,
+        }
     }
 }
 
@@ -88,23 +102,5 @@ impl OptionDescription {
     /// A key, and one line about it.
     pub fn new(key: impl Into<String>, summary: impl Into<String>) -> Self {
         Self { key: key.into(), summary: summary.into() }
-    }
-}
-
-/// How numbers are stored, apart from the file around them, for the negotiation of conversions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Encoding {
-    /// `float`, `grouped-affine`, or a format's own `format/name`.
-    pub kind: String,
-    /// Constraints (`bits`, `group_size`, `symmetric`, …), specified by the kind; empty means any.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub constraints: serde_json::Map<String, serde_json::Value>,
-}
-
-impl Encoding {
-    /// A kind of encoding, without constraints.
-    pub fn new(kind: impl Into<String>) -> Self {
-        Self { kind: kind.into(), constraints: serde_json::Map::new() }
     }
 }

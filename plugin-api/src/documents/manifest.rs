@@ -30,6 +30,19 @@ pub struct Manifest {
     pub homepage: String,
     /// The formats it brings.
     pub formats: Vec<ManifestFormat>,
+    /// The kinds of encodings that it makes of each other, where it has the service `transcode/1`. They are here so that
+    /// only a plugin on a way between two formats is loaded; its description tells them in detail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transcodes: Vec<ManifestTranscoding>,
+}
+
+/// Kinds of encodings between which a plugin goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestTranscoding {
+    /// The kind that it takes.
+    pub from: String,
+    /// The kind that it gives.
+    pub to: String,
 }
 
 /// One format of a plugin.

@@ -6,6 +6,7 @@
 
 mod compute;
 mod description;
+mod encoding;
 mod findings;
 mod fold;
 mod manifest;
@@ -20,10 +21,14 @@ mod statistics;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use compute::{BatchRequest, KernelRequest, MatrixHandle, MatrixRequest, Operation};
-pub use description::{Description, Encoding, FormatDescription, LevelDescription, OptionDescription};
+pub use description::{Description, FormatDescription, LevelDescription, OptionDescription};
+pub use encoding::{
+    Arriving, Bound, BoundOf, Conversion, Encoding, EncodingPattern, Encodings, Fidelity, FidelityClass, Offer,
+    PlanesRequest, TranscodeRequest, Transcoding,
+};
 pub use findings::{Check, CheckStatus, Findings};
 pub use fold::{Fold, FoldSource, FoldedNorm, FoldedRows, RowMap};
-pub use manifest::{FileSignature, FolderSignature, Manifest, ManifestFormat};
+pub use manifest::{FileSignature, FolderSignature, Manifest, ManifestFormat, ManifestTranscoding};
 pub use model::{Experts, Hyperparameters, LatentAttention, Model, Rope, SourceFile, SourceTensor, UnitInfo, UnitKind};
 pub use origin::{NamedParameter, Origin, PlacedRole, RowsRequest, TextFile};
 pub use plan::{

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Document, StatisticsNeed};
+use super::{Document, Encoding, Fidelity, StatisticsNeed};
 
 /// The plan of one output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -195,6 +195,7 @@ impl Segment {
 }
 
 /// What a segment holds.
+#[expect(clippy::large_enum_variant, reason = "nearly all segments are tensors")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "content", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -236,6 +237,17 @@ pub struct TensorSegment {
     /// The reference machine is a virtual core of a server of 2023 (Intel Sapphire Rapids).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
+    /// In which of the encodings that are offered ([`OpenRequest::conversion`](super::OpenRequest::conversion)) all its
+    /// sources are taken, through the service `planes/1` of the unit. Absent means floats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<Encoding>,
+    /// What making it does to the numbers that are taken. Absent means that it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Fidelity>,
+    /// The relative error of its weights that is to be expected where they are quantised: the root of the mean square
+    /// of the error, by that of the weights. Absent means that it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_error: Option<f64>,
 }
 
 impl TensorSegment {
@@ -256,6 +268,9 @@ impl TensorSegment {
             fallback: None,
             instead_of: None,
             cost: None,
+            takes: None,
+            fidelity: None,
+            expected_error: None,
         }
     }
 }

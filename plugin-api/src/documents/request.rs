@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Document, Model, Reading};
+use super::{Conversion, Document, Model, Reading};
 
 /// The host, as far as a plugin may depend on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +84,10 @@ pub struct OpenRequest {
     /// What the units of a provisional plan have saved, by its keys: the job now plans what is written. Usually absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surveyed: Option<BTreeMap<String, String>>,
+    /// Set where the model comes out of quantised files: how they store it, and what the job may take in place of
+    /// floats. Absent for a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversion: Option<Conversion>,
 }
 
 /// The data that activations are taken from.
@@ -117,6 +121,7 @@ impl OpenRequest {
             decode: false,
             calibration: None,
             surveyed: None,
+            conversion: None,
         }
     }
 }

@@ -17,11 +17,13 @@ mod forward;
 mod host;
 mod panics;
 mod plain;
+mod planes;
 mod reader;
 mod rows;
 mod scratch;
 mod service;
 pub mod testing;
+mod transcode;
 mod unit;
 
 pub use beside::{BESIDE, BesideFiles, beside_service};
@@ -34,11 +36,13 @@ pub use float::{first_non_finite, narrow_to_bf16, widen};
 pub use folding::apply_fold;
 pub use format::{Format, FormatJob, NoJob};
 pub use host::{Grant, HostHandle};
+pub use planes::Planes;
 pub use reader::{FileReader, FileView, READER, VERIFY, json_number, list_entry, reader_service, verify_service};
 pub use rows::Rows;
 pub use scratch::{Scratch, with_scratch};
 pub use service::{FormatService, Operand, OperandMut, ServiceAnswer, ServiceHandle, answer};
-pub use unit::{EXISTING, REPLAY, STATISTICS, STATISTICS_2, SURVEY, UnitHandle};
+pub use transcode::{TRANSCODE, Transcoder, transcode_service};
+pub use unit::{EXISTING, PLANES, REPLAY, STATISTICS, STATISTICS_2, SURVEY, UnitHandle};
 
 pub use crate::abi::{DType, Failure, FailureKind};
 pub use crate::documents;

@@ -5,12 +5,12 @@ use std::{fmt, sync::Arc};
 
 use abi_stable::std_types::RSlice;
 
-use super::{DType, Failure, HostHandle, Operand, OperandMut, Result, Rows, ServiceHandle, plain};
+use super::{DType, Failure, HostHandle, Operand, OperandMut, Planes, Result, Rows, ServiceHandle, plain};
 use crate::{
     abi::UnitObject,
     documents::{
-        ExistingRequest, InputGroup, LossAnswer, LossRequest, Model, Statistic, StatisticsAnswer, StatisticsRequest,
-        SubstituteRequest,
+        Encoding, ExistingRequest, InputGroup, LossAnswer, LossRequest, Model, PlanesRequest, SourceTensor, Statistic,
+        StatisticsAnswer, StatisticsRequest, SubstituteRequest,
     },
 };
 
@@ -26,6 +26,9 @@ pub const STATISTICS_2: &str = "statistics/2";
 
 /// The service of a unit that runs its layer with other weights.
 pub const REPLAY: &str = "replay/1";
+
+/// The service of a unit of a conversion that takes tensors in other encodings than floats.
+pub const PLANES: &str = "planes/1";
 
 /// What a host says among its services that carries out provisional plans; see `Plan::survey`. It has no methods.
 pub const SURVEY: &str = "survey/1";
@@ -121,6 +124,19 @@ impl UnitHandle {
         let service = self.service(EXISTING).ok_or_else(|| Failure::internal("there are no files to compare with"))?;
         let out = OperandMut { dtype: DType::U8, rows: 1, row_elements: out.len() as u64, data: out };
         service.call("read", &ExistingRequest::new(file, offset), &[], &mut [out]).map(drop)
+    }
+
+    /// Rows of a source tensor in an encoding that was offered for it; see `OpenRequest::conversion`.
+    ///
+    /// # Errors
+    /// Fails when it was not offered, there are no such rows, or they cannot be read.
+    pub fn planes(&self, tensor: u32, first_row: u64, rows: u64, encoding: &Encoding) -> Result<Planes> {
+        let service = self.service(PLANES).ok_or_else(|| absent(PLANES))?;
+        let inputs = self.model.tensors.get(tensor as usize).map_or(0, SourceTensor::row_elements);
+        let mut planes = Planes::room(encoding, rows, inputs)?;
+        let request = PlanesRequest::new(tensor, first_row, inputs, encoding.clone());
+        planes.fill(|outputs| service.call("rows", &request, &[], outputs).map(drop))?;
+        Ok(planes)
     }
 
     /// A statistic of the input of some linears, which the plan asks for: where it is lent, and of how many tokens

@@ -35,9 +35,7 @@ mod write;
 use std::{borrow::Cow, sync::Arc};
 
 use qhost_plugin_api::{
-    documents::{
-        Description, Encoding, Findings, FormatDescription, LevelDescription, OpenRequest, OptionDescription, Plan,
-    },
+    documents::{Description, Findings, FormatDescription, LevelDescription, OpenRequest, OptionDescription, Plan},
     sdk::{
         FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result, UnitHandle, VERIFY, reader_service,
         verify_service,
@@ -70,7 +68,6 @@ impl Format for Gguf {
         format.options.push(OptionDescription::new(job::PRE_OPTION, pre));
         let save = "true writes the importance matrix of --imatrix auto beside the file, as llama-imatrix does";
         format.options.push(OptionDescription::new(job::SAVE_OPTION, save));
-        format.takes.push(Encoding::new("float"));
         Description::new(vec![format])
     }
 

@@ -87,7 +87,15 @@ impl TestPlugin {
     /// # Errors
     /// Fails when the plugin does, or when it breaks the contract.
     pub fn make(&self, model: &TestModel, format: &str, options: Options) -> Result<Made> {
-        let (job, plan) = self.open(model, format, options)?;
+        self.make_request(model, &OpenRequest::new(format, options, model.model.clone()))
+    }
+
+    /// Does a whole job that is asked for in detail, such as a conversion.
+    ///
+    /// # Errors
+    /// As [`TestPlugin::make`].
+    pub fn make_request(&self, model: &TestModel, request: &OpenRequest) -> Result<Made> {
+        let (job, plan) = self.open_request(model, request)?;
         let plan = Arc::new(plan);
         let progress = Arc::new(Mutex::new(Progress::default()));
         for unit in &plan.units {
