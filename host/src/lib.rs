@@ -7,6 +7,7 @@ pub mod calibrate;
 pub mod cancel;
 pub mod card;
 pub mod cli;
+pub mod convert;
 pub mod dataset;
 pub mod evaluate;
 pub mod exit_code;

@@ -26,7 +26,7 @@ const TOP: [&str; 11] = [
 ];
 
 /// Rooms of the host, and the rooms and modules that each may name.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("hub", &["cancel", "exit_code", "text"]),
     ("source", &["exit_code", "stream", "text"]),
     ("model", &["exit_code", "source", "text"]),
@@ -44,13 +44,16 @@ const ROOMS: [(&str, &[&str]); 18] = [
             "calibrate",
             "cancel",
             "card",
+            "convert",
             "dataset",
             "exit_code",
             "hub",
+            "inspect",
             "memory",
             "model",
             "plan",
             "plugin",
+            "quantised",
             "source",
             "stream",
             "text",
@@ -58,7 +61,8 @@ const ROOMS: [(&str, &[&str]); 18] = [
         ],
     ),
     ("inspect", &["exit_code", "model", "plugin", "source", "stream", "text"]),
-    ("quantised", &["exit_code", "inspect", "model", "plugin"]),
+    ("quantised", &["exit_code", "inspect", "model", "plugin", "text"]),
+    ("convert", &["exit_code", "plugin", "text"]),
     ("verify", &["exit_code", "inspect", "model", "plugin", "run", "source", "text"]),
     (
         "measure",
@@ -77,7 +81,22 @@ const ROOMS: [(&str, &[&str]); 18] = [
             "source",
         ],
     ),
-    ("report", &["evaluate", "exit_code", "inspect", "measure", "memory", "plan", "plugin", "run", "text", "verify"]),
+    (
+        "report",
+        &[
+            "convert",
+            "evaluate",
+            "exit_code",
+            "inspect",
+            "measure",
+            "memory",
+            "plan",
+            "plugin",
+            "run",
+            "text",
+            "verify",
+        ],
+    ),
     (
         "cli",
         &[

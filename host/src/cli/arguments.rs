@@ -103,7 +103,15 @@ pub(super) enum Command {
     /// beside the output; if the run is interrupted, the same command goes on from there.
     #[command(after_long_help = QUANTIZE_EXAMPLES)]
     Quantize(QuantizeArguments),
-    /// Show what quantize would do, without writing anything.
+    /// Make another format of a model that is quantised already.
+    ///
+    /// Reads whatever an installed plugin reads, a file or a folder. Of every tensor the numbers that are stored are
+    /// kept where the target can hold them; what it cannot hold is rounded or quantised anew, and is told. Where that
+    /// costs quality it is asked first, or --yes is needed: the original checkpoint makes a better model. Without
+    /// --level and the like, what loses least is made.
+    #[command(after_long_help = CONVERT_EXAMPLES)]
+    Convert(ConvertArguments),
+    /// Show what quantize or convert would do, without writing anything.
     Plan(QuantizeArguments),
     /// Show what is in a checkpoint or in a quantised file.
     ///
@@ -145,6 +153,7 @@ impl Command {
 
 /// The examples are for reading; nothing in the host depends on a format's name.
 const QUANTIZE_EXAMPLES: &str = include_str!("quantize_examples.txt");
+const CONVERT_EXAMPLES: &str = include_str!("convert_examples.txt");
 
 /// Where a command's model comes from.
 #[derive(Debug, Args)]
@@ -163,10 +172,36 @@ pub(super) struct ModelArguments {
 }
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "they are the command's flags")]
 pub(super) struct QuantizeArguments {
     #[command(flatten)]
     pub(super) model: ModelArguments,
+    #[command(flatten)]
+    pub(super) make: MakeArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConvertArguments {
+    /// The quantised model: a file, or a folder with one model.
+    #[arg(value_name = "PATH")]
+    pub(super) path: PathBuf,
+    #[command(flatten)]
+    pub(super) make: MakeArguments,
+    /// Make it even if it costs quality, without asking.
+    #[arg(short, long, help_heading = "What to do")]
+    pub(super) yes: bool,
+    /// Measure what is lost, of this original: a checkpoint here or on the Hub. The source and the output are held
+    /// against it when the output is done.
+    #[arg(long, value_name = "ORIGINAL", help_heading = "Measuring")]
+    pub(super) against: Option<PathBuf>,
+    /// The text for --against, as of `qhost eval`.
+    #[arg(long, value_name = "FILE|ID", requires = "against", help_heading = "Measuring")]
+    pub(super) dataset: Option<String>,
+}
+
+/// How an output is made.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the command's flags")]
+pub(super) struct MakeArguments {
     /// The target format; see `qhost plugins list`.
     #[arg(long, value_name = "ID", required = true, value_delimiter = ',')]
     pub(super) format: Vec<String>,

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use super::{
     CommandResult, Session,
     arguments::{EvalArguments, ScoreName},
-    quantize::{all_cores, stop_on_signal},
+    quantize::{all_cores, stop_on_signal, style},
 };
 use crate::{
     cancel::CancelFlag,
@@ -18,7 +18,7 @@ use crate::{
     exit_code::ExitCode,
     hub,
     measure::{self, Request, Windowing},
-    report::{self, Problem, Progress, ProgressStyle, Verbosity},
+    report::{self, Problem, Progress, Verbosity},
     run::{self, Resources},
 };
 
@@ -48,11 +48,7 @@ pub(super) fn run(session: &Session, arguments: EvalArguments) -> CommandResult 
     };
     // What cannot be written is told before the work, and not after it.
     let page = arguments.html.map(Page::begin).transpose()?;
-    let progress = Progress::start(match (session.json, session.verbosity) {
-        (_, Verbosity::Quiet) => ProgressStyle::Silent,
-        (true, _) => ProgressStyle::Json,
-        (false, _) => ProgressStyle::Human,
-    });
+    let progress = Progress::start(style(session));
     let measurement = measure::measure(&request, &session.catalog()?, &run::connect(&resources)?, &progress.events())?;
     let usage = progress.finish();
     let page = page.map(|page| page.finish(&report::evaluation_page(&measurement))).transpose()?;

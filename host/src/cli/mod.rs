@@ -4,6 +4,7 @@
 
 mod arguments;
 mod completions;
+mod convert;
 mod eval;
 mod inspect;
 mod model;
@@ -73,6 +74,7 @@ fn run_command(session: &Session, line: CommandLine) -> CommandResult {
     })?;
     match line.command {
         Command::Quantize(arguments) => quantize::quantize(session, arguments),
+        Command::Convert(arguments) => convert::run(session, arguments),
         Command::Plan(arguments) => quantize::plan(session, arguments),
         Command::Inspect(arguments) => inspect::run(session, &arguments),
         Command::Verify(arguments) => verify::run(session, arguments),

@@ -1,36 +1,69 @@
 //! `qhost quantize` and `qhost plan`.
 
-use std::{num::NonZero, thread};
+use std::{num::NonZero, path::PathBuf, thread};
 
 use qhost_plugin_api::documents::Options;
+use serde_json::Value;
 
-use super::{CommandResult, Session, arguments::QuantizeArguments};
+use super::{
+    CommandResult, Session,
+    arguments::{MakeArguments, QuantizeArguments},
+};
 use crate::{
     cancel::CancelFlag,
     exit_code::ExitCode,
-    report::{self, Files, Problem, Progress, ProgressStyle, Verbosity},
-    run::{self, Prepared, Request, Resources},
+    report::{self, Files, Problem, Progress, ProgressStyle, Usage, Verbosity},
+    run::{self, ModelSource, Outcome, Prepared, Request, Resources, Wanted},
 };
 
 /// The report's name beside the output.
 const REPORT: &str = "qhost-report.json";
 
 pub(super) fn plan(session: &Session, arguments: QuantizeArguments) -> CommandResult {
-    let prepared = prepare(session, arguments)?;
+    let QuantizeArguments { model, make } = arguments;
+    let prepared = prepare(session, model.source(), Wanted::Any, make, CancelFlag::default())?;
     show_plan(session, &prepared)
 }
 
 pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> CommandResult {
-    let (dry_run, no_report) = (arguments.dry_run, arguments.no_report);
-    let prepared = prepare(session, arguments)?;
+    let QuantizeArguments { model, make } = arguments;
+    let (dry_run, no_report) = (make.dry_run, make.no_report);
+    let prepared = prepare(session, model.source(), Wanted::Checkpoint, make, CancelFlag::default())?;
     if dry_run {
         return show_plan(session, &prepared);
     }
-    let progress = Progress::start(match (session.json, session.verbosity) {
-        (_, Verbosity::Quiet) => ProgressStyle::Silent,
-        (true, _) => ProgressStyle::Json,
-        (false, _) => ProgressStyle::Human,
-    });
+    let made = make_output(session, prepared, no_report)?;
+    if !session.json && session.verbosity == Verbosity::Quiet {
+        return Ok(());
+    }
+    session.print(|| made.document(), || made.text())
+}
+
+/// A finished output, and what belongs to it.
+pub(super) struct Made {
+    pub(super) outcome: Outcome,
+    usage: Usage,
+    report: Option<PathBuf>,
+    card: Option<PathBuf>,
+    beside: Vec<PathBuf>,
+}
+
+impl Made {
+    /// The result for programs.
+    pub(super) fn document(&self) -> Value {
+        let files = Files { report: self.report.as_deref(), card: self.card.as_deref(), beside: &self.beside };
+        report::result_document(&self.outcome, self.usage, files)
+    }
+
+    /// The result for people.
+    pub(super) fn text(&self) -> String {
+        report::show_result(&self.outcome, self.usage, &self.beside)
+    }
+}
+
+/// Carries a plan out, and writes what belongs to the output.
+pub(super) fn make_output(session: &Session, prepared: Prepared, no_report: bool) -> Result<Made, Problem> {
+    let progress = Progress::start(style(session));
     let finished = prepared.execute(&progress.events())?;
     let usage = progress.finish();
     let beside = finished.put_beside()?;
@@ -42,14 +75,26 @@ pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> Comma
         Some(finished.put(REPORT, format!("{document:#}\n").as_bytes())?)
     };
     let outcome = finished.tidy_up()?;
-    if !session.json && session.verbosity == Verbosity::Quiet {
-        return Ok(());
-    }
-    let files = Files { report: report.as_deref(), card: card.as_deref(), beside: &beside };
-    session.print(|| report::result_document(&outcome, usage, files), || report::show_result(&outcome, usage, &beside))
+    Ok(Made { outcome, usage, report, card, beside })
 }
 
-fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, Problem> {
+/// How progress is shown.
+pub(super) fn style(session: &Session) -> ProgressStyle {
+    match (session.json, session.verbosity) {
+        (_, Verbosity::Quiet) => ProgressStyle::Silent,
+        (true, _) => ProgressStyle::Json,
+        (false, _) => ProgressStyle::Human,
+    }
+}
+
+/// Prepares a run of a model.
+pub(super) fn prepare(
+    session: &Session,
+    model: ModelSource,
+    wanted: Wanted,
+    arguments: MakeArguments,
+    cancel: CancelFlag,
+) -> Result<Prepared, Problem> {
     let [format] = <[String; 1]>::try_from(arguments.format).map_err(|formats| {
         let message = format!("{} formats in one run cannot be made yet", formats.len());
         Problem::new(ExitCode::Usage, message, "run the command once for each format")
@@ -68,7 +113,8 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, 
         ..Options::default()
     };
     let request = Request {
-        model: arguments.model.source(),
+        model,
+        wanted,
         format,
         options,
         output: arguments.output,
@@ -77,7 +123,6 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, 
         card: !arguments.no_card,
         calibration: arguments.calibration.request(),
     };
-    let cancel = CancelFlag::default();
     stop_on_signal(cancel.clone());
     let resources = Resources {
         threads: arguments.threads.map_or_else(all_cores, usize::from),
@@ -89,7 +134,7 @@ fn prepare(session: &Session, arguments: QuantizeArguments) -> Result<Prepared, 
     Ok(run::prepare(&request, &session.catalog()?, &resources)?)
 }
 
-fn show_plan(session: &Session, prepared: &Prepared) -> CommandResult {
+pub(super) fn show_plan(session: &Session, prepared: &Prepared) -> CommandResult {
     let every = session.verbosity >= Verbosity::Verbose;
     session.print(|| report::plan_document(prepared), || report::show_plan(prepared, every))
 }

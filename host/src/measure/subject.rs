@@ -2,30 +2,18 @@
 
 use std::{path::Path, sync::Arc};
 
-use qhost_compute::Dtype;
-use qhost_plugin_api::{
-    abi::{Failure, FailureKind},
-    documents::Model,
-};
-use rayon::{
-    iter::{IndexedParallelIterator, ParallelIterator},
-    slice::ParallelSliceMut,
-};
+use qhost_plugin_api::documents::Model;
 
 use super::Error;
 use crate::{
-    calibrate::{Lent, Weights},
+    calibrate::Weights,
     dataset::Tokenizer,
-    exit_code::Fault,
     hub, inspect,
     plugin::{Catalog, ConnectSettings},
     quantised::{self, QuantisedSource},
-    run::{self, Events, ModelSource, OpenedModel},
+    run::{self, Events, ModelSource, OpenedModel, Sources},
     source,
 };
-
-/// Weights that are decoded at a time by a thread.
-const PIECE: usize = 1 << 18;
 
 /// What a model is, for a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +65,7 @@ impl Subject {
         let mut opened = run::open_model(&source, &settings.cancel)?;
         let model = Arc::clone(&opened.model);
         let warnings = std::mem::take(&mut opened.warnings);
-        let shown = match &opened.origin {
+        let shown = match opened.origin() {
             Some(origin) => format!("{}@{}", origin.id, origin.commit),
             None => opened.root().display().to_string(),
         };
@@ -108,11 +96,11 @@ impl Subject {
     /// Bytes that a tensor takes while it is used.
     pub(super) fn tensor_bytes(&self, tensor: usize) -> u64 {
         let Some(described) = self.model.tensors.get(tensor) else { return 0 };
-        let widened = match &self.held {
-            Held::Checkpoint(opened) => opened.is_widened(tensor),
-            Held::Files(_) => true,
+        let element = match &self.held {
+            Held::Checkpoint(opened) => opened.element_bytes(tensor),
+            Held::Files(_) if described.dtype == "F32" => 4,
+            Held::Files(_) => 2,
         };
-        let element = if widened || described.dtype == "F32" { 4 } else { 2 };
         described.elements().saturating_mul(element)
     }
 
@@ -120,7 +108,7 @@ impl Subject {
     pub(super) fn weights(&mut self, events: &Arc<dyn Events>) -> Result<Arc<dyn Weights>, Error> {
         Ok(match &mut self.held {
             Held::Checkpoint(opened) => Arc::new(opened.weights(events)?),
-            Held::Files(files) => Arc::new(Decoded(Arc::clone(files))),
+            Held::Files(files) => Arc::new(Sources::of_files(Arc::clone(files))),
         })
     }
 }
@@ -139,32 +127,4 @@ fn described(source: String, format: &str, level: Option<String>, model: &Model)
         architecture: model.family.clone(),
         parameters: model.parameters(),
     }
-}
-
-/// Weights that a plugin decodes.
-struct Decoded(Arc<QuantisedSource>);
-
-impl Weights for Decoded {
-    fn rows(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Lent<'_>, Failure> {
-        let source = self.0.model.tensors.get(tensor as usize);
-        let width = source.map_or(0, |source| usize::try_from(source.row_elements()).unwrap_or(usize::MAX)).max(1);
-        let count = usize::try_from(rows).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; count.saturating_mul(width).saturating_mul(4)];
-        let rows_of_piece = (PIECE / width).max(1);
-        let pieces = bytes.par_chunks_mut(rows_of_piece * width * 4).enumerate();
-        pieces.try_for_each(|(piece, bytes)| {
-            let (first, rows) = (first_row + (piece * rows_of_piece) as u64, bytes.len() / width / 4);
-            let numbers = self.0.rows(tensor, first, rows as u64).map_err(|error| as_failure(&error))?;
-            for (bytes, number) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(numbers) {
-                *bytes = number.to_le_bytes();
-            }
-            Ok(())
-        })?;
-        Ok(Lent::new(Dtype::F32, bytes))
-    }
-}
-
-fn as_failure(error: &impl Fault) -> Failure {
-    let kind = FailureKind(error.exit_code() as u32);
-    Failure::new(kind, error.to_string()).hint(error.hint().unwrap_or_default())
 }

@@ -86,7 +86,7 @@ impl Fault for Error {
                 let known: Vec<_> = super::FAMILIES.iter().map(|family| family.id).collect();
                 format!("this version knows {}", crate::text::list(&known))
             }
-            Self::AlreadyQuantised { .. } => "give the original checkpoint; `inspect`, `verify` and `eval` take a quantised folder that an installed plugin reads (`qhost plugins list`)".into(),
+            Self::AlreadyQuantised { .. } => "give the original checkpoint; `convert`, `inspect`, `verify` and `eval` take a quantised folder that an installed plugin reads (`qhost plugins list`)".into(),
             Self::UnknownTensor { .. } => {
                 "weights are never dropped silently: is `model_type` in config.json right, and is this a causal language model without adapters?".into()
             }

@@ -13,7 +13,7 @@ mod search;
 mod services;
 
 pub use catalog::{Catalog, Found, Status};
-pub use decoder::RowDecoder;
+pub use decoder::{RowDecoder, Transcoder};
 pub use error::Error;
 pub use library::{ConnectSettings, LoadedJob, LoadedPlugin};
 pub use manifest::{Unreadable, read as read_manifest};

@@ -16,7 +16,7 @@ use qhost_plugin_api::{
         Service, Service_TO, ServiceObject, Task, TensorView, TensorViewMut, Unit, Unit_TO, UnitObject,
     },
     documents::SourceFile,
-    sdk::{COMPUTE, EXISTING, FormatService, REPLAY, STATISTICS, STATISTICS_2, SURVEY, answer},
+    sdk::{COMPUTE, EXISTING, FormatService, PLANES, REPLAY, STATISTICS, STATISTICS_2, SURVEY, answer},
 };
 use rayon::{
     ThreadPool,
@@ -26,7 +26,7 @@ use rayon::{
 use crate::{cancel::CancelFlag, stream::Ledger, text::shown};
 
 /// The services that `query_interface` finds, on whatever object: plugins are told of them at the start.
-pub(super) const NAMES: [&str; 6] = [COMPUTE, EXISTING, STATISTICS, STATISTICS_2, REPLAY, SURVEY];
+pub(super) const NAMES: [&str; 7] = [COMPUTE, EXISTING, PLANES, STATISTICS, STATISTICS_2, REPLAY, SURVEY];
 
 /// A set of named byte sources that a plugin may read.
 pub trait FileSource: Send + Sync + 'static {

@@ -1,6 +1,8 @@
 //! Why files are no source of weights.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
+
+use qhost_plugin_api::abi::Failure;
 
 use crate::{
     exit_code::{ExitCode, Fault},
@@ -38,6 +40,20 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// A file has gone.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// What the user named.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// There is no room for rows in an encoding.
+    #[error("{}", failure.message)]
+    NoRoom {
+        /// Why.
+        failure: Box<Failure>,
+    },
     /// Rows were asked for that there are not.
     #[error("tensor {tensor} has no {rows} rows from {first_row} on")]
     NoRows {
@@ -58,6 +74,8 @@ impl Fault for Error {
             Self::Model { source, .. } => source.exit_code(),
             Self::Checkpoint { .. } => ExitCode::Usage,
             Self::Incomplete { .. } => ExitCode::Corrupt,
+            Self::Unreadable { .. } => ExitCode::NotFound,
+            Self::NoRoom { .. } => ExitCode::Resources,
             Self::NoRows { .. } => ExitCode::Internal,
         }
     }
@@ -76,7 +94,8 @@ impl Fault for Error {
             Self::Plugin(error) => error.hint(),
             Self::Model { source, .. } => source.hint(),
             Self::Incomplete { .. } => Some("put all parts of the model beside each other".into()),
-            Self::Checkpoint { .. } | Self::NoRows { .. } => None,
+            Self::Unreadable { .. } => Some("check that it is still there".into()),
+            Self::Checkpoint { .. } | Self::NoRoom { .. } | Self::NoRows { .. } => None,
         }
     }
 }

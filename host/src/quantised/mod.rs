@@ -3,20 +3,24 @@
 //! A plugin tells the config and decodes rows; names, roles and shapes are the family tables'. It knows no format.
 
 mod error;
+mod stamps;
 
 use std::{
     collections::BTreeSet,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use qhost_plugin_api::{
     abi::{Failure, FailureKind},
-    documents::{Model, OpenRequest, Options, Origin, PlacedRole, Role, SourceFile},
+    documents::{Encoding, Model, OpenRequest, Options, Origin, PlacedRole, Role, SourceFile, SourceTensor},
+    sdk::Planes,
 };
 
 pub use error::Error;
 
+use self::stamps::Stamps;
 use crate::{
     inspect::{self, Content, File, Opened, named},
     model,
@@ -27,8 +31,12 @@ use crate::{
 pub struct QuantisedSource {
     /// What the user named.
     pub path: PathBuf,
-    /// The model, as if it came from a checkpoint: every tensor is of the dtype F32, in the checkpoint's layout.
+    /// The model, as if it came from a checkpoint: every tensor is in the checkpoint's layout, and of the narrowest type
+    /// of floats that holds its numbers.
     pub model: Arc<Model>,
+    /// For every tensor of the model the encodings that hold exactly its numbers, first that of the files; none where the
+    /// plugin gives floats alone.
+    pub encodings: Vec<Vec<Encoding>>,
     /// The small files that the checkpoint would have, as far as the files tell: names and contents.
     pub companions: Vec<(String, Vec<u8>)>,
     /// The id of the format.
@@ -40,6 +48,7 @@ pub struct QuantisedSource {
     /// What the user should know.
     pub warnings: Vec<String>,
     files: Vec<File>,
+    stamps: Stamps,
     decoder: RowDecoder,
     // The decoder is the job's, and the job the plugin's.
     _job: LoadedJob,
@@ -66,6 +75,7 @@ impl QuantisedSource {
             return Err(Error::Incomplete { path, what });
         }
         // Lists in the metadata are vocabularies, which the plugin has read for itself.
+        let stamps = Stamps::of(&path, &files).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
         let reading = plugin.read(&named(&files), Some(0))?;
         if let Some(what) = reading.warnings.first() {
             return Err(Error::Incomplete { path, what: what.clone() });
@@ -85,9 +95,19 @@ impl QuantisedSource {
         let mut request = OpenRequest::new(format.clone(), Options::default(), model);
         (request.existing, request.decode) = (Some(reading), true);
         let job = plugin.open(&request, Arc::new(NoFiles))?;
+        let decoder = job.decoder()?;
+        let mut model = request.model;
+        let bytes: Vec<&[u8]> = files.iter().map(|file| file.mapping.bytes()).collect();
+        let encodings = decoder.encodings(&bytes, model.tensors.len())?;
+        for (tensor, given) in model.tensors.iter_mut().zip(&encodings) {
+            if let Some(dtype) = given.last().filter(|last| last.is_float()).and_then(|last| last.dtype.as_deref()) {
+                dtype.clone_into(&mut tensor.dtype);
+            }
+        }
         Ok(Self {
             path,
-            model: Arc::new(request.model),
+            model: Arc::new(model),
+            encodings,
             companions,
             format,
             level,
@@ -98,7 +118,8 @@ impl QuantisedSource {
                 .sum(),
             warnings,
             files,
-            decoder: job.decoder()?,
+            stamps,
+            decoder,
             _job: job,
             _plugin: plugin,
         })
@@ -110,12 +131,59 @@ impl QuantisedSource {
     /// # Errors
     /// Fails when there are no such rows, the files are damaged, or the plugin fails.
     pub fn rows(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Vec<f32>, Error> {
-        let source = self.model.tensors.get(tensor as usize);
+        let source = self.tensor(tensor, first_row, rows)?;
+        Ok(self.decoder.rows(&self.bytes(), tensor, first_row, (rows, source.row_elements()))?)
+    }
+
+    /// Rows of a tensor of the model in one of its encodings that has planes.
+    ///
+    /// # Errors
+    /// As [`QuantisedSource::rows`].
+    pub fn planes(&self, tensor: u32, first_row: u64, rows: u64, encoding: &Encoding) -> Result<Planes, Error> {
+        let inputs = self.tensor(tensor, first_row, rows)?.row_elements();
+        let no_room = |failure| Error::NoRoom { failure: Box::new(failure) };
+        let mut planes = Planes::room(encoding, rows, inputs).map_err(no_room)?;
+        self.decoder.planes(&self.bytes(), tensor, first_row, &mut planes)?;
+        Ok(planes)
+    }
+
+    /// How the files store a tensor.
+    #[must_use]
+    pub fn stored(&self, tensor: usize) -> Encoding {
+        let told = self.encodings.get(tensor).and_then(|given| given.first());
+        told.cloned().unwrap_or_else(|| Encoding::float("F32"))
+    }
+
+    /// A digest of what the files are, by their names, lengths and times.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        self.stamps.digest()
+    }
+
+    /// Whether the files are as they were when they were opened, by length and time.
+    ///
+    /// # Errors
+    /// Fails when a file has gone.
+    pub fn is_unchanged(&self) -> io::Result<bool> {
+        self.stamps.are_so()
+    }
+
+    /// Lets the pages of the files go that are in this process's memory; they come back when they are touched.
+    pub fn let_go(&self) {
+        for file in self.files.iter().filter(|file| file.has_weights) {
+            file.mapping.release(0..file.mapping.bytes().len() as u64);
+        }
+    }
+
+    fn bytes(&self) -> Vec<&[u8]> {
+        self.files.iter().map(|file| file.mapping.bytes()).collect()
+    }
+
+    /// A tensor that has such rows.
+    fn tensor(&self, tensor: u32, first_row: u64, rows: u64) -> Result<&SourceTensor, Error> {
         let inside = |rows_there: u64| first_row.checked_add(rows).is_some_and(|end| end <= rows_there);
-        let source = source.filter(|source| inside(source.rows()));
-        let source = source.ok_or(Error::NoRows { tensor, first_row, rows })?;
-        let files: Vec<&[u8]> = self.files.iter().map(|file| file.mapping.bytes()).collect();
-        Ok(self.decoder.rows(&files, tensor, first_row, (rows, source.row_elements()))?)
+        let source = self.model.tensors.get(tensor as usize).filter(|source| inside(source.rows()));
+        source.ok_or(Error::NoRows { tensor, first_row, rows })
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Usage,
+    conversion::{conversion_document, converted_document},
     summary::{self, Stored},
 };
 use crate::{
@@ -95,6 +96,7 @@ fn common(outcome: &Outcome, usage: Usage) -> Value {
         "source": source(&outcome.source, outcome.origin.as_ref()),
         "source_path": text(&outcome.source),
         "hub": outcome.origin.as_ref().map(hub),
+        "conversion": outcome.converted.as_ref().map(converted_document),
         "architecture": outcome.architecture,
         "parameter_count": outcome.parameters,
         "source_size": outcome.source_bytes,
@@ -193,6 +195,9 @@ pub fn plan_document(prepared: &Prepared) -> Value {
         "source": source(prepared.source(), prepared.origin()),
         "source_path": text(prepared.source()),
         "hub": prepared.origin().map(hub),
+        "conversion": prepared.loss.as_ref().zip(prepared.converted_from()).map(|(loss, (format, level))| {
+            conversion_document(format, level, loss)
+        }),
         "download_bytes": prepared.missing_bytes(),
         "architecture": prepared.architecture(),
         "calibration": prepared.calibration(),

@@ -29,6 +29,10 @@ pub fn show_result(outcome: &Outcome, usage: Usage, beside: &[PathBuf]) -> Strin
     };
     row("format", format!("{} {}", shown(&outcome.format), shown(&outcome.level)));
     row("model", format!("{}, {} parameters", outcome.architecture, HumanCount(outcome.parameters)));
+    if let Some(converted) = &outcome.converted {
+        let level = converted.level.as_deref().map_or_else(String::new, |level| format!(" {level}"));
+        row("from", format!("{}{}: {}", shown(&converted.format), shown(&level), converted.loss.sentence()));
+    }
     row(
         "size",
         format!(

@@ -3,6 +3,7 @@
 //! Together with [`crate::cli`] the only room that prints. Standard output is data; everything else
 //! goes to standard error.
 
+mod conversion;
 mod document;
 mod download;
 mod evaluation;
@@ -19,6 +20,7 @@ mod screen;
 mod summary;
 mod verification;
 
+pub use conversion::{question, show_losses, with_losses};
 pub use document::{Files, PluginRow, plan_document, plugins_document, report_document, result_document};
 pub use evaluation::{evaluation_document, show_evaluation};
 pub use evaluation_page::evaluation_page;
@@ -28,7 +30,7 @@ pub use inspection::{inspection_document, show_inspection};
 pub use logging::{LogSettings, start_logging};
 pub use plan_text::show_plan;
 pub use progress::{Progress, ProgressStyle, Usage};
-pub use screen::{print_json, print_text};
+pub use screen::{ask, print_json, print_text};
 pub use verification::{show_verification, verification_document};
 
 /// The log target of what is shown on the screen anyway: it goes to the log file only.

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use indicatif::{HumanCount, HumanDuration};
 
 use super::{
+    conversion,
     layout::{width, wrapped},
     screen::{STRONG, WARNING},
     summary::{self, Kind, Stored},
@@ -24,6 +25,10 @@ pub fn show_plan(prepared: &Prepared, every: bool) -> String {
     text.push('\n');
     types(&mut text, &tensors);
     text.push('\n');
+    if let Some(loss) = &prepared.loss {
+        conversion::table(&mut text, loss, width);
+        text.push('\n');
+    }
     if every {
         each(&mut text, &tensors);
     } else {
@@ -52,6 +57,11 @@ fn head(prepared: &Prepared, width: usize) -> String {
     let (id, version, _) = prepared.plugin();
     row("format", &format!("{} {} (plugin {id} {version})", shown(&plan.plan.format), shown(&plan.plan.level)));
     row("model", &format!("{}, {} parameters", prepared.architecture(), HumanCount(plan.parameters)));
+    if let Some((format, level)) = prepared.converted_from() {
+        let level = level.map_or_else(String::new, |level| format!(" {level}"));
+        let sentence = prepared.loss.as_ref().map(|loss| format!(": {}", loss.sentence())).unwrap_or_default();
+        row("source", &format!("{}{}{sentence}", shown(format), shown(&level)));
+    }
     let bits = plan.bits_per_weight();
     let (size, source) = (ByteSize(plan.file_bytes), ByteSize(prepared.source_bytes()));
     row("size", &format!("{size} of {source} ({STRONG}{bits:.2} bits per weight{STRONG:#})"));

@@ -36,6 +36,14 @@ pub fn print_json(document: &impl Serialize) -> io::Result<()> {
     unless_gone(writeln!(out, "{text}").and_then(|()| out.flush()))
 }
 
+/// Asks a question at the terminal; what is typed comes after it, on the same line.
+pub fn ask(question: &str) {
+    BARS.suspend(|| {
+        let mut err = anstream::stderr();
+        let _ = write!(err, "{question}").and_then(|()| err.flush());
+    });
+}
+
 fn unless_gone(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -30,7 +30,6 @@ use crate::{
     },
     dataset::Samples,
     exit_code::Fault,
-    model::{StoredAs, Widening},
     plan::Forward,
     plugin::{Borrowed, ConnectSettings},
 };
@@ -74,7 +73,7 @@ impl Needed {
 pub(super) fn needed(
     plan: &Plan,
     model: &Model,
-    stored: &[StoredAs],
+    element_bytes: &dyn Fn(usize) -> u64,
     samples: &Samples,
 ) -> Result<Needed, calibrate::Error> {
     let decoder = Decoder::of(model)?;
@@ -82,11 +81,8 @@ pub(super) fn needed(
     let tokens: u64 = samples.rows.iter().map(|row| row.len() as u64).sum();
     let states = tokens.saturating_mul(decoder.width as u64).saturating_mul(4);
     let of_unit = |unit: u32| -> u64 {
-        let tensors = model.tensors.iter().zip(stored).filter(|(tensor, _)| tensor.unit == unit);
-        let bytes = tensors.map(|(tensor, stored)| {
-            let element = if stored.widening != Widening::None || tensor.dtype == "F32" { 4 } else { 2 };
-            tensor.elements().saturating_mul(element)
-        });
+        let tensors = model.tensors.iter().enumerate().filter(|(_, tensor)| tensor.unit == unit);
+        let bytes = tensors.map(|(index, tensor)| tensor.elements().saturating_mul(element_bytes(index)));
         bytes.fold(0, u64::saturating_add)
     };
     let models = if needs(plan).take_original() { 2 } else { 1 };

@@ -3,9 +3,9 @@
 use std::{io, path::PathBuf};
 
 use crate::{
-    calibrate, dataset,
+    calibrate, convert, dataset,
     exit_code::{ExitCode, Fault},
-    hub, model, plan, plugin, source, write,
+    hub, model, plan, plugin, quantised, source, write,
 };
 
 /// A run that failed.
@@ -36,6 +36,30 @@ pub enum Error {
     RevisionOfFolder {
         /// As given.
         path: PathBuf,
+    },
+    /// Quantised files cannot be read.
+    #[error(transparent)]
+    Quantised(#[from] quantised::Error),
+    /// There is no way from the source to the target.
+    #[error(transparent)]
+    Convert(#[from] convert::Error),
+    /// What is to be converted is not quantised.
+    #[error("{} is a checkpoint of floats, and there is nothing to convert", path.display())]
+    NotQuantised {
+        /// As given.
+        path: PathBuf,
+    },
+    /// What is to be quantised is a file.
+    #[error("{} is a file, and no folder with a checkpoint", path.display())]
+    IsFile {
+        /// As given.
+        path: PathBuf,
+    },
+    /// What is to be converted is on a hub.
+    #[error("`{name}` on the hub is quantised, and is not converted from there")]
+    QuantisedOnHub {
+        /// As given.
+        name: String,
     },
     /// The headers of weights that are to be fetched cannot be put aside.
     #[error("cannot write headers of weights into the folder for temporary files: {source}")]
@@ -141,6 +165,10 @@ impl Fault for Error {
             Self::Source(error) => error.exit_code(),
             Self::Hub(error) | Self::NotAsked { source: error, .. } => error.exit_code(),
             Self::BadHubName { .. } | Self::RevisionOfFolder { .. } | Self::CalibrationUnused { .. } => ExitCode::Usage,
+            Self::Quantised(error) => error.exit_code(),
+            Self::Convert(error) => error.exit_code(),
+            Self::NotQuantised { .. } | Self::IsFile { .. } => ExitCode::Usage,
+            Self::QuantisedOnHub { .. } => ExitCode::Unsupported,
             Self::Model(error) => error.exit_code(),
             Self::Plugin(error) => error.exit_code(),
             Self::Plan(error) => error.exit_code(),
@@ -159,6 +187,7 @@ impl Fault for Error {
     fn details(&self) -> Option<serde_json::Value> {
         match self {
             Self::Plugin(error) => error.details(),
+            Self::Quantised(error) => error.details(),
             _ => None,
         }
     }
@@ -174,6 +203,13 @@ impl Fault for Error {
             Self::BadHubName { .. } => Some("give hf://org/name, or org/name".into()),
             Self::RevisionOfFolder { .. } => {
                 Some("leave out --revision, or name a model on the Hub (org/name, or hf://org/name)".into())
+            }
+            Self::Quantised(error) => error.hint(),
+            Self::Convert(error) => error.hint(),
+            Self::NotQuantised { .. } => Some("`qhost quantize` makes a quantised model of it".into()),
+            Self::IsFile { .. } => Some("`qhost convert` makes another format of a quantised file".into()),
+            Self::QuantisedOnHub { .. } => {
+                Some("fetch it into a folder first (`hf download ORG/NAME --local-dir DIR`), and convert that".into())
             }
             Self::Outline { .. } => Some("choose another folder for temporary files with TMPDIR".into()),
             Self::Model(error) => error.hint(),

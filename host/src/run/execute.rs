@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::PathBuf,
     sync::{Arc, mpsc},
     thread,
@@ -16,13 +15,12 @@ use qhost_plugin_api::documents::{
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::{
-    Error, Event, Events, Outcome, Prepared, Resumed, TensorOutcome,
+    Error, Event, Events, Outcome, Prepared, Resumed, Sources, TensorOutcome,
     calibrated::Running,
     card,
     commit::{self, Commit, Committer},
     files::OutputFiles,
     journal::{Contents, Journal, SavedBlob, SegmentDigest, UnitRecord},
-    sources::Sources,
     unit::{self, Remains, Shared, UnitWork},
 };
 use crate::{
@@ -112,9 +110,7 @@ impl Prepared {
             }
             return Err(plan::Error::Exists { path: self.target.path() }.into());
         }
-        if let Some(missing) = self.missing.take()
-            && let Err(error) = missing.fetch(&mut self.checkpoint, events)
-        {
+        if let Err(error) = self.input.fetch(events) {
             if journal.contents.start.is_none() {
                 work.remove()?;
             }
@@ -209,14 +205,15 @@ impl Prepared {
             path: self.target.path(),
             format: self.plan.plan.format.clone(),
             level: self.plan.plan.level.clone(),
-            source: self.checkpoint.root.clone(),
+            source: self.input.root().to_owned(),
             model: self.model.name.clone(),
-            published: Origin::of(&self.checkpoint.root),
-            source_card: source::readme(&self.checkpoint.root),
-            origin: self.origin.clone(),
+            published: Origin::of(self.input.root()),
+            source_card: source::readme(self.input.root()),
+            origin: self.input.origin().cloned(),
+            converted: self.converted(),
             architecture: self.model.family.clone(),
             parameters: self.plan.parameters,
-            source_bytes: self.checkpoint.weight_bytes(),
+            source_bytes: self.input.weight_bytes(),
             file_bytes: self.plan.file_bytes,
             level_bytes: self.plan.plan.level_bytes,
             library: self.plan.plan.library.clone(),
@@ -297,7 +294,8 @@ impl<'a> Run<'a> {
         let files = Arc::new(ReservedFiles::open(&work.files(), &plan.files)?);
         let shared = Arc::new(Shared {
             plan: plan.clone(),
-            sources: Arc::new(Sources::new(&prepared.checkpoint, Arc::clone(&prepared.model), &prepared.stored)),
+            sources: Arc::new(prepared.input.sources(&prepared.model)),
+            offered: prepared.offered(),
             files: Some(Arc::clone(&files)),
             blob_folder: work.blobs(),
             events: Arc::clone(events),
@@ -526,9 +524,9 @@ impl<'a> Run<'a> {
             match &companion.content {
                 CompanionContent::Text(text) => self.work.put(&path, text.as_bytes())?,
                 CompanionContent::Copy(name) => {
-                    let companions = &self.prepared.checkpoint.companions;
+                    let companions = self.prepared.input.companions();
                     let Some(source) = companions.iter().find(|file| file.name == *name) else { continue };
-                    let bytes = fs::read(&source.path).map_err(|source| Error::SourceUnreadable { source })?;
+                    let bytes = source.read().map_err(|source| Error::SourceUnreadable { source })?;
                     self.work.put(&path, &bytes)?;
                 }
                 // No other kind of content is read from a plan.
@@ -560,9 +558,9 @@ impl<'a> Run<'a> {
         if let Some(failed) = findings.checks.iter().find(|check| check.status == CheckStatus::Failed) {
             return Err(Error::CheckFailed { detail: format!("{}: {}", failed.name, failed.detail) });
         }
-        let Prepared { checkpoint, depends_on, start, .. } = self.prepared;
-        let now = source::fingerprint(checkpoint, depends_on);
-        match now.and_then(|now| Ok(now == start.source && source::is_unchanged(checkpoint)?)) {
+        let Prepared { input, depends_on, start, .. } = self.prepared;
+        let now = input.fingerprint(depends_on);
+        match now.and_then(|now| Ok(now == start.source && input.is_unchanged()?)) {
             Ok(true) => Ok(findings),
             Ok(false) => Err(Error::SourceChanged),
             Err(source) => Err(Error::SourceUnreadable { source }),

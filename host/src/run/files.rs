@@ -15,16 +15,72 @@ use qhost_plugin_api::{
 
 use crate::{plugin::FileSource, source::CompanionFile, stream::positioned::read_full_at, write::ReservedFiles};
 
+/// A small file of a model.
+#[derive(Debug, Clone)]
+pub struct Companion {
+    /// Its name, relative to the model.
+    pub name: String,
+    content: Content,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    File { path: PathBuf, bytes: u64 },
+    Memory(Arc<[u8]>),
+}
+
+impl From<&CompanionFile> for Companion {
+    fn from(file: &CompanionFile) -> Self {
+        Self { name: file.name.clone(), content: Content::File { path: file.path.clone(), bytes: file.bytes } }
+    }
+}
+
+impl Companion {
+    /// A file that is nowhere but in memory.
+    pub(super) fn in_memory(name: String, bytes: &[u8]) -> Self {
+        Self { name, content: Content::Memory(bytes.into()) }
+    }
+
+    /// Its length.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match &self.content {
+            Content::File { bytes, .. } => *bytes,
+            Content::Memory(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// All of it.
+    pub(super) fn read(&self) -> io::Result<Vec<u8>> {
+        match &self.content {
+            Content::File { path, .. } => fs::read(path),
+            Content::Memory(bytes) => Ok(bytes.to_vec()),
+        }
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<u64, Failure> {
+        match &self.content {
+            Content::File { path, .. } => read_at(path, offset, out),
+            Content::Memory(bytes) => {
+                let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
+                let length = rest.len().min(out.len());
+                out[..length].copy_from_slice(&rest[..length]);
+                Ok(length as u64)
+            }
+        }
+    }
+}
+
 /// The small files of a model, and which of them were read.
 pub struct Companions {
-    files: Vec<CompanionFile>,
+    files: Vec<Companion>,
     read: Mutex<BTreeSet<String>>,
 }
 
 impl Companions {
     /// These files.
     #[must_use]
-    pub fn new(files: Vec<CompanionFile>) -> Self {
+    pub fn new(files: Vec<Companion>) -> Self {
         Self { files, read: Mutex::default() }
     }
 
@@ -36,13 +92,13 @@ impl Companions {
 
 impl FileSource for Companions {
     fn list(&self) -> Vec<SourceFile> {
-        self.files.iter().map(|file| SourceFile::new(file.name.clone(), file.bytes)).collect()
+        self.files.iter().map(|file| SourceFile::new(file.name.clone(), file.bytes())).collect()
     }
 
     fn read(&self, name: &str, offset: u64, out: &mut [u8]) -> Result<u64, Failure> {
         let file = self.files.iter().find(|file| file.name == name).ok_or_else(|| no_such_file(name))?;
         self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        read_at(&file.path, offset, out).map_err(|failure| failure.about(name))
+        file.read_at(offset, out).map_err(|failure| failure.about(name))
     }
 }
 

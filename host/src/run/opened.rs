@@ -6,23 +6,15 @@ use qhost_plugin_api::documents::Model;
 
 use super::{
     Error, Events, ModelSource, Origin, Sources,
-    fetch::{self, Missing, Opened},
+    input::{Input, Read},
 };
-use crate::{
-    cancel::CancelFlag,
-    model::{self, StoredAs, Understood, Widening},
-    source::Checkpoint,
-};
+use crate::cancel::CancelFlag;
 
 /// A model whose weights may yet have to be fetched.
 pub struct OpenedModel {
-    checkpoint: Checkpoint,
-    stored: Vec<StoredAs>,
-    missing: Option<Missing>,
+    input: Input,
     /// What it is made of.
     pub model: Arc<Model>,
-    /// Where it comes from, if from a hub.
-    pub origin: Option<Origin>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -32,23 +24,27 @@ pub struct OpenedModel {
 /// # Errors
 /// Fails when it is not there, damaged or unknown.
 pub fn open_model(source: &ModelSource, cancel: &CancelFlag) -> Result<OpenedModel, Error> {
-    let Opened { mut checkpoint, origin, missing } = fetch::open(source, cancel)?;
-    let Understood { model, stored, warnings } = model::understand(&checkpoint)?;
-    let warnings = std::mem::take(&mut checkpoint.warnings).into_iter().chain(warnings).collect();
-    Ok(OpenedModel { checkpoint, stored, missing, model: Arc::new(model), origin, warnings })
+    let Read { input, model, warnings } = Input::checkpoint(source, cancel)?;
+    Ok(OpenedModel { input, model: Arc::new(model), warnings })
 }
 
 impl OpenedModel {
     /// Its folder.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.checkpoint.root
+        self.input.root()
     }
 
-    /// Whether a tensor is made larger when it is lent.
+    /// Where it comes from, if from a hub.
     #[must_use]
-    pub fn is_widened(&self, tensor: usize) -> bool {
-        self.stored.get(tensor).is_some_and(|stored| stored.widening != Widening::None)
+    pub fn origin(&self) -> Option<&Origin> {
+        self.input.origin()
+    }
+
+    /// Bytes of an element of a tensor, as it is lent.
+    #[must_use]
+    pub fn element_bytes(&self, tensor: usize) -> u64 {
+        self.input.element_bytes(&self.model, tensor)
     }
 
     /// Its weights; those that are missing are fetched first.
@@ -56,9 +52,7 @@ impl OpenedModel {
     /// # Errors
     /// Fails when they cannot be fetched.
     pub fn weights(&mut self, events: &Arc<dyn Events>) -> Result<Sources, Error> {
-        if let Some(missing) = self.missing.take() {
-            missing.fetch(&mut self.checkpoint, events)?;
-        }
-        Ok(Sources::new(&self.checkpoint, Arc::clone(&self.model), &self.stored))
+        self.input.fetch(events)?;
+        Ok(self.input.sources(&self.model))
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use qhost_plugin_api::documents::{Findings, Options};
 
-use crate::{dataset::Description, plan::Estimate, source::Origin};
+use crate::{convert::Loss, dataset::Description, plan::Estimate, source::Origin};
 
 /// A finished output.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Outcome {
     pub source_card: Option<String>,
     /// Where on a hub it was before, if it was there.
     pub origin: Option<super::Origin>,
+    /// What it was converted from, if it was.
+    pub converted: Option<Converted>,
     /// The model's family.
     pub architecture: String,
     /// Parameters of the model.
@@ -69,6 +71,17 @@ pub struct Outcome {
     pub plugin: (String, String, String),
     /// The most working memory that was granted at once.
     pub peak_granted: u64,
+}
+
+/// What an output was converted from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Converted {
+    /// The format.
+    pub format: String,
+    /// The level that its files said they had.
+    pub level: Option<String>,
+    /// What was done to the numbers.
+    pub loss: Loss,
 }
 
 /// One tensor of the output.

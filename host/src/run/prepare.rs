@@ -9,29 +9,32 @@ use std::{
 
 use qhost_compute::DeviceChoice;
 use qhost_plugin_api::{
-    documents::{CalibrationData, CompanionContent, Model, OpenRequest, Options, OutputKind, Plan},
+    documents::{
+        CalibrationData, CompanionContent, Conversion, FormatDescription, Model, OpenRequest, Options, OutputKind, Plan,
+    },
     sdk::CHUNK_WEIGHTS,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
-    Error, ModelSource, Origin,
+    Error, ModelSource, Origin, Wanted,
     arithmetic::Arithmetic,
     calibrated, card, commit,
-    fetch::{self, Missing, Opened},
-    files::Companions,
+    files::{Companion, Companions},
+    input::{Input, Read},
     journal::{Contents, Start},
+    outcome::Converted,
+    planes::Offered,
     speed,
 };
 use crate::{
     calibrate::{self, Decoder},
     cancel::CancelFlag,
+    convert::{Loss, Negotiated, Transcoders},
     dataset::{self, Description, Samples, Sampling, Tokenizer},
     memory::Memory,
-    model::{self, StoredAs, Understood, Widening},
     plan::{self, Estimate, Facts, Held, Machine, Place, RunPlan},
     plugin::{Catalog, ConnectSettings, LoadedJob, LoadedPlugin},
-    source::{self, Checkpoint},
     stream::{self, Ledger},
     write::{self, Target, WorkFolder},
 };
@@ -43,8 +46,10 @@ const YET_TO_COME: u64 = 16 << 20;
 /// What the user wants.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The checkpoint.
+    /// The model.
     pub model: ModelSource,
+    /// What the model may be.
+    pub wanted: Wanted,
     /// The format's id.
     pub format: String,
     /// Options for the format.
@@ -87,10 +92,8 @@ pub struct Resources {
 
 /// A run that can begin.
 pub struct Prepared {
-    pub(super) checkpoint: Checkpoint,
+    pub(super) input: Input,
     pub(super) model: Arc<Model>,
-    /// For every tensor of the model, how the checkpoint stores it.
-    pub(super) stored: Vec<StoredAs>,
     pub(super) plugin: LoadedPlugin,
     pub(super) job: LoadedJob,
     pub(super) target: Target,
@@ -109,9 +112,10 @@ pub struct Prepared {
     pub place: Place,
     /// Bytes of small files that are copied to the output.
     pub companion_bytes: u64,
-    pub(super) origin: Option<Origin>,
-    /// Weights that are fetched first.
-    pub(super) missing: Option<Missing>,
+    /// The ways on which tensors of quantised files come.
+    pub(super) negotiated: Option<Arc<Negotiated>>,
+    /// What a conversion does to numbers.
+    pub loss: Option<Loss>,
     /// What activations are taken from, if the plan needs some.
     pub(super) samples: Option<Samples>,
     /// The names of files that are made beside the output.
@@ -136,19 +140,25 @@ impl Prepared {
     /// Where the model comes from, if from a hub.
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {
-        self.origin.as_ref()
+        self.input.origin()
     }
 
     /// Bytes of weights that have to be fetched from a hub first.
     #[must_use]
     pub fn missing_bytes(&self) -> u64 {
-        self.missing.as_ref().map_or(0, |missing| missing.bytes)
+        self.input.missing().map_or(0, |missing| missing.bytes)
     }
 
-    /// The checkpoint's folder.
+    /// The checkpoint's folder, or the quantised files.
     #[must_use]
     pub fn source(&self) -> &Path {
-        &self.checkpoint.root
+        self.input.root()
+    }
+
+    /// The format and level of the source, if it is quantised files.
+    #[must_use]
+    pub fn converted_from(&self) -> Option<(&str, Option<&str>)> {
+        self.input.files().map(|files| (files.format.as_str(), files.level.as_deref()))
     }
 
     /// The model's family.
@@ -160,7 +170,7 @@ impl Prepared {
     /// Bytes of the source's weights.
     #[must_use]
     pub fn source_bytes(&self) -> u64 {
-        self.checkpoint.weight_bytes()
+        self.input.weight_bytes()
     }
 
     /// Tensors of the model that will not be in the output, each with the reason.
@@ -216,26 +226,28 @@ impl Prepared {
 /// # Errors
 /// Fails with whatever keeps the request from being fulfilled.
 pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> Result<Prepared, Error> {
-    let Opened { checkpoint, origin, missing } = fetch::open(&request.model, &resources.cancel)?;
-    let Understood { model, stored, warnings: of_model } = model::understand(&checkpoint)?;
-    let (tensors, files) = (checkpoint.tensors.len(), checkpoint.shards.len());
-    tracing::info!("{}: {}, {tensors} tensors in {files} files", checkpoint.root.display(), model.family);
-    let (found, manifest) = catalog.bringing(&request.format)?;
     let settings = connect(resources)?;
+    let Read { input, model, warnings: of_source } = Input::open(&request.model, request.wanted, catalog, &settings)?;
+    let (found, manifest) = catalog.bringing(&request.format)?;
     let plugin = LoadedPlugin::load(found, manifest, &settings)?;
     tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
     let mut open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
-    let companions = Arc::new(Companions::new(checkpoint.companions.clone()));
+    let negotiated = negotiated(&input, &open.model, &plugin, &request.format, catalog, &settings)?;
+    open.conversion = conversion(&input, negotiated.as_deref());
+    let companions = Arc::new(Companions::new(input.companions()));
     let (job, plan, samples) = planned(&plugin, &mut open, &companions, |plan, model| {
-        samples(request, plan, model, &checkpoint, resources.device, &resources.cancel)
+        samples(request, plan, model, &input, resources.device, &resources.cancel)
     })?;
+    let loss = negotiated.as_ref().map(|negotiated| negotiated.loss(&plan.plan)).transpose()?;
     let target = Target {
         folder: request.output.clone(),
         name: format!("{}{}", open.model.name, plan.plan.output.suffix),
         kind: plan.plan.output.kind,
     };
-    let warnings = checkpoint.warnings.iter().cloned().chain(of_model).chain(plan.plan.warnings.iter().cloned());
-    let lasting_warnings: Vec<_> = warnings.chain(left_out(&plan.plan, &open.model)).collect();
+    let warnings = of_source.into_iter().chain(plan.plan.warnings.iter().cloned());
+    let lost = loss.as_ref().filter(|loss| !loss.is_exact());
+    let lost = lost.map(|loss| format!("the source is quantised already: {}", loss.sentence()));
+    let lasting_warnings: Vec<_> = warnings.chain(left_out(&plan.plan, &open.model)).chain(lost).collect();
     let card = request.card.then(|| card::name(&target));
     let unwritten = card.clone().filter(|name| card::in_the_way(&target.path(), name));
     let kept = unwritten.as_ref().map(|name| {
@@ -252,12 +264,11 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         _ => None,
     });
     let copied: BTreeSet<String> = copied.collect();
-    let copied_bytes = checkpoint.companions.iter().filter(|file| copied.contains(&file.name)).map(|file| file.bytes);
-    let companion_bytes = copied_bytes.fold(0, u64::saturating_add);
+    let copied_files = input.companions().into_iter().filter(|file| copied.contains(&file.name));
+    let companion_bytes = copied_files.map(|file| file.bytes()).fold(0, u64::saturating_add);
 
     let depends_on = &copied | &companions.read_so_far();
-    let fingerprint =
-        source::fingerprint(&checkpoint, &depends_on).map_err(|source| Error::SourceUnreadable { source })?;
+    let fingerprint = input.fingerprint(&depends_on).map_err(|source| Error::SourceUnreadable { source })?;
     // Another device adds in another order.
     let calibration = samples.as_ref().map(|samples| format!("{} {}", samples.description.sha256, resources.device));
     let calibration = calibration.unwrap_or_default();
@@ -267,20 +278,23 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     tracing::debug!("the work has the key {}", start.key);
 
     let beside: Vec<_> = plan.plan.beside.iter().map(|suffix| format!("{}{suffix}", open.model.name)).collect();
-    let place = surveyed(&target, &checkpoint.root, &start, if request.force { &[] } else { &beside })?;
+    let place = surveyed(&target, &input.folder(), &start, if request.force { &[] } else { &beside })?;
     let mut memory = Memory::now();
-    let widening = widening_memory(&open.model, &stored).saturating_mul(settings.threads().into());
+    let widening = widening_memory(&open.model, &input).saturating_mul(settings.threads().into());
     memory.resident = memory.resident.saturating_add(widening);
     memory.anonymous = memory.anonymous.saturating_add(widening);
     let calibrating = match &samples {
-        Some(samples) => calibrated::needed(&plan.plan, &open.model, &stored, samples)?,
+        Some(samples) => {
+            let element_bytes = |tensor: usize| input.element_bytes(&open.model, tensor);
+            calibrated::needed(&plan.plan, &open.model, &element_bytes, samples)?
+        }
         None => calibrated::Needed::default(),
     };
     let own = own_memory(memory, resources.threads).saturating_add(calibrating.memory);
     settings.ledger.set_own(own);
     let facts = Facts {
         place: place.clone(),
-        download: missing.as_ref().map(|missing| missing.needs(&target)),
+        download: input.missing().map(|missing| missing.needs(&target)),
         force: request.force,
         companions: companion_bytes.saturating_add(calibrating.disk),
         memory_limit: resources.max_memory,
@@ -288,12 +302,11 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     };
     plan::refuse_impossible(&plan, settings.threads(), &facts)?;
     let forward = calibrating.forward(resources.device);
-    let estimate = plan::estimate(&plan, checkpoint.weight_bytes(), &machine(memory, &settings), &forward);
+    let estimate = plan::estimate(&plan, input.weight_bytes(), &machine(memory, &settings), &forward);
     let model = Arc::new(open.model);
     Ok(Prepared {
-        checkpoint,
+        input,
         model,
-        stored,
         plugin,
         job,
         target,
@@ -307,8 +320,8 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         card,
         lasting_warnings,
         place,
-        origin,
-        missing,
+        negotiated,
+        loss,
         samples,
         beside,
         facts,
@@ -324,7 +337,7 @@ fn samples(
     request: &Request,
     plan: &Plan,
     model: &Model,
-    checkpoint: &Checkpoint,
+    input: &Input,
     device: DeviceChoice,
     cancel: &CancelFlag,
 ) -> Result<Option<Samples>, Error> {
@@ -337,9 +350,10 @@ fn samples(
     let decoder = Decoder::of(model)?;
     // Whether it can be used is found out now.
     drop(device.open(|_| {}).map_err(calibrate::Error::from)?);
+    let companions = input.companions();
     let tokenizer = Tokenizer::of(&|name| {
-        let companion = checkpoint.companions.iter().find(|file| file.name == name);
-        companion.map(|file| std::fs::read(&file.path)).transpose()
+        let companion = companions.iter().find(|file| file.name == name);
+        companion.map(Companion::read).transpose()
     })?;
     let wanted = dataset::Request {
         name: request.calibration.dataset.as_deref(),
@@ -400,11 +414,55 @@ fn own_memory(now: Memory, threads: usize) -> u64 {
     now.resident.saturating_add(buffers).saturating_add(YET_TO_COME).max(now.peak_resident)
 }
 
-/// What the rows that are lent to one thread take, of tensors that are widened for it.
-fn widening_memory(model: &Model, stored: &[StoredAs]) -> u64 {
-    let widened = model.tensors.iter().zip(stored).filter(|(_, stored)| stored.widening != Widening::None);
-    let floats = widened.map(|(tensor, _)| tensor.row_elements().max(CHUNK_WEIGHTS)).max();
-    floats.map_or(0, |floats| floats.saturating_mul(4))
+/// What the rows that are lent to one thread take, of tensors whose rows are made for it.
+fn widening_memory(model: &Model, input: &Input) -> u64 {
+    let made = model.tensors.iter().enumerate().filter(|(index, _)| input.is_made(*index));
+    let floats = made.map(|(_, tensor)| tensor.row_elements().max(CHUNK_WEIGHTS)).max();
+    // Beside the rows themselves a plugin that decodes them has them once more, and the host does.
+    let copies = if input.files().is_some() { 3 } else { 1 };
+    floats.map_or(0, |floats| floats.saturating_mul(4 * copies))
+}
+
+/// The ways on which the tensors of quantised files can come; none for a checkpoint.
+fn negotiated(
+    input: &Input,
+    model: &Model,
+    plugin: &LoadedPlugin,
+    format: &str,
+    catalog: &Catalog,
+    settings: &ConnectSettings,
+) -> Result<Option<Arc<Negotiated>>, Error> {
+    let Some(files) = input.files() else { return Ok(None) };
+    let description = plugin.describe()?;
+    let described = description.formats.into_iter().find(|described| described.id == format);
+    let described = described.unwrap_or_else(|| FormatDescription::new(format, Vec::new()));
+    let transcoders = Transcoders::load(&files.encodings, &described.takes, catalog, settings)?;
+    Ok(Some(Arc::new(Negotiated::new(model, &files.encodings, &described, transcoders)?)))
+}
+
+/// What a plugin is told of a conversion.
+fn conversion(input: &Input, negotiated: Option<&Negotiated>) -> Option<Conversion> {
+    let files = input.files()?;
+    negotiated.map(|negotiated| negotiated.conversion(&files.format, files.level.as_deref()))
+}
+
+impl Prepared {
+    /// What the plugin is told of the conversion, if it is one.
+    pub(super) fn conversion(&self) -> Option<Conversion> {
+        conversion(&self.input, self.negotiated.as_deref())
+    }
+
+    /// What units may take in place of floats.
+    pub(super) fn offered(&self) -> Option<Arc<Offered>> {
+        let (files, negotiated) = (self.input.files()?, self.negotiated.as_ref()?);
+        Some(Arc::new(Offered { files: Arc::clone(files), negotiated: Arc::clone(negotiated) }))
+    }
+
+    /// What the report tells of the conversion.
+    pub(super) fn converted(&self) -> Option<Converted> {
+        let (files, loss) = (self.input.files()?, self.loss.as_ref()?);
+        Some(Converted { format: files.format.clone(), level: files.level.clone(), loss: loss.clone() })
+    }
 }
 
 /// This machine, for estimates.

@@ -1,4 +1,5 @@
-//! The rows of a model's tensors, lent straight from the mapped checkpoint: to a plugin, or to the forward pass.
+//! The rows of a model's tensors, lent straight from the mapped checkpoint or decoded by the plugin of quantised files: to
+//! a plugin, or to the forward pass.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -8,10 +9,12 @@ use qhost_plugin_api::{
     documents::Model,
 };
 
+use super::decoded::Decoded;
 use crate::{
     calibrate::{Lent, Weights},
     model::{StoredAs, Widening},
     plugin::Borrowed,
+    quantised::QuantisedSource,
     source::Checkpoint,
     stream::{Encoding, Lender, Loan, Placement, ScaleKind, Scales},
 };
@@ -20,7 +23,13 @@ use crate::{
 #[derive(Debug)]
 pub struct Sources {
     model: Arc<Model>,
-    lender: Lender,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Mapped(Lender),
+    Decoded(Decoded),
 }
 
 impl Sources {
@@ -39,47 +48,75 @@ impl Sources {
                 encoding: encoding(checkpoint, stored_as.widening),
             }
         });
-        let lender = Lender::new(files, tensors.collect());
-        Self { model, lender }
+        let held = Held::Mapped(Lender::new(files, tensors.collect()));
+        Self { model, held }
+    }
+
+    /// The tensors of quantised files.
+    #[must_use]
+    pub fn of_files(files: Arc<QuantisedSource>) -> Self {
+        Self { model: Arc::clone(&files.model), held: Held::Decoded(Decoded::new(files)) }
     }
 
     /// Lends rows of a tensor.
     ///
     /// # Errors
-    /// Fails with kind `PLUGIN` when there is no such tensor or row.
+    /// Fails with kind `PLUGIN` when there is no such tensor or row, and with whatever keeps them from being decoded.
     pub fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Borrowed, Failure> {
-        let loan = self.lender.lend(tensor, first_row, rows).map_err(|error| broken(&error.to_string()))?;
-        let source = &self.model.tensors[tensor as usize];
-        Ok(Borrowed {
-            id: loan.id,
+        let Some(source) = self.model.tensors.get(tensor as usize) else {
+            return Err(broken(&format!("there is no tensor {tensor}")));
+        };
+        let borrowed = |id: u64, bytes: &[u8]| Borrowed {
+            id,
             dtype: dtype_number(&source.dtype),
             rows,
             row_elements: source.row_elements(),
-            data: loan.bytes().as_ptr(),
-            bytes: loan.bytes().len() as u64,
-        })
+            data: bytes.as_ptr(),
+            bytes: bytes.len() as u64,
+        };
+        match &self.held {
+            Held::Mapped(lender) => {
+                let loan = lender.lend(tensor, first_row, rows).map_err(|error| broken(&error.to_string()))?;
+                Ok(borrowed(loan.id, loan.bytes()))
+            }
+            Held::Decoded(decoded) => {
+                let (id, bytes) = decoded.lend(tensor, first_row, rows)?;
+                Ok(borrowed(id, &bytes))
+            }
+        }
     }
 
     /// Takes rows back.
     pub fn take_back(&self, id: u64) {
-        self.lender.take_back(id);
+        match &self.held {
+            Held::Mapped(lender) => lender.take_back(id),
+            Held::Decoded(decoded) => decoded.take_back(id),
+        }
     }
 
-    /// Asks the system to read a tensor into its cache.
+    /// Asks the system to read a tensor into its cache, where it is known in which bytes it lies.
     pub fn prefetch(&self, tensor: u32) {
-        self.lender.prefetch(tensor);
+        if let Held::Mapped(lender) = &self.held {
+            lender.prefetch(tensor);
+        }
     }
 }
 
 impl Weights for Sources {
     fn rows(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Lent<'_>, Failure> {
-        let loan = self.lender.lend(tensor, first_row, rows).map_err(|error| Failure::internal(error.to_string()))?;
-        let dtype = match &*self.model.tensors[tensor as usize].dtype {
-            "F16" => Dtype::F16,
-            "BF16" => Dtype::BF16,
+        let dtype = match self.model.tensors.get(tensor as usize).map(|source| source.dtype.as_str()) {
+            Some("F16") => Dtype::F16,
+            Some("BF16") => Dtype::BF16,
             _ => Dtype::F32,
         };
-        Ok(Lent::new(dtype, Returned { lender: &self.lender, loan }))
+        match &self.held {
+            Held::Mapped(lender) => {
+                let loan = lender.lend(tensor, first_row, rows);
+                let loan = loan.map_err(|error| Failure::internal(error.to_string()))?;
+                Ok(Lent::new(dtype, Returned { lender, loan }))
+            }
+            Held::Decoded(decoded) => Ok(Lent::new(dtype, decoded.rows(tensor, first_row, rows)?)),
+        }
     }
 
     fn expect(&self, tensor: u32) {

@@ -76,11 +76,15 @@ impl Prepared {
             OpenRequest::new(self.plan.plan.format.clone(), self.options.clone(), self.model.as_ref().clone());
         open.calibration = self.samples.as_ref().map(data_of);
         open.surveyed = Some(texts);
-        let companions = Arc::new(Companions::new(self.checkpoint.companions.clone()));
+        open.conversion = self.conversion();
+        let companions = Arc::new(Companions::new(self.input.companions()));
         let job = self.plugin.open(&open, companions)?;
         let chosen = plan::accept(job.plan.clone(), &self.model)?;
         let provisional = std::mem::replace(&mut self.plan, chosen).plan;
         self.job = job;
+        if let Some(negotiated) = &self.negotiated {
+            self.loss = Some(negotiated.loss(&self.plan.plan)?);
+        }
         self.accept_choice(&provisional)?;
         for warnings in [&mut self.warnings, &mut self.lasting_warnings] {
             let outdated: BTreeSet<_> =
@@ -120,7 +124,7 @@ impl Prepared {
         let mut measured = self.measured(work, &journal.contents);
         let units: Vec<_> = self.plan.plan.units.iter().map(|planned| planned.unit).collect();
         let Some(first) = units.get(measured.len()).copied() else { return Ok(measured) };
-        let sources = Arc::new(Sources::new(&self.checkpoint, Arc::clone(&self.model), &self.stored));
+        let sources = Arc::new(self.input.sources(&self.model));
         let calibration = self.calibration_from(first, work, &sources, events)?;
         let calibration = calibration.map(|(running, from_the_start)| {
             if from_the_start {
@@ -139,6 +143,7 @@ impl Prepared {
         let shared = Arc::new(Shared {
             plan: self.plan.plan.clone(),
             sources,
+            offered: self.offered(),
             files: None,
             blob_folder: work.blobs().join(OWN),
             events: Arc::clone(events),

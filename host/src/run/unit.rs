@@ -14,7 +14,7 @@ use std::{
 use qhost_plugin_api::{
     abi::{Failure, FailureKind},
     documents::{Plan, SegmentContent},
-    sdk::FormatService,
+    sdk::{FormatService, PLANES},
 };
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -22,6 +22,7 @@ use super::{
     Event, Events,
     calibrated::{self, Running},
     journal::{Metric, SavedBlob},
+    planes::Offered,
     sources::{Sources, broken},
 };
 use crate::{
@@ -34,6 +35,8 @@ use crate::{
 pub(super) struct Shared {
     pub(super) plan: Plan,
     pub(super) sources: Arc<Sources>,
+    /// What may be taken in place of floats, in a conversion.
+    pub(super) offered: Option<Arc<Offered>>,
     /// None while units only measure.
     pub(super) files: Option<Arc<ReservedFiles>>,
     pub(super) blob_folder: PathBuf,
@@ -123,7 +126,13 @@ impl UnitServices for UnitWork {
     }
 
     fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
-        self.calibration.as_ref().filter(|_| self.is_open())?.service(self.unit, name)
+        if !self.is_open() {
+            return None;
+        }
+        if name == PLANES {
+            return self.shared.offered.clone().map(|offered| offered as _);
+        }
+        self.calibration.as_ref()?.service(self.unit, name)
     }
 
     fn write(&self, segment: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure> {

@@ -24,7 +24,7 @@ use crate::{
     inspect::{Content, File, Opened},
     model::{self, Understood},
     plugin::{Borrowed, LoadedJob, UnitServices},
-    run::{Companions, Event, Events, Sources},
+    run::{Companion, Companions, Event, Events, Sources},
     source,
 };
 
@@ -131,7 +131,8 @@ pub(super) fn compare(
     let Understood { model, stored, warnings } = model::understand(&checkpoint)?;
     let mut request = OpenRequest::new(format.clone(), Options::default(), model);
     request.existing = Some(reading.clone());
-    let job = plugin.open(&request, Arc::new(Companions::new(checkpoint.companions.clone())))?;
+    let job = plugin
+        .open(&request, Arc::new(Companions::new(checkpoint.companions.iter().map(Companion::from).collect())))?;
     check_plan(&job.plan, reading)
         .map_err(|reason| Error::CannotCompare { plugin: plugin.manifest.id.clone(), reason })?;
     let model = Arc::new(request.model);

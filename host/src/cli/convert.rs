@@ -1,0 +1,101 @@
+//! `qhost convert`.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use super::{
+    CommandResult, Session,
+    arguments::ConvertArguments,
+    quantize::{all_cores, make_output, prepare, show_plan, style},
+};
+use crate::{
+    cancel::CancelFlag,
+    evaluate::Score,
+    exit_code::ExitCode,
+    hub,
+    measure::{self, Measurement, Windowing},
+    report::{self, Problem, Progress, Verbosity},
+    run::{self, ModelSource, Prepared, Resources, Wanted},
+};
+
+/// Tokens of a window of a text that losses are measured on, as of `qhost eval`.
+const WINDOW: usize = 512;
+
+pub(super) fn run(session: &Session, arguments: ConvertArguments) -> CommandResult {
+    let ConvertArguments { path, make, yes, against, dataset } = arguments;
+    let (dry_run, no_report) = (make.dry_run, make.no_report);
+    let cancel = CancelFlag::default();
+    let resources = Resources {
+        threads: make.threads.map_or_else(all_cores, usize::from),
+        max_memory: make.max_memory.map(|size| size.as_u64()),
+        log_level: session.log.level(),
+        cancel: cancel.clone(),
+        device: make.device,
+    };
+    let model = ModelSource { name: path.clone(), revision: None, hub: hub::Settings::of_process() };
+    let prepared = prepare(session, model, Wanted::Quantised, make, cancel)?;
+    if dry_run {
+        return show_plan(session, &prepared);
+    }
+    consent(session, &prepared, yes)?;
+    let made = make_output(session, prepared, no_report)?;
+    let measured = match against {
+        None => Vec::new(),
+        Some(original) => {
+            let measure = |path: &std::path::Path| measure(session, path, &original, dataset.clone(), &resources);
+            vec![measure(&path)?, measure(&made.outcome.path)?]
+        }
+    };
+    if !session.json && session.verbosity == Verbosity::Quiet {
+        return Ok(());
+    }
+    session.print(
+        || report::with_losses(made.document(), &measured),
+        || format!("{}{}", made.text(), report::show_losses(&measured)),
+    )
+}
+
+/// Goes on if nothing is lost that matters, or the user agrees.
+fn consent(session: &Session, prepared: &Prepared, yes: bool) -> CommandResult {
+    let Some(question) = prepared.loss.as_ref().and_then(report::question) else { return Ok(()) };
+    if yes {
+        return Ok(());
+    }
+    let refused = |message: String| {
+        let hint = "give --yes to convert all the same, or quantise the original checkpoint; --dry-run shows all of it";
+        Problem::new(ExitCode::Confirmation, message, hint)
+    };
+    let answers = !session.json && io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !answers {
+        return Err(refused(question));
+    }
+    report::ask(&format!("{question}. Convert all the same? [y/N] "));
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    // Whoever ends the input has not agreed.
+    let agreed = read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
+    let _ = io::stderr().flush();
+    if agreed { Ok(()) } else { Err(refused("the conversion was not confirmed".into())) }
+}
+
+/// Holds a model against the original.
+fn measure(
+    session: &Session,
+    path: &std::path::Path,
+    original: &std::path::Path,
+    dataset: Option<String>,
+    resources: &Resources,
+) -> Result<Measurement, Problem> {
+    let request = measure::Request {
+        path: path.to_owned(),
+        against: Some(original.to_owned()),
+        revision: None,
+        dataset,
+        windowing: Windowing { ctx: WINDOW, score: Score::SecondHalf },
+        windows: None,
+        hub: hub::Settings::of_process(),
+    };
+    let progress = Progress::start(style(session));
+    let measured = measure::measure(&request, &session.catalog()?, &run::connect(resources)?, &progress.events())?;
+    drop(progress.finish());
+    Ok(measured)
+}
