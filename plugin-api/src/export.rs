@@ -22,7 +22,7 @@
 ///             loaders: ["row-runner"],
 ///         },
 ///     ],
-///     // May be left out: for plugins with the service `transcode/1`.
+///     // May be left out: for plugins with the service `transcode/1`, which may do without formats.
 ///     transcodes: [{ from: "example/rows", to: "grouped-affine" }],
 ///     plugin: ExampleFormat,
 /// }
@@ -40,7 +40,7 @@ macro_rules! export_plugin {
         id: $id:literal,
         summary: $summary:literal,
         api: $api:literal,
-        formats: [ $first:tt $(, $rest:tt)* $(,)? ],
+        formats: [ $($described:tt),* $(,)? ],
         $(transcodes: [
             { from: $from:literal, to: $to:literal } $(, { from: $more_from:literal, to: $more_to:literal })* $(,)?
         ],)?
@@ -57,9 +57,7 @@ macro_rules! export_plugin {
             "\",\"summary\":\"", $summary,
             "\",\"license\":\"", ::core::env!("CARGO_PKG_LICENSE"),
             "\",\"homepage\":\"", ::core::env!("CARGO_PKG_HOMEPAGE"),
-            "\",\"formats\":[", $crate::__manifest_format!($first),
-            $(",", $crate::__manifest_format!($rest),)*
-            "]",
+            "\",\"formats\":[", $crate::__manifest_formats!($($described),*), "]",
             $(
                 ",\"transcodes\":[{\"from\":\"", $from, "\",\"to\":\"", $to,
                 $("\"},{\"from\":\"", $more_from, "\",\"to\":\"", $more_to,)*
@@ -73,8 +71,7 @@ macro_rules! export_plugin {
                 $id, $summary, $api, ::core::env!("CARGO_PKG_LICENSE"), ::core::env!("CARGO_PKG_HOMEPAGE"),
             ]);
             $crate::export::assert_id($id);
-            $crate::__check_manifest_format!($first);
-            $($crate::__check_manifest_format!($rest);)*
+            $($crate::__check_manifest_format!($described);)*
             $($crate::export::assert_plain(&[$from, $to, $($more_from, $more_to),*]);)?
 
             #[used]
@@ -106,6 +103,16 @@ macro_rules! export_plugin {
             #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
             static ROOT: $crate::export::LibHeader = $crate::export::lib_header(root_module);
         };
+    };
+}
+
+/// The formats of a manifest, of which a plugin that only transcodes has none.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __manifest_formats {
+    () => { "" };
+    ($first:tt $(, $rest:tt)*) => {
+        ::core::concat!($crate::__manifest_format!($first), $(",", $crate::__manifest_format!($rest),)*)
     };
 }
 

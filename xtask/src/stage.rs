@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::cargo::{self, Workspace};
 
 /// Plugins that only tests use.
-const TEST_PLUGINS: [&str; 2] = ["qhost-misbehave", "qhost-observe"];
+const TEST_PLUGINS: [&str; 4] = ["qhost-bridge", "qhost-misbehave", "qhost-nibble", "qhost-observe"];
 
 /// Makes `target/dist`: `qhost` and `plugins/`.
 ///

@@ -96,6 +96,6 @@ fn measure(
     };
     let progress = Progress::start(style(session));
     let measured = measure::measure(&request, &session.catalog()?, &run::connect(resources)?, &progress.events())?;
-    drop(progress.finish());
+    let _ = progress.finish();
     Ok(measured)
 }

@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn what_the_source_gives_itself_needs_no_step() {
-        let given = [Encoding::own("toy/blocks", 18), symmetric(), Encoding::float("F32")];
+        let given = [Encoding::own("toy/blocks", 32, 18), symmetric(), Encoding::float("F32")];
         let found = ways(&given, &[], &[EncodingPattern::new(Encoding::AFFINE), EncodingPattern::new(Encoding::FLOAT)]);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].encoding(), found[0].steps.len()), (&symmetric(), 0));
@@ -119,10 +119,10 @@ mod tests {
     fn an_exact_way_over_two_plugins_goes_before_a_short_one_that_rounds() {
         let edges = [
             edge(0, "toy/blocks", symmetric(), Fidelity::rounded(0.5, BoundOf::Step)),
-            edge(1, "toy/blocks", Encoding::own("toy/other", 20), Fidelity::exact()),
+            edge(1, "toy/blocks", Encoding::own("toy/other", 32, 20), Fidelity::exact()),
             edge(2, "toy/other", symmetric(), Fidelity::exact()),
         ];
-        let given = [Encoding::own("toy/blocks", 18)];
+        let given = [Encoding::own("toy/blocks", 32, 18)];
         let takes = [EncodingPattern::new(Encoding::AFFINE)];
         let found = ways(&given, &edges, &takes);
         assert_eq!(found.len(), 1);
@@ -135,12 +135,12 @@ mod tests {
     #[test]
     fn the_smaller_bound_goes_first_and_circles_end() {
         let edges = [
-            edge(0, "a/x", Encoding::own("a/y", 1), Fidelity::rounded(0.5, BoundOf::Step)),
-            edge(1, "a/x", Encoding::own("a/z", 1), Fidelity::rounded(0.125, BoundOf::Step)),
-            edge(2, "a/z", Encoding::own("a/y", 1), Fidelity::rounded(0.125, BoundOf::Step)),
-            edge(3, "a/y", Encoding::own("a/x", 1), Fidelity::exact()),
+            edge(0, "a/x", Encoding::own("a/y", 1, 1), Fidelity::rounded(0.5, BoundOf::Step)),
+            edge(1, "a/x", Encoding::own("a/z", 1, 1), Fidelity::rounded(0.125, BoundOf::Step)),
+            edge(2, "a/z", Encoding::own("a/y", 1, 1), Fidelity::rounded(0.125, BoundOf::Step)),
+            edge(3, "a/y", Encoding::own("a/x", 1, 1), Fidelity::exact()),
         ];
-        let found = ways(&[Encoding::own("a/x", 1)], &edges, &[EncodingPattern::new("a/y")]);
+        let found = ways(&[Encoding::own("a/x", 1, 1)], &edges, &[EncodingPattern::new("a/y")]);
         assert_eq!(found[0].steps.iter().map(|step| step.by).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(found[0].fidelity.bounds[0].most, 0.25);
         // Ever longer groups would go on for ever.
@@ -149,10 +149,10 @@ mod tests {
             let from = EncodingPattern::new(format!("g/{size}"));
             grow.push(Edge {
                 by: 0,
-                transcoding: Transcoding::new(from, Encoding::own(format!("g/{}", size + 1), 1), Fidelity::exact()),
+                transcoding: Transcoding::new(from, Encoding::own(format!("g/{}", size + 1), 1, 1), Fidelity::exact()),
             });
         }
-        let found = ways(&[Encoding::own("g/0", 1)], &grow, &[EncodingPattern::new("g/9")]);
+        let found = ways(&[Encoding::own("g/0", 1, 1)], &grow, &[EncodingPattern::new("g/9")]);
         assert!(found.is_empty(), "nine steps are too many");
     }
 }

@@ -169,8 +169,8 @@ fn check_versions(manifest: Manifest) -> Result<Manifest, Unreadable> {
             return Err(bad(format!("the {what} `{}` is not made of a-z, 0-9 and hyphens", id.escape_debug())));
         }
     }
-    if manifest.formats.is_empty() {
-        return Err(bad("it names no format".into()));
+    if manifest.formats.is_empty() && manifest.transcodes.is_empty() {
+        return Err(bad("it names no format, and transcodes nothing".into()));
     }
     Version::parse(&manifest.version).map_err(|error| bad(format!("version: {error}")))?;
     let wanted = VersionReq::parse(&manifest.api).map_err(|error| bad(format!("api: {error}")))?;

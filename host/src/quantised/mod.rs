@@ -81,8 +81,9 @@ impl QuantisedSource {
             return Err(Error::Incomplete { path, what: what.clone() });
         }
         let origin = plugin.origin(&named(&files))?;
+        let name = model_name(&name_of(&path), &format, reading.level.as_deref());
         let (mut model, told) =
-            described(&origin, &name_of(&path)).map_err(|source| Error::Model { path: path.clone(), source })?;
+            described(&origin, &name).map_err(|source| Error::Model { path: path.clone(), source })?;
         let mut warnings = origin.warnings;
         warnings.extend(told);
         let told = origin.companions.into_iter().map(|file| (file.name, file.text.into_bytes()));
@@ -194,9 +195,27 @@ fn name_of(path: &Path) -> String {
     name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+/// The name without what tells its level and format, and which part of a split model it is: `NAME-FORMAT-LEVEL`,
+/// `NAME-LEVEL-00001-of-00002`.
+fn model_name(name: &str, format: &str, level: Option<&str>) -> String {
+    let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let part = name.rsplit_once("-of-").filter(|(_, of)| digits(of));
+    let whole = part.and_then(|(rest, _)| rest.rsplit_once('-')).filter(|(_, number)| digits(number));
+    let mut name = whole.map_or(name, |(rest, _)| rest);
+    for said in level.into_iter().chain([format]) {
+        let at = name.len().checked_sub(said.len()).filter(|at| *at > 0 && name.is_char_boundary(*at));
+        if let Some((rest, end)) = at.map(|at| name.split_at(at))
+            && end.eq_ignore_ascii_case(said)
+            && let Some(shorter) = rest.strip_suffix(['-', '.', '_']).filter(|shorter| !shorter.is_empty())
+        {
+            name = shorter;
+        }
+    }
+    name.to_owned()
+}
+
 /// The model of which the files tell, and what the user should know.
 fn described(origin: &Origin, name: &str) -> Result<(Model, Vec<String>), model::Error> {
-    let name = origin.name.as_deref().unwrap_or(name);
     if !origin.parameters.is_empty() {
         return model::of_parameters(name, &origin.config, &origin.parameters);
     }
@@ -215,5 +234,26 @@ impl FileSource for NoFiles {
 
     fn read(&self, name: &str, _: u64, _: &mut [u8]) -> Result<u64, Failure> {
         Err(Failure::new(FailureKind::PLUGIN, format!("there is no file {name}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::model_name;
+
+    #[test]
+    fn what_tells_of_format_and_level_is_no_part_of_a_model_s_name() {
+        for (name, format, level, model) in [
+            ("Llama-3.2-1B-Q4_K_M", "gguf", Some("Q4_K_M"), "Llama-3.2-1B"),
+            ("llama.q4_k_m", "gguf", Some("Q4_K_M"), "llama"),
+            ("Llama-GPTQ-4bit-g128", "gptq", Some("4bit-g128"), "Llama"),
+            ("Llama-Q8_0-00001-of-00002", "gguf", Some("Q8_0"), "Llama"),
+            ("Llama-awq", "awq", Some("4bit-g128"), "Llama"),
+            ("Q4_K_M", "gguf", Some("Q4_K_M"), "Q4_K_M"),
+            ("model", "gguf", None, "model"),
+            ("größe-Q8", "gguf", Some("ße-Q8x"), "größe-Q8"),
+        ] {
+            assert_eq!(model_name(name, format, level), model, "{name}");
+        }
     }
 }

@@ -113,10 +113,10 @@ impl Input {
         }
     }
 
-    /// The folder that no output may be put into.
-    pub(super) fn folder(&self) -> PathBuf {
+    /// The same, absolute and free of links: where it is a folder, no output may be put into it.
+    pub(super) fn place(&self) -> PathBuf {
         let root = self.root();
-        if root.is_dir() { root.to_owned() } else { PathBuf::new() }
+        root.canonicalize().unwrap_or_else(|_| root.to_owned())
     }
 
     /// Bytes of weights.

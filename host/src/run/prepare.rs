@@ -278,7 +278,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     tracing::debug!("the work has the key {}", start.key);
 
     let beside: Vec<_> = plan.plan.beside.iter().map(|suffix| format!("{}{suffix}", open.model.name)).collect();
-    let place = surveyed(&target, &input.folder(), &start, if request.force { &[] } else { &beside })?;
+    let place = surveyed(&target, &input.place(), &start, if request.force { &[] } else { &beside })?;
     let mut memory = Memory::now();
     let widening = widening_memory(&open.model, &input).saturating_mul(settings.threads().into());
     memory.resident = memory.resident.saturating_add(widening);

@@ -38,9 +38,9 @@ pub struct Encoding {
     /// Whether the group of every input is told by a list, instead of following from the order of the inputs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub permuted: bool,
-    /// Bytes of a row, for a format's own kind.
+    /// For a format's own kind, how many weights of a row a block has, and how many bytes. A row is whole blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub row_bytes: Option<u64>,
+    pub block: Option<[u64; 2]>,
 }
 
 impl Encoding {
@@ -53,7 +53,7 @@ impl Encoding {
 
     fn of_kind(kind: impl Into<String>) -> Self {
         let kind = kind.into();
-        Self { kind, dtype: None, bits: None, group_size: None, zeros: None, permuted: false, row_bytes: None }
+        Self { kind, dtype: None, bits: None, group_size: None, zeros: None, permuted: false, block: None }
     }
 
     /// Floats of a type.
@@ -73,9 +73,9 @@ impl Encoding {
         Self { dtype: Some(scales.into()), bits, group_size, zeros, ..Self::of_kind(Self::MINIMUM) }
     }
 
-    /// A format's own kind, `format/name`.
-    pub fn own(kind: impl Into<String>, row_bytes: u64) -> Self {
-        Self { row_bytes: Some(row_bytes), ..Self::of_kind(kind) }
+    /// A format's own kind, `format/name`, with blocks of so many weights and bytes.
+    pub fn own(kind: impl Into<String>, weights: u64, bytes: u64) -> Self {
+        Self { block: Some([weights, bytes]), ..Self::of_kind(kind) }
     }
 
     /// The same with a list of the groups of inputs.
@@ -101,6 +101,13 @@ impl Encoding {
     #[must_use]
     pub fn zero(&self) -> Option<i64> {
         self.zeros.filter(|[least, greatest]| least == greatest && self.kind == Self::AFFINE).map(|[zero, _]| zero)
+    }
+
+    /// Bytes of a row of so many inputs, of a format's own kind.
+    #[must_use]
+    pub fn row_bytes(&self, inputs: u64) -> Option<u64> {
+        let [weights, bytes] = self.block.filter(|[weights, _]| *weights > 0)?;
+        inputs.div_ceil(weights).checked_mul(bytes)
     }
 
     /// Groups in a row of so many inputs.
@@ -375,7 +382,7 @@ impl Transcoding {
         if !self.from.fits(encoding) {
             return None;
         }
-        let Encoding { kind, dtype, bits, group_size, zeros, permuted, row_bytes } = self.to.clone();
+        let Encoding { kind, dtype, bits, group_size, zeros, permuted, block } = self.to.clone();
         let own = kind.contains('/');
         let inherited = |of_kind: bool| of_kind.then_some(encoding);
         let grouped = inherited(!own && kind != Encoding::FLOAT);
@@ -385,7 +392,7 @@ impl Transcoding {
             group_size: group_size.or_else(|| grouped?.group_size),
             zeros: zeros.or_else(|| grouped?.zeros),
             permuted: permuted || grouped.is_some_and(|encoding| encoding.permuted),
-            row_bytes,
+            block,
             kind,
         })
     }
@@ -543,7 +550,7 @@ mod tests {
 
     #[test]
     fn a_transcoding_gives_what_it_says_and_otherwise_what_came() {
-        let blocks = Encoding::own("toy/blocks", 18);
+        let blocks = Encoding::own("toy/blocks", 32, 18);
         let mut to = Encoding::affine(4, 32, [8, 8], "F16");
         let decode = Transcoding::new(EncodingPattern::new("toy/blocks"), to.clone(), Fidelity::exact());
         assert_eq!(decode.of(&blocks), Some(to.clone()));

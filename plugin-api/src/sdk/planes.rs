@@ -56,8 +56,9 @@ impl Planes {
             made.bytes = vec![0; count(rows.checked_mul(inputs))?];
             (made.scales, made.offsets) = (vec![0.0; groups], vec![0.0; groups]);
             made.order = if encoding.permuted { vec![0; made.inputs] } else { Vec::new() };
-        } else if let Some(row_bytes) = encoding.row_bytes.filter(|_| !encoding.is_float()) {
-            made.bytes = vec![0; count(rows.checked_mul(row_bytes))?];
+        } else if encoding.block.is_some_and(|[weights, _]| weights > 0) {
+            let row = encoding.row_bytes(inputs);
+            made.bytes = vec![0; count(row.and_then(|row| row.checked_mul(rows)))?];
         } else {
             return Err(Failure::unsupported(format!("rows of {encoding} are not given as planes")));
         }
@@ -131,7 +132,8 @@ impl Planes {
     /// Fails when `fill` does.
     pub fn fill<T>(&mut self, fill: impl FnOnce(&mut [OperandMut<'_>]) -> Result<T>) -> Result<T> {
         let (rows, inputs, groups) = (self.rows as u64, self.inputs as u64, self.groups as u64);
-        let row_elements = if self.encoding.is_grouped() { inputs } else { self.encoding.row_bytes.unwrap_or(0) };
+        let row_elements =
+            if self.encoding.is_grouped() { inputs } else { self.encoding.row_bytes(inputs).unwrap_or(0) };
         let mut outputs = vec![OperandMut { dtype: DType::U8, rows, row_elements, data: &mut self.bytes }];
         if self.encoding.is_grouped() {
             for numbers in [&mut self.scales, &mut self.offsets] {
@@ -184,7 +186,8 @@ impl Planes {
 
     fn views(&self) -> Vec<View<'_>> {
         let (rows, inputs, groups) = (self.rows as u64, self.inputs as u64, self.groups as u64);
-        let row_elements = if self.encoding.is_grouped() { inputs } else { self.encoding.row_bytes.unwrap_or(0) };
+        let row_elements =
+            if self.encoding.is_grouped() { inputs } else { self.encoding.row_bytes(inputs).unwrap_or(0) };
         let view = |dtype, rows, row_elements, data| View { dtype, rows, row_elements, data };
         let mut views = vec![view(DType::U8, rows, row_elements, self.bytes.as_slice().into())];
         if self.encoding.is_grouped() {
@@ -240,12 +243,12 @@ mod tests {
         let mut weights = [0.0; 2];
         planes.weights(&mut weights).unwrap();
         assert_eq!(weights.map(f32::to_bits), [-1.0, 0.5].map(f32::to_bits));
-        let own = Planes::room(&Encoding::own("toy/blocks", 18), 3, 32).unwrap();
+        let own = Planes::room(&Encoding::own("toy/blocks", 32, 18), 3, 32).unwrap();
         assert_eq!(own.bytes.len(), 54);
         own.show(|planes| assert_eq!((planes.len(), planes[0].rows, planes[0].row_elements), (1, 3, 18)));
         for refused in [Encoding::float("F16"), Encoding::affine(4, 0, [8, 8], "F16")] {
             assert!(Planes::room(&refused, 1, 32).is_err(), "{refused}");
         }
-        assert!(Planes::room(&Encoding::own("toy/blocks", u64::MAX), 3, 32).is_err());
+        assert!(Planes::room(&Encoding::own("toy/blocks", 32, u64::MAX), 3, 32).is_err());
     }
 }
