@@ -7,6 +7,7 @@ mod awq_scales;
 mod bad_input;
 mod bad_plugin;
 mod card;
+mod convert;
 mod converter;
 mod dataset;
 mod documents;

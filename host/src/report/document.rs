@@ -274,7 +274,7 @@ fn plugin(row: &PluginRow<'_>) -> Value {
         "reason": found.reason,
         "hint": found.hint,
         "id": null, "version": null, "api": null, "summary": null, "license": null, "homepage": null,
-        "formats": [], "levels": [],
+        "formats": [], "levels": [], "transcodes": [],
     });
     if let Some(manifest) = &found.manifest {
         let formats: Vec<_> = manifest.formats.iter().map(|format| &format.id).collect();
@@ -291,6 +291,7 @@ fn plugin(row: &PluginRow<'_>) -> Value {
                 "formats": formats,
                 "levels": levels,
                 "format_details": manifest.formats,
+                "transcodes": manifest.transcodes,
             }),
         );
     }

@@ -4,6 +4,7 @@ use std::{fmt::Write, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use indicatif::{HumanCount, HumanDuration};
+use qhost_plugin_api::documents::EncodingPattern;
 
 use super::{
     PluginRow, Usage,
@@ -96,6 +97,9 @@ pub fn show_plugins(catalog: &Catalog) -> String {
             for format in &manifest.formats {
                 row("format", &format!("{}: {}", format.id, format.levels.join(" ")));
             }
+            for step in &manifest.transcodes {
+                row("makes", &format!("{} of {}", step.to, step.from));
+            }
             row("api", &manifest.api);
         }
         row("path", &found.path.display().to_string());
@@ -125,6 +129,13 @@ pub fn show_plugin(row: &PluginRow<'_>) -> String {
                 level.bits_per_weight,
                 shown(&level.summary)
             );
+        }
+        let patterns =
+            |patterns: &[EncodingPattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        for (word, of) in
+            [("takes", &format.takes), ("gives", &format.gives)].into_iter().filter(|(_, of)| !of.is_empty())
+        {
+            let _ = writeln!(text, "  {word} floats; {}", shown(&patterns(of)));
         }
         for option in &format.options {
             let _ = writeln!(text, "  --plugin-option {}=…  {}", shown(&option.key), shown(&option.summary));
