@@ -3,6 +3,7 @@
 //! A plugin tells the config and decodes rows; names, roles and shapes are the family tables'. It knows no format.
 
 mod error;
+mod reorder;
 mod stamps;
 
 use std::{
@@ -20,7 +21,7 @@ use qhost_plugin_api::{
 
 pub use error::Error;
 
-use self::stamps::Stamps;
+use self::{reorder::Reordering, stamps::Stamps};
 use crate::{
     inspect::{self, Content, File, Opened, named},
     model,
@@ -49,6 +50,7 @@ pub struct QuantisedSource {
     pub warnings: Vec<String>,
     files: Vec<File>,
     stamps: Stamps,
+    reordering: Reordering,
     decoder: RowDecoder,
     // The decoder is the job's, and the job the plugin's.
     _job: LoadedJob,
@@ -120,6 +122,7 @@ impl QuantisedSource {
             warnings,
             files,
             stamps,
+            reordering: Reordering::default(),
             decoder,
             _job: job,
             _plugin: plugin,
@@ -132,8 +135,16 @@ impl QuantisedSource {
     /// # Errors
     /// Fails when there are no such rows, the files are damaged, or the plugin fails.
     pub fn rows(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Vec<f32>, Error> {
-        let source = self.tensor(tensor, first_row, rows)?;
-        Ok(self.decoder.rows(&self.bytes(), tensor, first_row, (rows, source.row_elements()))?)
+        let width = self.tensor(tensor, first_row, rows)?.row_elements();
+        let files = self.bytes();
+        let mut weights = Vec::new();
+        for run in self.reordering.runs(tensor, first_row..first_row + rows) {
+            let decoded = self.decoder.rows(&files, tensor, run.start, (run.end - run.start, width))?;
+            // Mostly there is one run.
+            if weights.is_empty() { weights = decoded } else { weights.extend(decoded) }
+        }
+        self.reordering.floats(tensor, &mut weights);
+        Ok(weights)
     }
 
     /// Rows of a tensor of the model in one of its encodings that has planes.
@@ -143,9 +154,40 @@ impl QuantisedSource {
     pub fn planes(&self, tensor: u32, first_row: u64, rows: u64, encoding: &Encoding) -> Result<Planes, Error> {
         let inputs = self.tensor(tensor, first_row, rows)?.row_elements();
         let no_room = |failure| Error::NoRoom { failure: Box::new(failure) };
+        let files = self.bytes();
+        let stored = self.reordering.stored(tensor, encoding);
+        // The runs are put behind each other.
         let mut planes = Planes::room(encoding, rows, inputs).map_err(no_room)?;
-        self.decoder.planes(&self.bytes(), tensor, first_row, &mut planes)?;
+        (planes.bytes, planes.scales, planes.offsets) = (Vec::new(), Vec::new(), Vec::new());
+        for run in self.reordering.runs(tensor, first_row..first_row + rows) {
+            let mut piece = Planes::room(&stored, run.end - run.start, inputs).map_err(no_room)?;
+            self.decoder.planes(&files, tensor, run.start, &mut piece)?;
+            self.reordering.planes(tensor, piece, &mut planes);
+        }
         Ok(planes)
+    }
+
+    /// Puts the inputs of linears in the order of their groups where the files have them in another and what makes the
+    /// inputs can follow; only those that `wanted` says of their encoding. Gives the number of such linears.
+    ///
+    /// # Errors
+    /// Fails when the order of a linear cannot be read.
+    pub fn put_in_order(&mut self, wanted: &dyn Fn(&Encoding) -> bool) -> Result<usize, Error> {
+        let model = Arc::clone(&self.model);
+        let reordering = Reordering::of(&model, &mut |tensor| {
+            let given = self.encodings.get(tensor as usize);
+            let permuted = given.and_then(|given| given.iter().find(|encoding| encoding.permuted && wanted(encoding)));
+            let Some((encoding, size)) = permuted.and_then(|encoding| Some((encoding, encoding.group_size?))) else {
+                return Ok(None);
+            };
+            let one_row = self.planes(tensor, 0, 1, encoding)?;
+            Ok::<_, Error>(Some((one_row.order, size)))
+        })?;
+        for (tensor, given) in (0_u32..).zip(&mut self.encodings) {
+            given.iter_mut().for_each(|encoding| *encoding = reordering.encoding(tensor, encoding));
+        }
+        self.reordering = reordering;
+        Ok(self.reordering.linears)
     }
 
     /// How the files store a tensor.

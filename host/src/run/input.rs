@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use qhost_plugin_api::documents::Model;
+use qhost_plugin_api::documents::{Encoding, EncodingPattern, Model};
 
 use super::{
     Error, Events, ModelSource, Origin, Sources,
@@ -160,6 +160,24 @@ impl Input {
             Self::Checkpoint(_) => None,
             Self::Files(files) => Some(files),
         }
+    }
+
+    /// Has the inputs of linears follow each other by groups where a target takes them so and not otherwise; tells of it.
+    pub(super) fn put_in_order(&mut self, takes: &[EncodingPattern]) -> Result<Option<String>, Error> {
+        let Self::Files(files) = self else { return Ok(None) };
+        let Some(files) = Arc::get_mut(files) else { return Ok(None) };
+        let taken = |encoding: &Encoding| takes.iter().any(|pattern| pattern.fits(encoding));
+        let only_in_order = |encoding: &Encoding| {
+            let mut in_order = encoding.clone();
+            in_order.permuted = false;
+            !taken(encoding) && taken(&in_order)
+        };
+        Ok(match files.put_in_order(&only_in_order)? {
+            0 => None,
+            linears => Some(format!(
+                "the inputs of {linears} linears are put in the order of their groups, and the rows that make them too: the model computes the same, with channels in another order than the original's"
+            )),
+        })
     }
 
     /// The small files.

@@ -227,12 +227,15 @@ impl Prepared {
 /// Fails with whatever keeps the request from being fulfilled.
 pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> Result<Prepared, Error> {
     let settings = connect(resources)?;
-    let Read { input, model, warnings: of_source } = Input::open(&request.model, request.wanted, catalog, &settings)?;
+    let Read { mut input, model, warnings: mut of_source } =
+        Input::open(&request.model, request.wanted, catalog, &settings)?;
     let (found, manifest) = catalog.bringing(&request.format)?;
     let plugin = LoadedPlugin::load(found, manifest, &settings)?;
     tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
     let mut open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
-    let negotiated = negotiated(&input, &open.model, &plugin, &request.format, catalog, &settings)?;
+    let taking = described(&plugin, &request.format)?;
+    of_source.extend(input.put_in_order(&taking.takes)?);
+    let negotiated = negotiated(&input, &open.model, &taking, catalog, &settings)?;
     open.conversion = conversion(&input, negotiated.as_deref());
     let companions = Arc::new(Companions::new(input.companions()));
     let (job, plan, samples) = planned(&plugin, &mut open, &companions, |plan, model| {
@@ -423,21 +426,23 @@ fn widening_memory(model: &Model, input: &Input) -> u64 {
     floats.map_or(0, |floats| floats.saturating_mul(4 * copies))
 }
 
+/// What a plugin says of a format.
+fn described(plugin: &LoadedPlugin, format: &str) -> Result<FormatDescription, Error> {
+    let found = plugin.describe()?.formats.into_iter().find(|described| described.id == format);
+    Ok(found.unwrap_or_else(|| FormatDescription::new(format, Vec::new())))
+}
+
 /// The ways on which the tensors of quantised files can come; none for a checkpoint.
 fn negotiated(
     input: &Input,
     model: &Model,
-    plugin: &LoadedPlugin,
-    format: &str,
+    target: &FormatDescription,
     catalog: &Catalog,
     settings: &ConnectSettings,
 ) -> Result<Option<Arc<Negotiated>>, Error> {
     let Some(files) = input.files() else { return Ok(None) };
-    let description = plugin.describe()?;
-    let described = description.formats.into_iter().find(|described| described.id == format);
-    let described = described.unwrap_or_else(|| FormatDescription::new(format, Vec::new()));
-    let transcoders = Transcoders::load(&files.encodings, &described.takes, catalog, settings)?;
-    Ok(Some(Arc::new(Negotiated::new(model, &files.encodings, &described, transcoders)?)))
+    let transcoders = Transcoders::load(&files.encodings, &target.takes, catalog, settings)?;
+    Ok(Some(Arc::new(Negotiated::new(model, &files.encodings, target, transcoders)?)))
 }
 
 /// What a plugin is told of a conversion.
