@@ -15,7 +15,7 @@ pub struct Transcoders {
     /// Who does it.
     pub by: Vec<Transcoder>,
     // A transcoder is its plugin's.
-    _plugins: Vec<LoadedPlugin>,
+    plugins: Vec<LoadedPlugin>,
 }
 
 impl Transcoders {
@@ -38,7 +38,7 @@ impl Transcoders {
             let by = made.by.len();
             made.edges.extend(plugin.describe()?.transcodes.into_iter().map(|transcoding| Edge { by, transcoding }));
             made.by.push(plugin.transcoder()?);
-            made._plugins.push(plugin);
+            made.plugins.push(plugin);
         }
         Ok(made)
     }

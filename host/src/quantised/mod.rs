@@ -21,7 +21,10 @@ use qhost_plugin_api::{
 
 pub use error::Error;
 
-use self::{reorder::Reordering, stamps::Stamps};
+use self::{
+    reorder::{Groups, Reordering},
+    stamps::Stamps,
+};
 use crate::{
     inspect::{self, Content, File, Opened, named},
     model,
@@ -181,10 +184,12 @@ impl QuantisedSource {
                 return Ok(None);
             };
             let one_row = self.planes(tensor, 0, 1, encoding)?;
-            Ok::<_, Error>(Some((one_row.order, size)))
+            Ok::<_, Error>(Some(Groups { of_inputs: one_row.order, size }))
         })?;
         for (tensor, given) in (0_u32..).zip(&mut self.encodings) {
-            given.iter_mut().for_each(|encoding| *encoding = reordering.encoding(tensor, encoding));
+            for encoding in given {
+                *encoding = reordering.encoding(tensor, encoding);
+            }
         }
         self.reordering = reordering;
         Ok(self.reordering.linears)

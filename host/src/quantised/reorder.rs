@@ -33,16 +33,13 @@ struct Block {
 }
 
 impl Reordering {
-    /// Finds what can be put in order. `order` gives the group of every input of a tensor that is stored so; only those
-    /// linears are looked at of which it gives something.
-    pub(super) fn of<E>(
-        model: &Model,
-        order: &mut dyn FnMut(u32) -> Result<Option<(Vec<u32>, u64)>, E>,
-    ) -> Result<Self, E> {
+    /// Finds what can be put in order. `order` gives how the inputs of a tensor are in groups where it is stored so; only
+    /// those linears are looked at of which it gives something.
+    pub(super) fn of<E>(model: &Model, order: &mut dyn FnMut(u32) -> Result<Option<Groups>, E>) -> Result<Self, E> {
         let mut found = Self::default();
         for block in blocks(model) {
-            let Some((groups, group_size)) = order(block.linear)? else { continue };
-            let Some(sorted) = sorted(&groups, group_size) else { continue };
+            let Some(groups) = order(block.linear)? else { continue };
+            let Some(sorted) = groups.sorted() else { continue };
             let channels = sorted.len();
             let of_tensor = |tensor: u32| of_length(&sorted, model, tensor, channels);
             let matrices: Option<Vec<_>> = block.matrices.iter().map(|id| Some((*id, of_tensor(*id)?))).collect();
@@ -117,14 +114,26 @@ fn gather<T: Copy>(order: &[u32], rows: &mut [T]) {
     }
 }
 
-/// The inputs by their groups, or none if groups are not as large as they should be.
-fn sorted(groups: &[u32], group_size: u64) -> Option<Vec<u32>> {
-    let mut inputs: Vec<u32> = (0..u32::try_from(groups.len()).ok()?).collect();
-    inputs.sort_by_key(|input| groups[*input as usize]);
-    let is_in_its_group = |(place, input): (u64, &u32)| {
-        place.checked_div(group_size).is_some_and(|group| group == u64::from(groups[*input as usize]))
-    };
-    (0..).zip(&inputs).all(is_in_its_group).then_some(inputs)
+/// How the inputs of a linear are in groups.
+pub(super) struct Groups {
+    /// The group of every input.
+    pub(super) of_inputs: Vec<u32>,
+    /// Inputs of a group.
+    pub(super) size: u64,
+}
+
+impl Groups {
+    /// The inputs by their groups, or none if groups are not as large as they should be.
+    fn sorted(&self) -> Option<Vec<u32>> {
+        let group = |input: u32| self.of_inputs.get(input as usize).copied();
+        let mut inputs: Vec<u32> = (0..u32::try_from(self.of_inputs.len()).ok()?).collect();
+        inputs.sort_by_key(|input| group(*input));
+        let is_in_its_group = |(place, input): (u64, &u32)| {
+            let expected = place.checked_div(self.size);
+            expected.is_some_and(|expected| group(*input).is_some_and(|group| u64::from(group) == expected))
+        };
+        (0..).zip(&inputs).all(is_in_its_group).then_some(inputs)
+    }
 }
 
 /// The order for a tensor that has every channel once, or all of them twice.
@@ -187,7 +196,7 @@ mod tests {
     fn found(model: &Model, groups: &[u32]) -> Reordering {
         Reordering::of(model, &mut |tensor| {
             assert_eq!(tensor, 2);
-            Ok::<_, ()>(Some((groups.to_vec(), 2)))
+            Ok::<_, ()>(Some(Groups { of_inputs: groups.to_vec(), size: 2 }))
         })
         .unwrap()
     }
@@ -213,9 +222,9 @@ mod tests {
             runs.into_iter().flat_map(|run| up[usize::try_from(run.start * 2).unwrap()..][..2].to_vec()).collect();
         order.floats(1, &mut bias);
         order.floats(2, &mut down);
-        assert_eq!(bias, [2.0, 4.0, 1.0, 3.0]);
+        assert_eq!(bias.map(f32::to_bits), [2.0_f32, 4.0, 1.0, 3.0].map(f32::to_bits));
         assert_eq!(computed(&moved, &bias, &down, [1.0, -2.0]), before);
-        assert_eq!(order.runs(2, 1..3), [1..3], "its own rows stay");
+        assert_eq!(order.runs(2, 1..3), std::slice::from_ref(&(1..3)), "its own rows stay");
         let permuted = Encoding::affine(4, 2, [8, 8], "F16").permuted();
         let natural = order.encoding(2, &permuted);
         assert!(!natural.permuted && order.stored(2, &natural) == permuted && order.encoding(0, &permuted).permuted);

@@ -164,10 +164,13 @@ impl Fault for Error {
         match self {
             Self::Source(error) => error.exit_code(),
             Self::Hub(error) | Self::NotAsked { source: error, .. } => error.exit_code(),
-            Self::BadHubName { .. } | Self::RevisionOfFolder { .. } | Self::CalibrationUnused { .. } => ExitCode::Usage,
+            Self::BadHubName { .. }
+            | Self::RevisionOfFolder { .. }
+            | Self::CalibrationUnused { .. }
+            | Self::NotQuantised { .. }
+            | Self::IsFile { .. } => ExitCode::Usage,
             Self::Quantised(error) => error.exit_code(),
             Self::Convert(error) => error.exit_code(),
-            Self::NotQuantised { .. } | Self::IsFile { .. } => ExitCode::Usage,
             Self::QuantisedOnHub { .. } => ExitCode::Unsupported,
             Self::Model(error) => error.exit_code(),
             Self::Plugin(error) => error.exit_code(),

@@ -262,14 +262,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let of_samples = samples.iter().flat_map(|samples| samples.warnings.iter().cloned());
     let warnings = lasting_warnings.iter().cloned().chain(of_samples).chain(target.misnamed()).chain(kept).collect();
 
-    let copied = plan.plan.companions.iter().filter_map(|companion| match &companion.content {
-        CompanionContent::Copy(name) => Some(name.clone()),
-        _ => None,
-    });
-    let copied: BTreeSet<String> = copied.collect();
-    let copied_files = input.companions().into_iter().filter(|file| copied.contains(&file.name));
-    let companion_bytes = copied_files.map(|file| file.bytes()).fold(0, u64::saturating_add);
-
+    let (copied, companion_bytes) = copied(&plan.plan, &input);
     let depends_on = &copied | &companions.read_so_far();
     let fingerprint = input.fingerprint(&depends_on).map_err(|source| Error::SourceUnreadable { source })?;
     // Another device adds in another order.
@@ -332,6 +325,18 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         estimate,
         warnings,
     })
+}
+
+/// The small files that are copied to the output, and their bytes.
+fn copied(plan: &Plan, input: &Input) -> (BTreeSet<String>, u64) {
+    let copied = plan.companions.iter().filter_map(|companion| match &companion.content {
+        CompanionContent::Copy(name) => Some(name.clone()),
+        _ => None,
+    });
+    let copied: BTreeSet<String> = copied.collect();
+    let files = input.companions().into_iter().filter(|file| copied.contains(&file.name));
+    let bytes = files.map(|file| file.bytes()).fold(0, u64::saturating_add);
+    (copied, bytes)
 }
 
 /// What activations are taken from, if the plan needs some; whether the model can be run at all is found out
