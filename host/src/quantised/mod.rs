@@ -291,14 +291,14 @@ mod tests {
     #[test]
     fn what_tells_of_format_and_level_is_no_part_of_a_model_s_name() {
         for (name, format, level, model) in [
-            ("Llama-3.2-1B-Q4_K_M", "gguf", Some("Q4_K_M"), "Llama-3.2-1B"),
-            ("llama.q4_k_m", "gguf", Some("Q4_K_M"), "llama"),
-            ("Llama-GPTQ-4bit-g128", "gptq", Some("4bit-g128"), "Llama"),
-            ("Llama-Q8_0-00001-of-00002", "gguf", Some("Q8_0"), "Llama"),
-            ("Llama-awq", "awq", Some("4bit-g128"), "Llama"),
-            ("Q4_K_M", "gguf", Some("Q4_K_M"), "Q4_K_M"),
-            ("model", "gguf", None, "model"),
-            ("größe-Q8", "gguf", Some("ße-Q8x"), "größe-Q8"),
+            ("Llama-3.2-1B-K_4", "rows", Some("K_4"), "Llama-3.2-1B"),
+            ("llama.k_4", "rows", Some("K_4"), "llama"),
+            ("Llama-ROWS-4bit-g128", "rows", Some("4bit-g128"), "Llama"),
+            ("Llama-K_4-00001-of-00002", "rows", Some("K_4"), "Llama"),
+            ("Llama-rows", "rows", Some("4bit-g128"), "Llama"),
+            ("K_4", "rows", Some("K_4"), "K_4"),
+            ("model", "rows", None, "model"),
+            ("größe-K", "rows", Some("ße-Kx"), "größe-K"),
         ] {
             assert_eq!(model_name(name, format, level), model, "{name}");
         }
