@@ -5,9 +5,10 @@
 
 use std::{borrow::Cow, collections::BTreeSet};
 
+use qhost_folder::not_taken;
 use qhost_linears::{
     Contents, Item, Kept, Module, Placement, check, check_host, check_source, is_linear, is_stacked, memory,
-    module_name, not_taken, units,
+    module_name, units,
 };
 use qhost_plugin_api::{
     documents::{Findings, Fold, FoldSource, Model, OpenRequest, Output, Part, Plan, RoleKind, UnitOrder},

@@ -4,9 +4,8 @@
 
 use std::borrow::Cow;
 
-use qhost_linears::{
-    Contents, Placement, Settings, check, check_head, check_host, check_source, copy, memory, not_taken, units,
-};
+use qhost_folder::not_taken;
+use qhost_linears::{Contents, Placement, Settings, check, check_head, check_host, check_source, copy, memory, units};
 use qhost_plugin_api::{
     documents::{Findings, OpenRequest, Output, Plan, Survey, UnitOrder},
     sdk::{Failure, FilesHandle, FormatJob, HostHandle, Result, SURVEY, UnitHandle},

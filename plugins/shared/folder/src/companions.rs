@@ -1,6 +1,9 @@
 //! The small files of a folder: those of the checkpoint, but for what describes other weights.
 
-use qhost_plugin_api::documents::{Companion, SourceFile};
+use qhost_plugin_api::{
+    documents::{Companion, SourceFile},
+    sdk::FilesHandle,
+};
 
 /// The name of the model's config.
 pub const CONFIG: &str = "config.json";
@@ -17,6 +20,13 @@ pub fn companions(files: &[SourceFile]) -> Vec<Companion> {
         !LEFT_OUT.contains(&name) && !name.ends_with(".index.json") && !name.contains('/')
     });
     taken.map(|file| Companion::copy(&*file.name, &*file.name)).collect()
+}
+
+/// A warning about files in folders of the checkpoint.
+#[must_use]
+pub fn not_taken(files: &FilesHandle) -> Option<String> {
+    let file = files.list().iter().find(|file| file.name.contains('/'))?;
+    Some(format!("{} is not taken along: the output is one folder", file.name))
 }
 
 #[cfg(test)]

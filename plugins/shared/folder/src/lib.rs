@@ -10,7 +10,7 @@ mod read;
 mod shard_size;
 
 pub use check::{check_headers, read_segment};
-pub use companions::{CONFIG, companions};
+pub use companions::{CONFIG, companions, not_taken};
 pub use layout::{INDEX, Layout, Place, Shard, Tensor, lay_out};
 pub use object::Object;
 pub use read::{Folder, StoredAt, json};

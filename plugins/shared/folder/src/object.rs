@@ -7,7 +7,7 @@ use std::fmt;
 use qhost_plugin_api::sdk::{Failure, FilesHandle, Result};
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{MapAccess, Visitor},
+    de::{DeserializeOwned, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -30,6 +30,26 @@ impl Object {
     /// The keys and the texts of their values.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.get()))
+    }
+
+    /// The value of a key; none if it is not there, or of another kind.
+    #[must_use]
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        let (_, value) = self.0.iter().find(|(known, _)| known == key)?;
+        serde_json::from_str(value.get()).ok()
+    }
+
+    /// The object that is a key's value, as if it stood alone.
+    #[must_use]
+    pub fn object(&self, key: &str) -> Option<Self> {
+        let (_, value) = self.0.iter().find(|(known, _)| known == key)?;
+        // One level less deep; a string has no line ends of its own.
+        serde_json::from_str(&value.get().replace("\n  ", "\n")).ok()
+    }
+
+    /// Takes a key out.
+    pub fn remove(&mut self, key: &str) {
+        self.0.retain(|(known, _)| known != key);
     }
 
     /// Whether there is nothing in it.
@@ -125,6 +145,18 @@ mod tests {
         assert_eq!(config.text(), expected);
         config.set("z", &2).unwrap();
         assert!(config.text().starts_with("{\n  \"z\": 2,"));
+    }
+
+    #[test]
+    fn an_object_within_stands_alone_as_it_was_before_it_was_put_in() {
+        let mut inner: Object = serde_json::from_str("{\"a\": [\n  1\n], \"b\": 1e-05}").unwrap();
+        let mut outer = Object::default();
+        outer.set_object("q", &inner).unwrap();
+        assert_eq!(outer.object("q").unwrap().text(), inner.text());
+        assert_eq!((inner.get::<f64>("b"), inner.get::<String>("b"), inner.get::<f64>("c")), (Some(1e-5), None, None));
+        inner.remove("a");
+        assert_eq!(inner.text(), "{\n  \"b\": 1e-05\n}");
+        assert!(outer.object("a").is_none());
     }
 
     #[test]

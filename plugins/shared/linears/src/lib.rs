@@ -46,7 +46,7 @@ pub use module::{Module, Outputs};
 pub use options::{bad, one_of};
 pub use placement::{CONFIG_KEY, Part, Parts, Placement, tensors};
 pub use report::{Inputs, Sums, metric, share, tell};
-pub use requirements::{check_head, check_host, check_source, not_taken};
+pub use requirements::{check_head, check_host, check_source};
 pub use round::{Outcome, grid, groups, refuse_infinite, round, round_cost, scale_columns};
 pub use selection::{Hints, Multiples, Selection};
 pub use settings::Settings;

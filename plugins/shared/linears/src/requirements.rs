@@ -2,7 +2,7 @@
 
 use qhost_plugin_api::{
     documents::{HostFacts, Model},
-    sdk::{COMPUTE, Failure, FilesHandle, REPLAY, Result, STATISTICS, STATISTICS_2},
+    sdk::{COMPUTE, Failure, REPLAY, Result, STATISTICS, STATISTICS_2},
 };
 
 use crate::Calibration;
@@ -49,11 +49,4 @@ pub fn check_source(model: &Model) -> Result<()> {
             .hint("quantise the original model"));
     }
     Ok(())
-}
-
-/// A warning about files in folders of the checkpoint.
-#[must_use]
-pub fn not_taken(files: &FilesHandle) -> Option<String> {
-    let file = files.list().iter().find(|file| file.name.contains('/'))?;
-    Some(format!("{} is not taken along: the output is one folder", file.name))
 }
