@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::gguf::Gguf;
 
 /// A copy of a random checkpoint with a tokenizer.
-fn family(name: &str, folder: &Path) -> PathBuf {
+pub(crate) fn family(name: &str, folder: &Path) -> PathBuf {
     let model = copy_of(&fixture("arch").join(name), folder);
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(fixture("tokenizers").join("bpe-gpt2").join(file), model.join(file)).unwrap();
@@ -34,7 +34,7 @@ fn plan(model: &Path) -> Qhost {
     Qhost::new(["plan", "--format", "gguf", "--level", "Q4_K_M"]).arg(model)
 }
 
-fn f32_file(model: &Path, output: &Path) -> Gguf {
+pub(crate) fn f32_file(model: &Path, output: &Path) -> Gguf {
     let qhost = Qhost::new(["quantize", "--format", "gguf", "--level", "F32", "--no-report", "-o"]);
     let result = qhost.arg(output).arg(model).json();
     Gguf::read(&PathBuf::from(result["output_path"].as_str().unwrap()))
@@ -121,32 +121,40 @@ fn tensors_that_a_family_does_not_have_or_lacks_are_named() {
     assert!(plan(&model).fail_with(4)["message"].as_str().unwrap().contains("experts.4.w2"));
 }
 
+/// A multimodal checkpoint around a text model: where its tensors are, and what stands beside them.
+pub(crate) const NESTED: [(&str, &str); 2] =
+    [("language_model.model.", "vision_tower."), ("model.language_model.", "model.vision_tower.")];
+
+/// Makes one of these of a text model.
+pub(crate) fn nested(text: &Path, folder: &Path, (prefix, tower): (&str, &str)) -> PathBuf {
+    let model = folder.join("both").join("gemma3_text");
+    fs::create_dir_all(&model).unwrap();
+    for entry in fs::read_dir(text).unwrap().flatten() {
+        fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let mut tensors = Tensors::read(text);
+    tensors.0 = std::mem::take(&mut tensors.0)
+        .into_iter()
+        .map(|(name, tensor)| (name.replacen("model.", prefix, 1), tensor))
+        .collect();
+    tensors.0.insert(format!("{tower}patch.weight"), (Dtype::F32, vec![2, 2], vec![0; 16]));
+    tensors.write(&model);
+    let mut inner = config(text);
+    inner.as_object_mut().unwrap().remove("architectures");
+    let outer = json!({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": inner, "vision_config": {"hidden_size": 8}});
+    write_json(&model.join("config.json"), &outer);
+    model
+}
+
 /// transformers 4 and 5 nest the text model in different ways; the file is that of the text model alone.
 #[test]
 fn of_a_multimodal_checkpoint_the_text_part_is_taken_and_the_rest_named() {
     let folder = tempfile::tempdir().unwrap();
     let text = family("gemma3_text", folder.path());
     let alone = f32_file(&text, &folder.path().join("alone"));
-    for (prefix, tower) in
-        [("language_model.model.", "vision_tower."), ("model.language_model.", "model.vision_tower.")]
-    {
-        let model = folder.path().join("both").join("gemma3_text");
-        fs::create_dir_all(&model).unwrap();
-        for entry in fs::read_dir(&text).unwrap().flatten() {
-            fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
-        }
-        let mut tensors = Tensors::read(&text);
-        tensors.0 = std::mem::take(&mut tensors.0)
-            .into_iter()
-            .map(|(name, tensor)| (name.replacen("model.", prefix, 1), tensor))
-            .collect();
-        tensors.0.insert(format!("{tower}patch.weight"), (Dtype::F32, vec![2, 2], vec![0; 16]));
-        tensors.write(&model);
-        let mut inner = config(&text);
-        inner.as_object_mut().unwrap().remove("architectures");
-        let outer = json!({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
-            "text_config": inner, "vision_config": {"hidden_size": 8}});
-        write_json(&model.join("config.json"), &outer);
+    for (prefix, tower) in NESTED {
+        let model = nested(&text, folder.path(), (prefix, tower));
         let plan = plan(&model).json();
         let warnings = plan["warnings"].to_string();
         assert!(warnings.contains("vision_tower (1 tensors)"), "{warnings}");
@@ -204,46 +212,51 @@ fn floats(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
     values.into_iter().flat_map(f32::to_le_bytes).collect()
 }
 
-/// Blocks that rows and columns do not fill, scales in both dtypes: the file is that of the products.
+/// A checkpoint of 8-bit floats in blocks that rows and columns do not fill, and one with what they stand for.
+pub(crate) fn eight_bits(folder: &Path, scale_dtype: Dtype) -> (PathBuf, PathBuf) {
+    let (stored, widened) = (family("qwen3", &folder.join("a")), family("qwen3", &folder.join("b")));
+    let (mut eight_bits, mut plain) = (Tensors::read(&stored), Tensors::read(&stored));
+    let names: Vec<_> = plain.0.keys().filter(|name| name.contains("_proj.weight")).cloned().collect();
+    assert_eq!(names.len(), 21);
+    for (number, name) in (1_u8..).zip(&names) {
+        let shape = plain.0[name].1.clone();
+        let (rows, columns) = (shape[0], shape[1]);
+        let (block_rows, block_columns) = (48, 40);
+        // Every finite pattern, in an order that differs from tensor to tensor.
+        let codes: Vec<u8> = (0..rows * columns)
+            .map(|index| u8::try_from(index % 251).unwrap().wrapping_mul(number | 1))
+            .map(|bits| if bits & 0x7f == 0x7f { 0 } else { bits })
+            .collect();
+        let across = columns.div_ceil(block_columns);
+        let count = rows.div_ceil(block_rows) * across;
+        let scales: Vec<f32> = (0..count).map(|block| 2f32.powi(i32::try_from(block % 7).unwrap() - 3) * 1.5).collect();
+        let products = (0..rows * columns).map(|index| {
+            let block = index / columns / block_rows * across + index % columns / block_columns;
+            e4m3(codes[index]) * scales[block]
+        });
+        plain.0.insert(name.clone(), (Dtype::F32, shape.clone(), floats(products)));
+        let stored_scales = match scale_dtype {
+            Dtype::F32 => floats(scales),
+            _ => scales.iter().flat_map(|scale| (scale.to_bits() >> 16).to_le_bytes()[..2].to_vec()).collect(),
+        };
+        eight_bits.0.insert(name.clone(), (Dtype::F8_E4M3, shape, codes));
+        let shape = vec![rows.div_ceil(block_rows), across];
+        eight_bits.0.insert(format!("{name}_scale_inv"), (scale_dtype, shape, stored_scales));
+    }
+    plain.write(&widened);
+    eight_bits.write(&stored);
+    let mut config = config(&stored);
+    config["quantization_config"] = json!({"quant_method": "fp8", "weight_block_size": [48, 40], "fmt": "e4m3"});
+    write_json(&stored.join("config.json"), &config);
+    (stored, widened)
+}
+
+/// Scales in both dtypes: the file is that of the products.
 #[test]
 fn block_scaled_8_bit_floats_are_widened_on_the_fly() {
     let folder = tempfile::tempdir().unwrap();
     for scale_dtype in [Dtype::F32, Dtype::BF16] {
-        let (stored, widened) = (family("qwen3", &folder.path().join("a")), family("qwen3", &folder.path().join("b")));
-        let (mut eight_bits, mut plain) = (Tensors::read(&stored), Tensors::read(&stored));
-        let names: Vec<_> = plain.0.keys().filter(|name| name.contains("_proj.weight")).cloned().collect();
-        assert_eq!(names.len(), 21);
-        for (number, name) in (1_u8..).zip(&names) {
-            let shape = plain.0[name].1.clone();
-            let (rows, columns) = (shape[0], shape[1]);
-            let (block_rows, block_columns) = (48, 40);
-            // Every finite pattern, in an order that differs from tensor to tensor.
-            let codes: Vec<u8> = (0..rows * columns)
-                .map(|index| u8::try_from(index % 251).unwrap().wrapping_mul(number | 1))
-                .map(|bits| if bits & 0x7f == 0x7f { 0 } else { bits })
-                .collect();
-            let across = columns.div_ceil(block_columns);
-            let count = rows.div_ceil(block_rows) * across;
-            let scales: Vec<f32> =
-                (0..count).map(|block| 2f32.powi(i32::try_from(block % 7).unwrap() - 3) * 1.5).collect();
-            let products = (0..rows * columns).map(|index| {
-                let block = index / columns / block_rows * across + index % columns / block_columns;
-                e4m3(codes[index]) * scales[block]
-            });
-            plain.0.insert(name.clone(), (Dtype::F32, shape.clone(), floats(products)));
-            let stored_scales = match scale_dtype {
-                Dtype::F32 => floats(scales),
-                _ => scales.iter().flat_map(|scale| (scale.to_bits() >> 16).to_le_bytes()[..2].to_vec()).collect(),
-            };
-            eight_bits.0.insert(name.clone(), (Dtype::F8_E4M3, shape, codes));
-            let shape = vec![rows.div_ceil(block_rows), across];
-            eight_bits.0.insert(format!("{name}_scale_inv"), (scale_dtype, shape, stored_scales));
-        }
-        plain.write(&widened);
-        eight_bits.write(&stored);
-        let mut config = config(&stored);
-        config["quantization_config"] = json!({"quant_method": "fp8", "weight_block_size": [48, 40], "fmt": "e4m3"});
-        write_json(&stored.join("config.json"), &config);
+        let (stored, widened) = eight_bits(folder.path(), scale_dtype);
         let made = |model: &Path, level: &str| {
             let qhost = Qhost::new(["quantize", "--format", "gguf", "--force", "--level", level, "-o"]);
             let result = qhost.arg(folder.path().join("out")).arg(model).json();
@@ -254,18 +267,18 @@ fn block_scaled_8_bit_floats_are_widened_on_the_fly() {
         }
         assert!(plan(&stored).json()["warnings"].to_string().contains("8 bits (FP8)"));
         // A block's scale is missing.
-        eight_bits.0.remove(&format!("{}_scale_inv", names[0])).unwrap();
-        eight_bits.write(&stored);
+        let mut tensors = Tensors::read(&stored);
+        tensors.0.remove("model.layers.0.mlp.down_proj.weight_scale_inv").unwrap();
+        tensors.write(&stored);
         assert!(plan(&stored).fail_with(5)["message"].as_str().unwrap().contains("_scale_inv"));
     }
 }
 
-/// As gpt-oss is published: blocks of two halves, gate and up by turns.
-#[test]
-fn microscaled_experts_are_widened_on_the_fly() {
+/// A checkpoint of gpt-oss as it is published, experts in blocks of two halves with gate and up by turns, and one with what
+/// they stand for.
+pub(crate) fn microscaled(folder: &Path) -> (PathBuf, PathBuf) {
     const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-    let folder = tempfile::tempdir().unwrap();
-    let (stored, widened) = (family("gpt_oss", &folder.path().join("a")), family("gpt_oss", &folder.path().join("b")));
+    let (stored, widened) = (family("gpt_oss", &folder.join("a")), family("gpt_oss", &folder.join("b")));
     let (mut packed, mut plain) = (Tensors::read(&stored), Tensors::read(&stored));
     for layer in 0..3_usize {
         for module in ["gate_up_proj", "down_proj"] {
@@ -299,6 +312,13 @@ fn microscaled_experts_are_widened_on_the_fly() {
     let mut config = config(&stored);
     config["quantization_config"] = json!({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]});
     write_json(&stored.join("config.json"), &config);
+    (stored, widened)
+}
+
+#[test]
+fn microscaled_experts_are_widened_on_the_fly() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stored, widened) = microscaled(folder.path());
     let (ours, expected) = (f32_file(&stored, &folder.path().join("x")), f32_file(&widened, &folder.path().join("y")));
     assert_eq!(ours.keys, expected.keys);
     for (ours, expected) in ours.tensors.iter().zip(&expected.tensors) {

@@ -32,6 +32,7 @@ mod plugins;
 mod quantised;
 mod quantize;
 mod resume;
+mod safetensors;
 mod safety;
 mod statistics;
 mod verify;

@@ -89,7 +89,6 @@ fn copy(io: &UnitHandle, item: &Item, rows: &Range<u64>, scratch: &mut Scratch) 
 fn turn(io: &UnitHandle, item: &Item, index: u64, scratch: &mut Scratch) -> Result<Squares> {
     let (row, _) = item.source_rows();
     let rows = item.shape.last().copied().unwrap_or(1);
-    let size = in_memory(item.to.bytes())?;
     let mut turned = vec![0; in_memory(matrix_bytes(item))?];
     let mut sums = (0.0, 0.0);
     for chunk in chunks(&[RowJob { item: (), rows, row_elements: row, granule: 1 }]) {
@@ -98,19 +97,25 @@ fn turn(io: &UnitHandle, item: &Item, index: u64, scratch: &mut Scratch) -> Resu
         scratch.bytes.clear();
         let (errors, squares) = round(io, item, &lent, first, scratch)?;
         sums = (sums.0 + errors, sums.1 + squares);
-        let place = in_memory(chunk.rows.start)? * size;
-        let across = in_memory(rows)? * size;
-        let row_bytes = in_memory(row)? * size;
-        for (column, line) in turned.chunks_exact_mut(across.max(1)).enumerate() {
-            let of_rows = scratch.bytes.chunks_exact(row_bytes.max(1));
-            for (number, of_row) in line[place..].chunks_exact_mut(size).zip(of_rows) {
-                number.copy_from_slice(&of_row[column * size..][..size]);
-            }
+        let (place, across, row) = (in_memory(chunk.rows.start)?, in_memory(rows)?, in_memory(row)?);
+        match item.to {
+            FloatType::F32 => scatter::<4>(&scratch.bytes, row, &mut turned, place, across),
+            FloatType::F16 | FloatType::BF16 => scatter::<2>(&scratch.bytes, row, &mut turned, place, across),
         }
-        io.progress(lent.rows() * row);
+        io.progress(lent.rows() * lent.row_elements());
     }
     io.write(item.segment, index * matrix_bytes(item), &turned)?;
     Ok(sums)
+}
+
+/// Puts rows of numbers of `N` bytes into a matrix as columns, from one on.
+fn scatter<const N: usize>(rows: &[u8], row_elements: usize, turned: &mut [u8], first: usize, across: usize) {
+    let (numbers, turned) = (rows.as_chunks::<N>().0, turned.as_chunks_mut::<N>().0);
+    for (column, line) in turned.chunks_exact_mut(across.max(1)).enumerate() {
+        for (number, row) in line[first..].iter_mut().zip(numbers.chunks_exact(row_elements.max(1))) {
+            *number = row[column];
+        }
+    }
 }
 
 /// Appends lent rows to the bytes of the buffers as they are stored, and gives the sums of the squares.
