@@ -36,8 +36,8 @@ impl FolderJob {
         let choices = Choices::read(&request.options)?;
         let model = &request.model;
         let config = SourceConfig::read(model, files)?;
-        let source = match request.conversion {
-            Some(_) => Source::Quantised,
+        let source = match &request.conversion {
+            Some(conversion) => Source::converted(conversion),
             None if config.tells_of_quantisation() => Source::Widened,
             None => Source::Checkpoint,
         };

@@ -1,7 +1,7 @@
 //! The levels, which are the types of floats, and which is taken where none is asked for.
 
 use qhost_plugin_api::{
-    documents::{FormatDescription, LevelDescription, Model, RoleKind, SourceTensor},
+    documents::{Conversion, FormatDescription, LevelDescription, Model, RoleKind, SourceTensor},
     sdk::{Failure, Result},
 };
 
@@ -14,8 +14,22 @@ pub(crate) enum Source {
     Checkpoint,
     /// A checkpoint that stores some in fewer bits, which are widened; those are told to be `F32`.
     Widened,
+    /// Files of another format whose weights are floats, of this type for the most part.
+    Floats(FloatType),
     /// Quantised files, whose weights are computed; those are told to be `F32` where no narrower type has them.
     Quantised,
+}
+
+impl Source {
+    /// What files of another format are.
+    pub(crate) fn converted(conversion: &Conversion) -> Self {
+        let floats = conversion.tensors.iter().all(|tensor| tensor.stored.is_float());
+        // A decoder that does not tell how weights are stored gives floats of all of them.
+        match conversion.level.as_deref().and_then(FloatType::named).filter(|_| floats) {
+            Some(float) => Self::Floats(float),
+            None => Self::Quantised,
+        }
+    }
 }
 
 /// The level of a name.
@@ -47,7 +61,8 @@ pub(crate) fn stays_wide(tensor: &SourceTensor) -> bool {
 ///
 /// The one type that all tensors have, or `F32` where they have several, so that nothing is lost. What was quantised has
 /// been rounded far more than 16 bits round, and is not worth 32: `F16`, or `BF16` where more weights are stored in that
-/// than are computed; what was widened in a checkpoint comes in the type of the rest of it.
+/// than are computed; what was widened in a checkpoint comes in the type of the rest of it, and floats of another format in
+/// the type that its level is called after.
 pub(crate) fn default(model: &Model, source: Source) -> Result<FloatType> {
     let mut elements = [0_u64; 3];
     for tensor in model.tensors.iter().filter(|tensor| !stays_wide(tensor)) {
@@ -61,6 +76,7 @@ pub(crate) fn default(model: &Model, source: Source) -> Result<FloatType> {
     Ok(match (source, f32, f16, bf16) {
         (_, 0, _, 0) | (Source::Widened, _, 1.., 0) => FloatType::F16,
         (_, 0, 0, _) => FloatType::BF16,
+        (Source::Floats(float), ..) => float,
         (Source::Checkpoint, ..) => FloatType::F32,
         (Source::Widened, ..) if bf16 >= f16 => FloatType::BF16,
         (Source::Quantised, ..) if bf16 > f32.saturating_add(f16) => FloatType::BF16,
@@ -85,7 +101,10 @@ pub(crate) fn description() -> FormatDescription {
 
 #[cfg(test)]
 mod tests {
-    use qhost_plugin_api::{documents::Role, sdk::FailureKind};
+    use qhost_plugin_api::{
+        documents::{Arriving, Encoding, Role},
+        sdk::FailureKind,
+    };
 
     use super::*;
 
@@ -118,6 +137,24 @@ mod tests {
             let got = [Checkpoint, Widened, Quantised].map(|source| default(&model(tensors), source).unwrap());
             assert_eq!(got, *expected, "{tensors:?}");
         }
+    }
+
+    #[test]
+    fn floats_of_another_format_keep_their_type() {
+        let float = |dtype| Arriving::new(Encoding::float(dtype), Vec::new());
+        let converted = |level: Option<&str>, tensors: Vec<Arriving>| {
+            let mut conversion = Conversion::new("toy", tensors);
+            conversion.level = level.map(str::to_owned);
+            Source::converted(&conversion)
+        };
+        let source = converted(Some("BF16"), vec![float("BF16"), float("F32")]);
+        assert_eq!(source, Source::Floats(FloatType::BF16));
+        assert_eq!(default(&model(&[("BF16", 9), ("F32", 1)]), source).unwrap(), FloatType::BF16);
+        assert_eq!(default(&model(&[("F32", 9)]), Source::Floats(FloatType::F32)).unwrap(), FloatType::F32);
+        assert_eq!(converted(Some("4bit"), vec![float("F32")]), Source::Quantised);
+        assert_eq!(converted(None, vec![float("F32")]), Source::Quantised);
+        let blocks = Arriving::new(Encoding::own("toy/blocks", 18), Vec::new());
+        assert_eq!(converted(Some("F16"), vec![float("F32"), blocks]), Source::Quantised);
     }
 
     #[test]
