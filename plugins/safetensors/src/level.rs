@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(default(&model(&[("F32", 9)]), Source::Floats(FloatType::F32)).unwrap(), FloatType::F32);
         assert_eq!(converted(Some("4bit"), vec![float("F32")]), Source::Quantised);
         assert_eq!(converted(None, vec![float("F32")]), Source::Quantised);
-        let blocks = Arriving::new(Encoding::own("toy/blocks", 18), Vec::new());
+        let blocks = Arriving::new(Encoding::own("toy/blocks", 32, 18), Vec::new());
         assert_eq!(converted(Some("F16"), vec![float("F32"), blocks]), Source::Quantised);
     }
 

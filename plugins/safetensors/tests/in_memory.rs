@@ -295,7 +295,7 @@ fn of_a_larger_model_the_language_model_alone_is_written() {
 #[test]
 fn without_a_level_quantised_files_become_f16() {
     let model = llama();
-    let stored = |_: &SourceTensor| Arriving::new(Encoding::own("toy/blocks", 18), Vec::new());
+    let stored = |_: &SourceTensor| Arriving::new(Encoding::own("toy/blocks", 32, 18), Vec::new());
     let conversion = Conversion::new("toy", model.model.tensors.iter().map(stored).collect());
     let plugin = TestHost::new().connect::<Safetensors>().unwrap();
     let made = |options| {
