@@ -38,6 +38,8 @@ pub struct Facts<'a> {
     pub commit: Option<&'a str>,
     /// The source's own card, if it has one.
     pub source_card: Option<&'a str>,
+    /// What it was converted from, if it was.
+    pub converted: Option<Converted<'a>>,
     /// The format.
     pub format: &'a str,
     /// The level.
@@ -66,6 +68,19 @@ pub struct Facts<'a> {
     pub version: &'a str,
     /// The plugin: id and version.
     pub plugin: (&'a str, &'a str),
+}
+
+/// What an output was converted from.
+#[derive(Debug, Clone, Copy)]
+pub struct Converted<'a> {
+    /// The name of the file, or the folder.
+    pub name: &'a str,
+    /// The format, and its level if that is known.
+    pub form: &'a str,
+    /// What was done to the numbers, in a sentence.
+    pub loss: &'a str,
+    /// Whether the level was asked for, and not chosen by what the source is.
+    pub level_asked: bool,
 }
 
 /// One tensor of the output.
@@ -166,11 +181,17 @@ fn summary(facts: &Facts<'_>) -> String {
         }
         None => format!("{:.2}", facts.bits_per_weight),
     };
-    let mut text = format!(
-        "The weights of {source}, quantised to the level {} of the format {} with qhost.\n\n",
-        code(facts.level),
-        code(facts.format),
-    );
+    let (level, format) = (code(facts.level), code(facts.format));
+    let mut text = match facts.converted {
+        None => {
+            format!("The weights of {source}, quantised to the level {level} of the format {format} with qhost.\n\n")
+        }
+        Some(Converted { form, loss, .. }) => format!(
+            "The weights of {source}, which were quantised before ({}), converted to the level {level} of the format {format} with qhost: {}.\n\n",
+            code(form),
+            plain(loss),
+        ),
+    };
     text.push_str("| | |\n|---|---|\n");
     let mut row = |name: &str, value: &str| {
         // Writing to a String cannot fail.
@@ -255,9 +276,13 @@ fn types(tensors: &[Tensor<'_>]) -> String {
 }
 
 fn command(facts: &Facts<'_>) -> String {
-    let source = facts.repository.unwrap_or(facts.model);
-    let words = ["qhost", "quantize", source, "--format", facts.format, "--level", facts.level];
-    let words = words.into_iter().chain(facts.options.iter().map(String::as_str));
+    let (verb, source) = match facts.converted {
+        Some(converted) => ("convert", converted.name),
+        None => ("quantize", facts.repository.unwrap_or(facts.model)),
+    };
+    let level = facts.converted.is_none_or(|converted| converted.level_asked).then_some(["--level", facts.level]);
+    let words = ["qhost", verb, source, "--format", facts.format].into_iter().chain(level.into_iter().flatten());
+    let words = words.chain(facts.options.iter().map(String::as_str));
     words.map(|word| shell_word(word).into_owned()).collect::<Vec<_>>().join(" ")
 }
 
@@ -275,6 +300,7 @@ mod tests {
             repository: Some("org/tiny"),
             commit: None,
             source_card: None,
+            converted: None,
             format: "x",
             level: "4bit",
             library: Some("xlib"),
@@ -296,6 +322,18 @@ mod tests {
     fn read(card: &str) -> (Value, &str) {
         let (yaml, rest) = card.strip_prefix("---\n").unwrap().split_once("---\n").unwrap();
         (serde_saphyr::from_str(yaml).unwrap(), rest)
+    }
+
+    #[test]
+    fn a_conversion_is_told_as_one() {
+        let loss = "every weight is the number that it was";
+        let converted = Converted { name: "tiny-B4.y", form: "y B4", loss, level_asked: false };
+        let facts = Facts { converted: Some(converted), ..facts(&[], &[]) };
+        let card = write(&facts);
+        assert!(card.contains("quantised before (`y B4`)") && card.contains(loss), "{card}");
+        assert!(card.contains("qhost convert tiny-B4.y --format x\n"), "{card}");
+        let asked = Facts { converted: Some(Converted { level_asked: true, ..converted }), ..facts };
+        assert!(write(&asked).contains("qhost convert tiny-B4.y --format x --level 4bit"));
     }
 
     #[test]

@@ -46,7 +46,19 @@ pub(super) fn text(outcome: &Outcome) -> String {
     });
     let output = outcome.path.file_name().unwrap_or_default().to_string_lossy();
     let (plugin, version, _) = &outcome.plugin;
+    let told = outcome.converted.as_ref().map(|converted| {
+        let level = converted.level.as_deref().map_or_else(String::new, |level| format!(" {level}"));
+        let name = outcome.source.file_name().unwrap_or_default().to_string_lossy();
+        (name, format!("{}{level}", converted.format), converted.loss.sentence())
+    });
+    let converted = told.as_ref().map(|(name, form, loss)| card::Converted {
+        name,
+        form,
+        loss,
+        level_asked: outcome.options.level.is_some(),
+    });
     card::write(&Facts {
+        converted,
         output: &output,
         model: &outcome.model,
         architecture: &outcome.architecture,
