@@ -9,6 +9,7 @@ use std::{
 use qhost_tests::{
     command::{Ended, Qhost, library_name, test_plugin},
     fixture,
+    hub::{MockHub, Repo},
 };
 use serde_json::Value;
 
@@ -113,6 +114,31 @@ fn what_is_lost_is_measured_against_the_original() {
     assert!(source["kl_mean"].as_f64().unwrap() > 1e-4, "{made}");
     assert_eq!(source["kl_mean"], output["kl_mean"], "the numbers are the same");
     assert!(source["perplexity_original"].as_f64().unwrap() < source["perplexity"].as_f64().unwrap() * 1.5, "{made}");
+}
+
+#[test]
+fn a_quantised_model_of_a_hub_is_fetched_and_converted() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("gptq/b4").join(name), model.join(name)).unwrap();
+    }
+    let hub = MockHub::start(Repo::of_folder("acme/tiny-GPTQ", &model));
+    let on_hub = |qhost: Qhost| {
+        let qhost = qhost.env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", hub.endpoint());
+        qhost.env("HF_HOME", folder.path().join("hf")).in_folder(folder.path())
+    };
+    let quantize = Qhost::new(["quantize", "acme/tiny-GPTQ", "--format", "gguf", "--level", "Q4_0"]);
+    let refused = on_hub(quantize).fail_with(4);
+    assert!(refused["hint"].as_str().unwrap().contains("qhost convert"), "{refused}");
+    let there = on_hub(convert(Path::new("acme/tiny-GPTQ"), "safetensors", &folder.path().join("out"))).json();
+    assert!(there["source"].as_str().unwrap().starts_with("acme/tiny-GPTQ@"), "{there}");
+    assert!(there["output_path"].as_str().unwrap().ends_with("tiny-F16"), "{there}");
+    let here = convert(&model, "safetensors", &folder.path().join("local")).json();
+    let weights =
+        |made: &Value| fs::read(Path::new(made["output_path"].as_str().unwrap()).join("model.safetensors")).unwrap();
+    assert!(weights(&there) == weights(&here));
 }
 
 #[test]

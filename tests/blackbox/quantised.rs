@@ -51,7 +51,7 @@ pub(crate) fn open(path: &Path) -> Result<QuantisedSource, Error> {
         cancel: CancelFlag::default(),
         device: run::DeviceChoice::Cpu,
     };
-    QuantisedSource::open(path, &catalog, &run::connect(&resources).unwrap())
+    QuantisedSource::open(path, None, &catalog, &run::connect(&resources).unwrap())
 }
 
 fn with_tokenizer(model: &Path, tokenizer: &str) {

@@ -181,9 +181,13 @@ pub(super) struct QuantizeArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct ConvertArguments {
-    /// The quantised model: a file, or a folder with one model.
-    #[arg(value_name = "PATH")]
-    pub(super) path: PathBuf,
+    /// The quantised model: a file, a folder with one model, or the name of a model on the Hugging Face Hub, which is
+    /// fetched first.
+    #[arg(value_name = "MODEL")]
+    pub(super) model: PathBuf,
+    /// The branch, tag or commit of a model on the Hub; main if not given.
+    #[arg(long, value_name = "REV")]
+    pub(super) revision: Option<String>,
     #[command(flatten)]
     pub(super) make: MakeArguments,
     /// Make it even if it costs quality, without asking.

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use super::{
     CommandResult, Session,
     arguments::ConvertArguments,
-    quantize::{all_cores, make_output, prepare, show_plan, style},
+    quantize::{Source, all_cores, make_output, prepare, show_plan, stop_on_signal, style},
 };
 use crate::{
     cancel::CancelFlag,
@@ -21,7 +21,7 @@ use crate::{
 const WINDOW: usize = 512;
 
 pub(super) fn run(session: &Session, arguments: ConvertArguments) -> CommandResult {
-    let ConvertArguments { path, make, yes, against, dataset } = arguments;
+    let ConvertArguments { model, revision, make, yes, against, dataset } = arguments;
     let (dry_run, no_report) = (make.dry_run, make.no_report);
     let cancel = CancelFlag::default();
     let resources = Resources {
@@ -31,8 +31,13 @@ pub(super) fn run(session: &Session, arguments: ConvertArguments) -> CommandResu
         cancel: cancel.clone(),
         device: make.device,
     };
-    let model = ModelSource { name: path.clone(), revision: None, hub: hub::Settings::of_process() };
-    let prepared = prepare(session, model, Wanted::Quantised, make, cancel)?;
+    let model = ModelSource { name: model, revision, hub: hub::Settings::of_process() };
+    stop_on_signal(cancel.clone());
+    let progress = Progress::start(style(session));
+    let fetched = run::fetch_whole(&model, &cancel, &progress.events())?;
+    let _ = progress.finish();
+    let path = fetched.as_ref().map_or_else(|| model.name.clone(), |fetched| fetched.root.clone());
+    let prepared = prepare(session, Source { model, fetched }, Wanted::Quantised, make, cancel)?;
     if dry_run {
         return show_plan(session, &prepared);
     }

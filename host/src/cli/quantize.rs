@@ -13,7 +13,7 @@ use crate::{
     cancel::CancelFlag,
     exit_code::ExitCode,
     report::{self, Files, Problem, Progress, ProgressStyle, Usage, Verbosity},
-    run::{self, ModelSource, Outcome, Prepared, Request, Resources, Wanted},
+    run::{self, Fetched, ModelSource, Outcome, Prepared, Request, Resources, Wanted},
 };
 
 /// The report's name beside the output.
@@ -21,14 +21,18 @@ const REPORT: &str = "qhost-report.json";
 
 pub(super) fn plan(session: &Session, arguments: QuantizeArguments) -> CommandResult {
     let QuantizeArguments { model, make } = arguments;
-    let prepared = prepare(session, model.source(), Wanted::Any, make, CancelFlag::default())?;
+    let (source, cancel) = (Source { model: model.source(), fetched: None }, CancelFlag::default());
+    stop_on_signal(cancel.clone());
+    let prepared = prepare(session, source, Wanted::Any, make, cancel)?;
     show_plan(session, &prepared)
 }
 
 pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> CommandResult {
     let QuantizeArguments { model, make } = arguments;
     let (dry_run, no_report) = (make.dry_run, make.no_report);
-    let prepared = prepare(session, model.source(), Wanted::Checkpoint, make, CancelFlag::default())?;
+    let (source, cancel) = (Source { model: model.source(), fetched: None }, CancelFlag::default());
+    stop_on_signal(cancel.clone());
+    let prepared = prepare(session, source, Wanted::Checkpoint, make, cancel)?;
     if dry_run {
         return show_plan(session, &prepared);
     }
@@ -87,10 +91,16 @@ pub(super) fn style(session: &Session) -> ProgressStyle {
     }
 }
 
+/// The model that a command names, and its files where they were fetched already.
+pub(super) struct Source {
+    pub(super) model: ModelSource,
+    pub(super) fetched: Option<Fetched>,
+}
+
 /// Prepares a run of a model.
 pub(super) fn prepare(
     session: &Session,
-    model: ModelSource,
+    source: Source,
     wanted: Wanted,
     arguments: MakeArguments,
     cancel: CancelFlag,
@@ -113,7 +123,8 @@ pub(super) fn prepare(
         ..Options::default()
     };
     let request = Request {
-        model,
+        model: source.model,
+        fetched: source.fetched,
         wanted,
         format,
         options,
@@ -123,7 +134,6 @@ pub(super) fn prepare(
         card: !arguments.no_card,
         calibration: arguments.calibration.request(),
     };
-    stop_on_signal(cancel.clone());
     let resources = Resources {
         threads: arguments.threads.map_or_else(all_cores, usize::from),
         max_memory: arguments.max_memory.map(|size| size.as_u64()),

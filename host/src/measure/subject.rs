@@ -74,7 +74,7 @@ impl Subject {
     }
 
     fn of_files(path: &Path, catalog: &Catalog, settings: &ConnectSettings) -> Result<Self, Error> {
-        let mut files = QuantisedSource::open(path, catalog, settings)?;
+        let mut files = QuantisedSource::open(path, None, catalog, settings)?;
         let model = Arc::clone(&files.model);
         let warnings = std::mem::take(&mut files.warnings);
         let shown = files.path.display().to_string();

@@ -61,19 +61,19 @@ pub struct QuantisedSource {
 }
 
 impl QuantisedSource {
-    /// Opens files with the plugin that reads them.
+    /// Opens files with the plugin that reads them; the model is called after them, if no other name is given.
     ///
     /// # Errors
     /// Fails when nothing is there that a plugin gives weights of; see [`Error`].
-    pub fn open(path: &Path, catalog: &Catalog, settings: &ConnectSettings) -> Result<Self, Error> {
-        Self::new(inspect::open(path, catalog, settings)?)
+    pub fn open(path: &Path, name: Option<&str>, catalog: &Catalog, settings: &ConnectSettings) -> Result<Self, Error> {
+        Self::new(inspect::open(path, catalog, settings)?, name)
     }
 
     /// Takes files that are open.
     ///
     /// # Errors
     /// As [`QuantisedSource::open`].
-    pub fn new(opened: Opened) -> Result<Self, Error> {
+    pub fn new(opened: Opened, name: Option<&str>) -> Result<Self, Error> {
         let Opened { path, files, content, warnings: missing } = opened;
         let Content::Plugin(plugin, format) = content else { return Err(Error::Checkpoint { path }) };
         if let Some(what) = missing.into_iter().next() {
@@ -86,7 +86,8 @@ impl QuantisedSource {
             return Err(Error::Incomplete { path, what: what.clone() });
         }
         let origin = plugin.origin(&named(&files))?;
-        let name = model_name(&name_of(&path), &format, reading.level.as_deref());
+        let name = name.map_or_else(|| name_of(&path), str::to_owned);
+        let name = model_name(&name, &format, reading.level.as_deref());
         let (mut model, told) =
             described(&origin, &name).map_err(|source| Error::Model { path: path.clone(), source })?;
         let mut warnings = origin.warnings;

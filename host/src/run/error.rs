@@ -55,8 +55,8 @@ pub enum Error {
         /// As given.
         path: PathBuf,
     },
-    /// What is to be converted is on a hub.
-    #[error("`{name}` on the hub is quantised, and is not converted from there")]
+    /// What is to be quantised, or planned, is quantised files on a hub.
+    #[error("`{name}` on the hub is quantised already")]
     QuantisedOnHub {
         /// As given.
         name: String,
@@ -212,7 +212,7 @@ impl Fault for Error {
             Self::NotQuantised { .. } => Some("`qhost quantize` makes a quantised model of it".into()),
             Self::IsFile { .. } => Some("`qhost convert` makes another format of a quantised file".into()),
             Self::QuantisedOnHub { .. } => {
-                Some("fetch it into a folder first (`hf download ORG/NAME --local-dir DIR`), and convert that".into())
+                Some("`qhost convert` fetches it and makes another format of it".into())
             }
             Self::Outline { .. } => Some("choose another folder for temporary files with TMPDIR".into()),
             Self::Model(error) => error.hint(),

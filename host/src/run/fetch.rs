@@ -221,6 +221,37 @@ fn link(file: &Path, name: &Path) -> io::Result<()> {
     fs::copy(file, name).map(drop)
 }
 
+/// A model of a hub whose files are all here.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// The folder in the cache.
+    pub root: PathBuf,
+    /// Its name on the hub, without its owner.
+    pub name: String,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Fetches all files of a model, if it is one of a hub: what quantised files are like is known only when they are here.
+///
+/// # Errors
+/// Fails when they cannot be fetched.
+pub fn fetch_whole(
+    model: &ModelSource,
+    cancel: &CancelFlag,
+    events: &Arc<dyn Events>,
+) -> Result<Option<Fetched>, Error> {
+    if on_hub(&model.name)?.is_none() {
+        return Ok(None);
+    }
+    let Opened { mut checkpoint, origin, missing } = open(model, cancel)?;
+    if let Some(missing) = missing {
+        missing.fetch(&mut checkpoint, events)?;
+    }
+    let Checkpoint { root, name, .. } = checkpoint;
+    Ok(origin.map(|origin| Fetched { root, name, origin }))
+}
+
 impl Missing {
     /// What the download means for the disks.
     pub(super) fn needs(&self, target: &write::Target) -> plan::Download {

@@ -13,7 +13,7 @@ use qhost_plugin_api::documents::{Encoding, EncodingPattern, Model};
 
 use super::{
     Error, Events, ModelSource, Origin, Sources,
-    fetch::{self, Missing, Opened},
+    fetch::{self, Fetched, Missing, Opened},
     files::Companion,
 };
 use crate::{
@@ -29,8 +29,8 @@ use crate::{
 pub(super) enum Input {
     /// A checkpoint.
     Checkpoint(Box<CheckpointInput>),
-    /// Quantised files.
-    Files(Arc<QuantisedSource>),
+    /// Quantised files, and where they come from if from a hub.
+    Files(Arc<QuantisedSource>, Option<Origin>),
 }
 
 /// A checkpoint, of which weights may yet have to be fetched.
@@ -62,23 +62,32 @@ pub enum Wanted {
 }
 
 impl Input {
-    /// Opens what the user names; no weight is read, but what of quantised files is needed to know them.
+    /// Opens what the user names, or what was fetched of it; no weight is read, but what of quantised files is needed to
+    /// know them.
     pub(super) fn open(
         source: &ModelSource,
+        fetched: Option<&Fetched>,
         wanted: Wanted,
         catalog: &Catalog,
         settings: &ConnectSettings,
     ) -> Result<Read, Error> {
+        if let Some(Fetched { root, name, origin }) = fetched {
+            let files = QuantisedSource::open(root, Some(name), catalog, settings).map_err(|error| match error {
+                quantised::Error::Checkpoint { .. } => Error::NotQuantised { path: source.name.clone() },
+                error => error.into(),
+            })?;
+            return Ok(Read::of_files(files, Some(origin.clone())));
+        }
         let path = &source.name;
         if path.exists() && wanted != Wanted::Checkpoint {
             if source.revision.is_some() {
                 return Err(Error::RevisionOfFolder { path: path.clone() });
             }
             if inspect::is_folder_of_plugin(path, catalog) || !looks_like_checkpoint(path) {
-                match QuantisedSource::open(path, catalog, settings) {
+                match QuantisedSource::open(path, None, catalog, settings) {
                     // It looked like a folder of a plugin's, and is none.
                     Err(quantised::Error::Checkpoint { .. }) => {}
-                    opened => return Ok(Read::of_files(opened?)),
+                    opened => return Ok(Read::of_files(opened?, None)),
                 }
             }
             if wanted == Wanted::Quantised {
@@ -109,7 +118,7 @@ impl Input {
     pub(super) fn root(&self) -> &Path {
         match self {
             Self::Checkpoint(input) => &input.checkpoint.root,
-            Self::Files(files) => &files.path,
+            Self::Files(files, _) => &files.path,
         }
     }
 
@@ -123,7 +132,7 @@ impl Input {
     pub(super) fn weight_bytes(&self) -> u64 {
         match self {
             Self::Checkpoint(input) => input.checkpoint.weight_bytes(),
-            Self::Files(files) => files.file_bytes,
+            Self::Files(files, _) => files.file_bytes,
         }
     }
 
@@ -131,7 +140,7 @@ impl Input {
     pub(super) fn origin(&self) -> Option<&Origin> {
         match self {
             Self::Checkpoint(input) => input.origin.as_ref(),
-            Self::Files(_) => None,
+            Self::Files(_, origin) => origin.as_ref(),
         }
     }
 
@@ -139,7 +148,7 @@ impl Input {
     pub(super) fn missing(&self) -> Option<&Missing> {
         match self {
             Self::Checkpoint(input) => input.missing.as_ref(),
-            Self::Files(_) => None,
+            Self::Files(..) => None,
         }
     }
 
@@ -150,7 +159,7 @@ impl Input {
                 Some(missing) => missing.fetch(&mut input.checkpoint, events),
                 None => Ok(()),
             },
-            Self::Files(_) => Ok(()),
+            Self::Files(..) => Ok(()),
         }
     }
 
@@ -158,13 +167,13 @@ impl Input {
     pub(super) fn files(&self) -> Option<&Arc<QuantisedSource>> {
         match self {
             Self::Checkpoint(_) => None,
-            Self::Files(files) => Some(files),
+            Self::Files(files, _) => Some(files),
         }
     }
 
     /// Has the inputs of linears follow each other by groups where a target takes them so and not otherwise; tells of it.
     pub(super) fn put_in_order(&mut self, takes: &[EncodingPattern]) -> Result<Option<String>, Error> {
-        let Self::Files(files) = self else { return Ok(None) };
+        let Self::Files(files, _) = self else { return Ok(None) };
         let Some(files) = Arc::get_mut(files) else { return Ok(None) };
         let taken = |encoding: &Encoding| takes.iter().any(|pattern| pattern.fits(encoding));
         let only_in_order = |encoding: &Encoding| {
@@ -184,7 +193,7 @@ impl Input {
     pub(super) fn companions(&self) -> Vec<Companion> {
         match self {
             Self::Checkpoint(input) => input.checkpoint.companions.iter().map(Companion::from).collect(),
-            Self::Files(files) => {
+            Self::Files(files, _) => {
                 files.companions.iter().map(|(name, bytes)| Companion::in_memory(name.clone(), bytes)).collect()
             }
         }
@@ -194,7 +203,7 @@ impl Input {
     pub(super) fn is_made(&self, tensor: usize) -> bool {
         match self {
             Self::Checkpoint(input) => input.stored.get(tensor).is_some_and(|stored| stored.widening != Widening::None),
-            Self::Files(_) => true,
+            Self::Files(..) => true,
         }
     }
 
@@ -211,7 +220,7 @@ impl Input {
         match self {
             Self::Checkpoint(input) => source::fingerprint(&input.checkpoint, read),
             // What the small files say comes from the files, or they are among them.
-            Self::Files(files) => Ok(files.fingerprint()),
+            Self::Files(files, _) => Ok(files.fingerprint()),
         }
     }
 
@@ -219,7 +228,7 @@ impl Input {
     pub(super) fn is_unchanged(&self) -> io::Result<bool> {
         match self {
             Self::Checkpoint(input) => source::is_unchanged(&input.checkpoint),
-            Self::Files(files) => files.is_unchanged(),
+            Self::Files(files, _) => files.is_unchanged(),
         }
     }
 
@@ -227,7 +236,7 @@ impl Input {
     pub(super) fn sources(&self, model: &Arc<Model>) -> Sources {
         match self {
             Self::Checkpoint(input) => Sources::new(&input.checkpoint, Arc::clone(model), &input.stored),
-            Self::Files(files) => Sources::of_files(Arc::clone(files)),
+            Self::Files(files, _) => Sources::of_files(Arc::clone(files)),
         }
     }
 }
@@ -246,11 +255,11 @@ impl Read {
         Ok(Self { input, model, warnings })
     }
 
-    fn of_files(mut files: QuantisedSource) -> Self {
+    fn of_files(mut files: QuantisedSource, origin: Option<Origin>) -> Self {
         let warnings = std::mem::take(&mut files.warnings);
         let model = files.model.as_ref().clone();
         tracing::info!("{}: {} in {}", files.path.display(), model.family, files.format);
-        Self { input: Input::Files(Arc::new(files)), model, warnings }
+        Self { input: Input::Files(Arc::new(files), origin), model, warnings }
     }
 }
 

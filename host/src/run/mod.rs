@@ -28,7 +28,7 @@ mod unit;
 pub use error::Error;
 pub use event::{Event, Events};
 pub use execute::Finished;
-pub use fetch::{ModelSource, Origin};
+pub use fetch::{Fetched, ModelSource, Origin, fetch_whole};
 pub use files::{Companion, Companions};
 pub use input::Wanted;
 pub use opened::{OpenedModel, open_model};

@@ -17,7 +17,7 @@ use qhost_plugin_api::{
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
-    Error, ModelSource, Origin, Wanted,
+    Error, Fetched, ModelSource, Origin, Wanted,
     arithmetic::Arithmetic,
     calibrated, card, commit,
     files::{Companion, Companions},
@@ -48,6 +48,8 @@ const YET_TO_COME: u64 = 16 << 20;
 pub struct Request {
     /// The model.
     pub model: ModelSource,
+    /// The files of a quantised model of a hub.
+    pub fetched: Option<Fetched>,
     /// What the model may be.
     pub wanted: Wanted,
     /// The format's id.
@@ -228,7 +230,7 @@ impl Prepared {
 pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> Result<Prepared, Error> {
     let settings = connect(resources)?;
     let Read { mut input, model, warnings: mut of_source } =
-        Input::open(&request.model, request.wanted, catalog, &settings)?;
+        Input::open(&request.model, request.fetched.as_ref(), request.wanted, catalog, &settings)?;
     let (found, manifest) = catalog.bringing(&request.format)?;
     let plugin = LoadedPlugin::load(found, manifest, &settings)?;
     tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
