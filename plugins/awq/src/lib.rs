@@ -75,6 +75,8 @@ qhost_plugin_api::export_plugin! {
             levels: ["4bit-g32", "4bit-g64", "4bit-g128", "4bit-channel"],
             folders: [
                 { file: "config.json", key: "quantization_config.quant_method", value: "awq" },
+                { file: "config.json", key: "quantization_config.quant_method", value: "auto-round" },
+                { file: "config.json", key: "quantization_config.quant_method", value: "intel/auto-round" },
                 { file: "quant_config.json", key: "", value: "" },
                 { file: "quantize_config.json", key: "quant_method", value: "awq" },
             ],
@@ -94,6 +96,6 @@ mod tests {
         let described: Vec<_> = super::format::description().levels.into_iter().map(|level| level.id).collect();
         assert_eq!(manifest.formats[0].levels, described);
         assert_eq!(manifest.formats[0].loaders, super::read::LOADERS);
-        assert_eq!(manifest.formats[0].folders.len(), 3);
+        assert_eq!(manifest.formats[0].folders.len(), 5);
     }
 }

@@ -77,6 +77,7 @@ qhost_plugin_api::export_plugin! {
             folders: [
                 { file: "config.json", key: "quantization_config.quant_method", value: "gptq" },
                 { file: "config.json", key: "quantization_config.quant_method", value: "auto-round" },
+                { file: "config.json", key: "quantization_config.quant_method", value: "intel/auto-round" },
                 { file: "quantize_config.json", key: "", value: "" },
             ],
             loaders: ["transformers", "gptqmodel", "vllm", "sglang"],
@@ -95,6 +96,6 @@ mod tests {
         let described: Vec<_> = super::format::description().levels.into_iter().map(|level| level.id).collect();
         assert_eq!(manifest.formats[0].levels, described);
         assert_eq!(manifest.formats[0].loaders, super::read::LOADERS);
-        assert_eq!(manifest.formats[0].folders.len(), 3);
+        assert_eq!(manifest.formats[0].folders.len(), 4);
     }
 }

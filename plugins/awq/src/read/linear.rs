@@ -1,33 +1,42 @@
-//! One packed linear: what follows from the shapes of its tensors, and its rows as floats.
-//!
-//! Codes lie with the inputs as rows, and eight outputs beside each other in a word.
+//! One packed linear: what follows from the shapes of its tensors.
 
-use std::ops::Range;
-
-use qhost_packed::{Linear, Packed, Packing, Shape, Tensors, matrix, misshapen, word};
-use qhost_plugin_api::sdk::{Failure, Result};
+use qhost_packed::{Linear, Packed, Shape, Tensors, matrix, misshapen};
+use qhost_plugin_api::sdk::{DType, Failure, Result, widen};
 
 use super::{
+    layout::{Layout, OF_ROW, OF_WORD, TILE, padded_words, zero},
     settings::{BITS, Settings},
-    unpack::{OUTPUTS, SHIFTS, field},
+    unpack::OUTPUTS,
 };
 
-/// Inputs that are taken apart together.
-const RUN: usize = 32;
+/// Bits that some program packs in ways of its own.
+const OTHER_BITS: [usize; 6] = [2, 3, 5, 6, 7, 8];
 
 /// What the shapes of a linear's tensors say, held against the settings.
 ///
 /// # Errors
 /// Fails with kind `CORRUPT`, naming the tensor, when one has an impossible shape, and with `UNSUPPORTED` when inputs
-/// have an order of their own, which the format does not know.
+/// have an order of their own, which the format does not know, or codes have other bits.
 pub(super) fn shape(settings: &Settings, tensors: &Tensors<'_>) -> Result<Shape> {
-    let (codes, scales) = (tensors.codes, tensors.scales);
     if let Some(order) = tensors.order {
         return Err(Failure::unsupported("the format has no order of inputs, and it is one").about(&*order.name));
     }
+    match settings.layout {
+        Layout::Gemm => by_input(settings, tensors),
+        Layout::Gemv | Layout::Fast => by_output(settings, tensors),
+    }
+}
+
+/// Codes lie with the inputs as rows.
+fn by_input(settings: &Settings, tensors: &Tensors<'_>) -> Result<Shape> {
+    let (codes, scales) = (tensors.codes, tensors.scales);
     let (inputs, columns) = matrix(codes)?;
     let (groups, outputs) = matrix(scales)?;
     if columns.checked_mul(OUTPUTS) != Some(outputs) {
+        let is_of = |bits: &&usize| outputs.checked_mul(**bits).map(|all| all.div_ceil(32)) == Some(columns);
+        if let Some(bits) = OTHER_BITS.iter().find(is_of).filter(|_| settings.may_be_mixed) {
+            return Err(Failure::unsupported(format!("its codes have {bits} bits")).about(&*codes.name));
+        }
         return Err(misshapen(
             codes,
             &format!("{} has {outputs} columns, which take {}", scales.name, outputs / OUTPUTS),
@@ -39,64 +48,62 @@ pub(super) fn shape(settings: &Settings, tensors: &Tensors<'_>) -> Result<Shape>
             &format!("{} has {groups} rows, and {} {columns} columns", scales.name, codes.name),
         ));
     }
-    let sizes = settings.group_sizes().map(|size| usize::try_from(size).ok().filter(|size| *size <= inputs));
-    let fits = |size: &Option<usize>| groups.checked_mul(size.unwrap_or(inputs)) == Some(inputs);
-    let size = sizes.into_iter().find(fits).ok_or_else(|| {
+    let fits = |size: usize| groups.checked_mul(size) == Some(inputs);
+    let (group_size, whole_rows) = settings.group_of(inputs, fits).ok_or_else(|| {
         misshapen(scales, &format!("{inputs} inputs in groups of {} do not make as many groups", settings.group_size))
     })?;
-    let (group_size, whole_rows) = (size.unwrap_or(inputs), size.is_none());
-    Ok(Shape { bits: BITS, inputs, outputs, groups, group_size, whole_rows })
+    Ok(Shape { bits: BITS, inputs, outputs, groups, group_size, whole_rows, scales_of_output: None })
 }
 
-/// The zero points of outputs from `first` on, of one group.
-pub(super) fn zeros(linear: &Linear, packed: &Packed<'_>, group: usize, first: usize, out: &mut [f32]) {
-    let Some(zeros) = packed.zeros else {
-        out.fill(MIDDLE);
-        return;
-    };
-    let columns = linear.shape.outputs / OUTPUTS;
-    for (zero, output) in out.iter_mut().zip(first..) {
-        *zero = f32::from(field(word(zeros, group * columns + output / OUTPUTS), output));
+/// Codes lie with the outputs as rows; what belongs to groups is filled up.
+fn by_output(settings: &Settings, tensors: &Tensors<'_>) -> Result<Shape> {
+    let (codes, scales) = (tensors.codes, tensors.scales);
+    let (rows, columns) = matrix(codes)?;
+    let fast = settings.layout == Layout::Fast;
+    let lengths =
+        if fast { (rows.checked_mul(OF_ROW), Some(columns)) } else { (Some(rows), columns.checked_mul(OF_WORD)) };
+    let (Some(outputs), Some(inputs)) = lengths else { return Err(misshapen(codes, "it is longer than memory")) };
+    if inputs == 0 || fast && !inputs.is_multiple_of(TILE) {
+        return Err(misshapen(codes, &format!("inputs are packed in tiles of {TILE}")));
+    }
+    let (scale_rows, scale_columns) = matrix(scales)?;
+    let (of_scales, padded) = if fast { (scale_columns, scale_rows) } else { (scale_rows, scale_columns) };
+    if of_scales != outputs {
+        return Err(misshapen(scales, &format!("{} has {outputs} outputs", codes.name)));
+    }
+    let fits = |size: usize| inputs.is_multiple_of(size) && padded_words(inputs / size, size) * OF_WORD == padded;
+    let (group_size, whole_rows) = settings.group_of(inputs, fits).ok_or_else(|| {
+        misshapen(scales, &format!("{inputs} inputs in groups of {} take other room", settings.group_size))
+    })?;
+    if let Some(zeros) = tensors.zeros {
+        let expected = if fast { scales.shape.clone() } else { vec![outputs as u64, (padded / OF_WORD) as u64] };
+        if zeros.shape != expected {
+            return Err(misshapen(zeros, &format!("{} makes it {expected:?}", scales.name)));
+        }
+    }
+    let scales_of_output = (!fast).then_some(padded);
+    Ok(Shape { bits: BITS, inputs, outputs, groups: inputs / group_size, group_size, whole_rows, scales_of_output })
+}
+
+/// The zero points, or the minima, of outputs from `first` on, of one group.
+pub(super) fn zeros(layout: Layout, linear: &Linear, packed: &Packed<'_>, group: usize, first: usize, out: &mut [f32]) {
+    let outputs = linear.shape.outputs;
+    match (packed.zeros, layout) {
+        (None, _) => out.fill(MIDDLE),
+        (Some(zeros), Layout::Fast) => {
+            let bytes = zeros.get((group * outputs + first) * 2..).unwrap_or_default();
+            if widen(DType::F16, bytes.get(..out.len() * 2).unwrap_or_default(), out).is_err() {
+                out.fill(f32::NAN);
+            }
+        }
+        (Some(zeros), _) => {
+            let words = linear.shape.scales_of_output.unwrap_or(0) / OF_WORD;
+            for (found, output) in out.iter_mut().zip(first..) {
+                *found = f32::from(zero(layout, zeros, (outputs, words), output, group));
+            }
+        }
     }
 }
 
 /// The zero point where none is stored.
 pub(super) const MIDDLE: f32 = 8.0;
-
-/// Fills `out` with rows of the weight, one for each output of the range: runs of inputs within a group, for all rows
-/// one after the other, since the words of neighbouring rows lie beside each other.
-pub(super) fn fill(
-    settings: &Settings,
-    linear: &Linear,
-    packed: &Packed<'_>,
-    rows: &Range<usize>,
-    out: &mut [f32],
-) -> Result<()> {
-    let Shape { inputs, outputs, group_size, .. } = linear.shape;
-    let columns = outputs / OUTPUTS;
-    let (mut scales, mut zeros) = (vec![0.0; rows.len()], vec![0.0; rows.len()]);
-    let mut words = [0; RUN];
-    for group in 0..linear.shape.groups {
-        linear.scales(packed, group, rows, &mut scales)?;
-        settings.zeros(linear, packed, group, rows.start, &mut zeros);
-        let end = (group + 1) * group_size;
-        for start in (group * group_size..end).step_by(RUN) {
-            let words = &mut words[..RUN.min(end - start)];
-            let mut column = None;
-            for (at, row) in rows.clone().enumerate() {
-                if column.replace(row / OUTPUTS) != Some(row / OUTPUTS) {
-                    for (found, input) in words.iter_mut().zip(start..) {
-                        *found = word(packed.codes, input * columns + row / OUTPUTS);
-                    }
-                }
-                let (shift, scale, zero) = (SHIFTS[row % OUTPUTS], scales[at], zeros[at]);
-                for (weight, word) in out[at * inputs + start..].iter_mut().zip(&*words) {
-                    #[expect(clippy::cast_precision_loss, reason = "4 bits")]
-                    let code = (word >> shift & 15) as f32;
-                    *weight = scale * (code - zero);
-                }
-            }
-        }
-    }
-    Ok(())
-}

@@ -2,6 +2,7 @@
 //!
 //! It knows the tensors of the format and its configs; what is the same for all packed folders is `qhost-packed`.
 
+mod layout;
 mod linear;
 mod packing;
 mod settings;

@@ -3,14 +3,19 @@
 use std::ops::Range;
 
 use qhost_folder::StoredAt;
-use qhost_packed::{Content, Linear, Packed, Packing, SCALES, Shape, Tensors};
+use qhost_packed::{Content, Linear, MINIMA, Packed, Packing, SCALES, Shape, Tensors, ZEROS};
 use qhost_plugin_api::{
     documents::Check,
     sdk::{Failure, FileView, Result},
 };
 use serde_json::{Map, Value};
 
-use super::{linear, settings, settings::Settings, verify};
+use super::{
+    layout::{Layout, codes_by_input, codes_of_output},
+    linear, settings,
+    settings::Settings,
+    verify,
+};
 
 impl Packing for Settings {
     const FORMAT: &'static str = "awq";
@@ -26,11 +31,30 @@ impl Packing for Settings {
     }
 
     fn version(&self) -> &'static str {
-        settings::LAYOUT
+        self.layout.name()
     }
 
     fn needs_zeros(&self) -> bool {
-        self.zero_point
+        // Without them there is nothing to add.
+        self.zero_point || self.layout == Layout::Fast
+    }
+
+    fn zeros_endings(&self) -> &'static [&'static str] {
+        match self.layout {
+            Layout::Fast => &[ZEROS, MINIMA],
+            Layout::Gemm | Layout::Gemv => &[ZEROS],
+        }
+    }
+
+    fn dtypes(&self) -> [&'static str; 2] {
+        match self.layout {
+            Layout::Fast => ["I16", "F16"],
+            Layout::Gemm | Layout::Gemv => ["I32", "I32"],
+        }
+    }
+
+    fn has_minima(&self) -> bool {
+        self.layout == Layout::Fast
     }
 
     fn shape(&self, tensors: &Tensors<'_>) -> Result<Shape> {
@@ -38,11 +62,17 @@ impl Packing for Settings {
     }
 
     fn zeros(&self, linear: &Linear, packed: &Packed<'_>, group: usize, first: usize, out: &mut [f32]) {
-        linear::zeros(linear, packed, group, first, out);
+        linear::zeros(self.layout, linear, packed, group, first, out);
     }
 
-    fn fill(&self, linear: &Linear, packed: &Packed<'_>, rows: &Range<usize>, out: &mut [f32]) -> Result<()> {
-        linear::fill(self, linear, packed, rows, out)
+    fn codes(&self, linear: &Linear, packed: &Packed<'_>, rows: &Range<usize>, out: &mut [u8]) {
+        let Shape { inputs, outputs, .. } = linear.shape;
+        if self.layout == Layout::Gemm {
+            return codes_by_input(packed.codes, outputs, inputs, rows.start, out);
+        }
+        for (output, out) in rows.clone().zip(out.chunks_exact_mut(inputs)) {
+            codes_of_output(self.layout, packed.codes, output, out);
+        }
     }
 
     fn checks(content: &Content<'_, Self>) -> Vec<Check> {

@@ -1,12 +1,14 @@
 //! What a folder says of how its linears are packed: `quantization_config` of `config.json`, or a file of its own.
 //!
-//! `AutoAWQ` and `GPTQModel` write the same settings under names of their own.
+//! `AutoAWQ`, `GPTQModel` and `AutoRound` write the same settings under names of their own.
 
 use std::collections::BTreeSet;
 
-use qhost_packed::{flag, settings_in, text};
+use qhost_packed::{AutoRound, flag, settings_in, text};
 use qhost_plugin_api::sdk::{Failure, FileView, Result};
 use serde_json::{Map, Value};
+
+use super::layout::Layout;
 
 /// The settings on their own, as the first writers of the format stored them.
 const SETTINGS: &str = "quant_config.json";
@@ -14,14 +16,14 @@ const SETTINGS: &str = "quant_config.json";
 const OTHER_SETTINGS: &str = "quantize_config.json";
 /// The name of the method.
 const METHOD: &str = "awq";
-/// The layout that is read, which all loaders know.
-pub(crate) const LAYOUT: &str = "gemm";
 /// The bits of a code.
 pub(crate) const BITS: u32 = 4;
 
 /// The settings of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
+    /// How codes are packed.
+    pub(crate) layout: Layout,
     /// Weights in a group; −1 is a whole row.
     pub(crate) group_size: i64,
     /// Sizes of groups that single linears may have instead.
@@ -30,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) zero_point: bool,
     /// What names of modules that are not packed contain, if it is told.
     pub(crate) not_packed: Option<Vec<String>>,
+    /// Whether single linears may have other bits.
+    pub(crate) may_be_mixed: bool,
 }
 
 /// The settings as they are written, and the file that has them; none if the folder is of another format.
@@ -42,7 +46,8 @@ pub(crate) fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Valu
         let has = |keys: [&str; 2]| keys.iter().any(|key| settings.contains_key(*key));
         // The first writers named no method; the file's name and these keys were enough.
         let is_old = *file == SETTINGS && has(["w_bit", "bits"]) && has(["q_group_size", "group_size"]);
-        text(settings, "quant_method").map_or(is_old, |method| method.eq_ignore_ascii_case(METHOD))
+        let of_method = text(settings, "quant_method").map_or(is_old, |method| method.eq_ignore_ascii_case(METHOD));
+        AutoRound::of(settings).map_or(of_method, |packing| packing == AutoRound::Awq)
     }))
 }
 
@@ -63,7 +68,9 @@ impl Settings {
                 .about(file)
                 .hint("4 bits are read: only one program packs others, in a layout of its own"));
         }
-        if let Some(other) = text(written, "pack_dtype").filter(|dtype| *dtype != "int32") {
+        let layout = layout(written, file)?;
+        let usual = if layout == Layout::Fast { "int16" } else { "int32" };
+        if let Some(other) = text(written, "pack_dtype").filter(|dtype| ![usual, "int32"].contains(dtype)) {
             return Err(Failure::unsupported(format!("its codes are packed into {other}"))
                 .about(file)
                 .hint("only packing into int32 is read, which all other readers ask for too"));
@@ -73,18 +80,28 @@ impl Settings {
                 .about(file)
                 .hint("no program that loads the format knows that"));
         }
-        layout(written, file)?;
-        let rules = written.get("dynamic").and_then(Value::as_object).into_iter().flat_map(|rules| rules.values());
-        let other_groups = rules.filter_map(|rule| rule.get("group_size")?.as_i64()).filter(|size| is_group(*size));
+        // What single linears have: by pattern of their names (GPTQModel), or by name (AutoRound).
+        let rules = ["dynamic", "extra_config"].iter().filter_map(|key| written.get(*key)?.as_object());
+        let rules: Vec<_> = rules.flat_map(|rules| rules.values()).collect();
+        let other_groups = rules.iter().filter_map(|rule| rule.get("group_size")?.as_i64());
         let symmetric = || flag(written, "sym").map(|symmetric| !symmetric);
         let not_packed = written.get("modules_to_not_convert").and_then(Value::as_array);
         let not_packed = not_packed.map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect());
         Ok(Self {
+            layout,
             group_size,
-            other_groups: other_groups.collect(),
+            other_groups: other_groups.filter(|size| is_group(*size)).collect(),
             zero_point: flag(written, "zero_point").or_else(symmetric).unwrap_or(true),
             not_packed,
+            may_be_mixed: rules.iter().any(|rule| rule.get("bits").is_some()),
         })
+    }
+
+    /// The size of a linear's groups, and whether they are whole rows: the first of those that it may have which fits.
+    pub(crate) fn group_of(&self, inputs: usize, fits: impl Fn(usize) -> bool) -> Option<(usize, bool)> {
+        let sizes = self.group_sizes().map(|size| usize::try_from(size).ok().filter(|size| *size <= inputs));
+        let whole = |size: Option<usize>| (size.unwrap_or(inputs), size.is_none());
+        sizes.map(whole).find(|(size, _)| fits(*size))
     }
 
     /// Sizes that the groups of a linear may have, the usual one first.
@@ -105,21 +122,16 @@ fn is_group(size: i64) -> bool {
     size == -1 || size > 0
 }
 
-/// Refuses other layouts than the one that is read, by whichever key the writer uses.
-fn layout(written: &Map<String, Value>, file: &'static str) -> Result<()> {
+/// The layout, by whichever key the writer uses.
+fn layout(written: &Map<String, Value>, file: &'static str) -> Result<Layout> {
     let named = ["version", "checkpoint_format", "format"].iter().find_map(|key| text(written, key));
-    let named = named.unwrap_or(LAYOUT).to_lowercase();
-    let what = match named.as_str() {
-        LAYOUT => return Ok(()),
-        "gemv" => "codes along the inputs, for AutoAWQ's GEMV kernel",
-        "gemv_fast" => "codes in 16-bit words, interleaved for AutoAWQ's fast GEMV kernel",
-        "llm-awq" | "llm_awq" => "codes in 16-bit words, interleaved for the kernels of llm-awq",
-        "marlin" => "tiles for the Marlin kernel",
-        _ => "one that is not known",
-    };
-    Err(Failure::unsupported(format!("its layout is `{named}`: {what}"))
-        .about(file)
-        .hint(format!("`{LAYOUT}` is read; others are made for one kernel, and newer programs load none of them")))
+    let named = named.filter(|_| AutoRound::of(written).is_none()).unwrap_or(Layout::Gemm.name()).to_lowercase();
+    Layout::of(&named).ok_or_else(|| {
+        let what = if named == "marlin" { "tiles for the Marlin kernel" } else { "one that is not known" };
+        Failure::unsupported(format!("its layout is `{named}`: {what}"))
+            .about(file)
+            .hint("gemm, gemv, gemv_fast and llm-awq are read; others are made for one kernel")
+    })
 }
 
 #[cfg(test)]
@@ -152,12 +164,23 @@ mod tests {
         let own = json!({"quant_method": "awq", "bits": 4, "group_size": -1, "sym": true});
         let (found, file) = read(&[(OTHER_SETTINGS, own)]).unwrap().unwrap();
         assert_eq!((file, found.zero_point, found.group_size), (OTHER_SETTINGS, false, -1));
+        let autoround = json!({KEY: {"quant_method": "auto-round", "packing_format": "auto_round:auto_awq", "bits": 4,
+            "group_size": 128, "sym": true, "extra_config": {"lm_head": {"bits": 16}, "x": {"group_size": 64}}}});
+        let (found, _) = read(&[(CONFIG, autoround)]).unwrap().unwrap();
+        assert_eq!((found.layout, found.zero_point), (Layout::Gemm, false));
+        assert_eq!(found.group_sizes().collect::<Vec<_>>(), [128, 64]);
+        for (name, layout) in [("GEMV", Layout::Gemv), ("gemv_fast", Layout::Fast), ("exllama", Layout::Gemm)] {
+            let config = json!({KEY: {"quant_method": "awq", "bits": 4, "group_size": 64, "version": name}});
+            assert_eq!(read(&[(CONFIG, config)]).unwrap().unwrap().0.layout, layout);
+        }
     }
 
     #[test]
     fn folders_of_other_formats_are_left_alone() {
         let other = json!({"quant_method": "gptq", "bits": 4, "group_size": 128});
         assert_eq!(read(&[(CONFIG, json!({KEY: other}))]).unwrap(), None);
+        let autoround = json!({"quant_method": "auto-round", "bits": 4, "group_size": 128});
+        assert_eq!(read(&[(CONFIG, json!({KEY: autoround}))]).unwrap(), None);
         // What the config says goes before what lies beside it.
         let autoawq = json!({"w_bit": 4, "q_group_size": 64});
         assert_eq!(read(&[(CONFIG, json!({KEY: other})), (SETTINGS, autoawq)]).unwrap(), None);
@@ -173,9 +196,6 @@ mod tests {
             ("bits", json!("4"), FailureKind::CORRUPT),
             ("group_size", json!(0), FailureKind::CORRUPT),
             ("group_size", json!(-2), FailureKind::CORRUPT),
-            ("version", json!("GEMV"), FailureKind::UNSUPPORTED),
-            ("version", json!("gemv_fast"), FailureKind::UNSUPPORTED),
-            ("version", json!("llm-awq"), FailureKind::UNSUPPORTED),
             ("version", json!("marlin"), FailureKind::UNSUPPORTED),
             ("version", json!("else"), FailureKind::UNSUPPORTED),
             ("checkpoint_format", json!("marlin"), FailureKind::UNSUPPORTED),

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use qhost_packed::{Content, Packed, Packing, Seen, ZEROS, finding};
+use qhost_packed::{AutoRound, Content, Packing, Seen, ZEROS, finding};
 use qhost_plugin_api::documents::Check;
 
-use super::{linear::MIDDLE, settings::Settings};
+use super::{layout::Layout, linear::MIDDLE, settings::Settings};
 
 /// The programs that load the format.
 pub(crate) const LOADERS: [&str; 4] = ["transformers", "gptqmodel", "vllm", "sglang"];
@@ -21,12 +21,20 @@ fn zeros(content: &Content<'_, Settings>) -> Seen {
         return Ok("every program reads them alike".into());
     }
     let mut stored = 0;
-    for linear in &content.linears {
-        let Some(data) = content.data(linear, ZEROS) else { continue };
-        let packed = Packed { codes: &[], zeros: Some(data), scales: &[], order: None };
-        let mut found = vec![0.0; linear.shape.outputs];
+    for linear in content.linears.iter().filter(|linear| linear.zeros.is_some()) {
+        let packed = content.packed(linear).map_err(|failure| failure.to_string())?;
+        let outputs = linear.shape.outputs;
+        let (mut found, mut scales) = (vec![0.0; outputs], vec![0.0; outputs]);
         for group in 0..linear.shape.groups {
             content.packing.zeros(linear, &packed, group, 0, &mut found);
+            if content.packing.has_minima() {
+                let scaled = linear.scales(&packed, group, &(0..outputs), &mut scales);
+                scaled.map_err(|failure| failure.to_string())?;
+                // Less the scale times the zero point is what is stored.
+                for (found, scale) in found.iter_mut().zip(&scales) {
+                    *found = if *scale * MIDDLE + *found == 0.0 { MIDDLE } else { -*found / scale };
+                }
+            }
             if let Some(output) = found.iter().position(|zero| zero.to_bits() != MIDDLE.to_bits()) {
                 return Err(format!(
                     "{}{ZEROS} has the zero point {} for output {output}, and {} says that there are none: programs that \
@@ -53,6 +61,14 @@ pub(super) fn loads(content: &Content<'_, Settings>, loader: &str) -> Result<(),
         return Err(format!("{}{ZEROS} is not there", linear.name));
     }
     let asks = ["vllm", "sglang"].contains(&loader);
+    let layout = content.packing.layout;
+    if asks && layout != Layout::Gemm {
+        return Err(format!("it takes the layout {} and not {}", Layout::Gemm.name(), layout.name()));
+    }
+    if AutoRound::of(&content.written).is_some() {
+        // What is left out is told in words of its own.
+        return Ok(());
+    }
     if asks && !content.written.contains_key("zero_point") {
         return Err(format!("{} has no `zero_point`", content.file));
     }

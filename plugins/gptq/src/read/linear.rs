@@ -1,16 +1,16 @@
-//! One packed linear: what follows from the shapes of its tensors, and its rows as floats.
+//! One packed linear: what follows from the shapes of its tensors, and its codes.
 //!
 //! Bits and groups follow from shapes as far as they can, because the config's rules for single linears are patterns
 //! that every program reads a little differently; the config only has to agree.
 
 use std::ops::Range;
 
-use qhost_packed::{Linear, Packed, Packing, Shape, Tensors, in_memory, matrix, misshapen, word};
+use qhost_packed::{Linear, Shape, Tensors, in_memory, matrix, misshapen, word};
 use qhost_plugin_api::sdk::Result;
 
 use super::{
-    settings::{BITS, Settings},
-    unpack::{RUN, codes},
+    settings::{BITS, Settings, Version},
+    unpack::{RUN, planes, stream},
 };
 
 /// What the shapes of a linear's tensors say, held against the settings.
@@ -26,7 +26,8 @@ pub(super) fn shape(settings: &Settings, tensors: &Tensors<'_>) -> Result<Shape>
     }
     let bits = bits(settings, tensors, outputs, groups)?;
     let inputs = match tensors.order.map(|order| (order, order.shape.as_slice())) {
-        None => rows * 32 / bits as usize,
+        None if packed_len(rows * 32 / bits as usize, bits) == rows => rows * 32 / bits as usize,
+        None => return Err(misshapen(packed, &format!("codes of {bits} bits do not fill its rows"))),
         Some((_, &[inputs])) if packed_len(in_memory(inputs)?, bits) == rows => in_memory(inputs)?,
         Some((order, _)) => {
             return Err(misshapen(order, &format!("{} has {rows} rows of {bits}-bit codes", packed.name)));
@@ -42,7 +43,7 @@ pub(super) fn shape(settings: &Settings, tensors: &Tensors<'_>) -> Result<Shape>
         misshapen(scales, &format!("{inputs} inputs in groups of {} do not make as many groups", settings.group_size))
     })?;
     let (group_size, whole_rows) = (size.unwrap_or(inputs), size.is_none());
-    Ok(Shape { bits, inputs, outputs, groups, group_size, whole_rows })
+    Ok(Shape { bits, inputs, outputs, groups, group_size, whole_rows, scales_of_output: None })
 }
 
 /// The bits with which the zero points have the shape that they have.
@@ -76,83 +77,31 @@ pub(super) fn zero_words(linear: &Linear, zeros: &[u8], group: usize) -> impl Fn
     move |index| word(zeros, group * words + index)
 }
 
-/// Fills `out` with rows of the weight, one for each output of the range.
-///
-/// # Errors
-/// Fails with kind `CORRUPT` when an input is in a group that is not there.
-pub(super) fn fill(
-    settings: &Settings,
-    linear: &Linear,
-    packed: &Packed<'_>,
-    rows: &Range<usize>,
-    out: &mut [f32],
-) -> Result<()> {
-    let groups = linear.groups_of_inputs(packed.order)?;
-    let block = Block::of(settings, linear, packed, rows, &groups)?;
-    match linear.shape.bits {
-        2 => block.fill::<2>(packed.codes, out),
-        3 => block.fill::<3>(packed.codes, out),
-        4 => block.fill::<4>(packed.codes, out),
-        _ => block.fill::<8>(packed.codes, out),
-    }
-    Ok(())
-}
-
-/// Some outputs of a linear, with their scales and zero points at hand.
-struct Block<'a> {
-    inputs: usize,
-    /// All outputs of the linear.
-    outputs: usize,
-    rows: Range<usize>,
-    groups: &'a [u32],
-    /// By group, for every row.
-    scales: Vec<f32>,
-    zeros: Vec<f32>,
-}
-
-impl<'a> Block<'a> {
-    fn of(
-        settings: &Settings,
-        linear: &Linear,
-        packed: &Packed<'_>,
-        rows: &Range<usize>,
-        groups: &'a [u32],
-    ) -> Result<Self> {
-        let mut scales = vec![0.0; linear.shape.groups * rows.len()];
-        let mut zeros = scales.clone();
-        for group in 0..linear.shape.groups {
-            let place = group * rows.len()..(group + 1) * rows.len();
-            linear.scales(packed, group, rows, &mut scales[place.clone()])?;
-            settings.zeros(linear, packed, group, rows.start, &mut zeros[place]);
-        }
-        let (inputs, outputs) = (linear.shape.inputs, linear.shape.outputs);
-        Ok(Self { inputs, outputs, rows: rows.clone(), groups, scales, zeros })
-    }
-
-    /// Runs of 32 inputs, for all rows one after the other: the words of neighbouring rows lie beside each other.
-    fn fill<const BITS: usize>(&self, packed: &[u8], out: &mut [f32]) {
-        let rows = self.rows.len();
-        for (run, groups) in self.groups.chunks(RUN).enumerate() {
-            let first = groups[0] as usize;
-            let in_one = groups.iter().all(|group| *group as usize == first);
-            for row in 0..rows {
-                let column = self.rows.start + row;
-                // The last run may have fewer words.
-                let words = std::array::from_fn(|at| word(packed, (run * BITS + at) * self.outputs + column));
-                let codes = codes::<BITS>(&words);
-                let place = &mut out[row * self.inputs + run * RUN..][..groups.len()];
-                if in_one {
-                    let (scale, zero) = (self.scales[first * rows + row], self.zeros[first * rows + row]);
-                    for (weight, code) in place.iter_mut().zip(codes) {
-                        *weight = scale * (f32::from(code) - zero);
-                    }
-                } else {
-                    for ((weight, code), group) in place.iter_mut().zip(codes).zip(groups) {
-                        let at = *group as usize * rows + row;
-                        *weight = self.scales[at] * (f32::from(code) - self.zeros[at]);
-                    }
-                }
+/// Fills `out` with the codes of rows, one for each output of the range: runs of 32 inputs, for all rows one after the
+/// other, because the words of neighbouring rows lie beside each other.
+pub(super) fn codes(version: Version, linear: &Linear, packed: &[u8], rows: &Range<usize>, out: &mut [u8]) {
+    let planar = version == Version::Planar;
+    let run = |words: &[u32]| match (linear.shape.bits, planar) {
+        (2, _) => stream::<2>(words),
+        (3, false) => stream::<3>(words),
+        (4, _) => stream::<4>(words),
+        (5, false) => stream::<5>(words),
+        (6, false) => stream::<6>(words),
+        (7, false) => stream::<7>(words),
+        (3 | 5..=7, true) => planes(words),
+        _ => stream::<8>(words),
+    };
+    let (inputs, outputs, bits) = (linear.shape.inputs, linear.shape.outputs, linear.shape.bits as usize);
+    let mut words = [0; 8];
+    let words = &mut words[..bits.min(8)];
+    for (at, first) in (0..inputs).step_by(RUN).enumerate() {
+        let count = RUN.min(inputs - first);
+        for (column, out) in rows.clone().zip(out.chunks_exact_mut(inputs)) {
+            // The last run may have fewer words.
+            for (place, found) in words.iter_mut().enumerate() {
+                *found = word(packed, (at * bits + place) * outputs + column);
             }
+            out[first..first + count].copy_from_slice(&run(words)[..count]);
         }
     }
 }

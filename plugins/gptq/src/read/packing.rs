@@ -9,7 +9,11 @@ use qhost_plugin_api::{
 };
 use serde_json::{Map, Value};
 
-use super::{linear, settings, settings::Settings, unpack, verify};
+use super::{
+    linear, settings,
+    settings::{Settings, Version},
+    unpack, verify,
+};
 
 impl Packing for Settings {
     const FORMAT: &'static str = "gptq";
@@ -38,10 +42,18 @@ impl Packing for Settings {
     fn zeros(&self, linear: &Linear, packed: &Packed<'_>, group: usize, first: usize, out: &mut [f32]) {
         let words = linear::zero_words(linear, packed.zeros.unwrap_or_default(), group);
         unpack::zeros(words, linear.shape.bits, self.version, first, out);
+        if self.symmetric && self.version == Version::V1 {
+            // Some writers store symmetric zero points as they are, and say version 1 all the same. Programs that rely on
+            // the symmetry do not notice; taken at its word, all weights would be off by a scale.
+            let middle = f32::from(1_u16 << (linear.shape.bits - 1));
+            for zero in out.iter_mut().filter(|zero| zero.to_bits() == (middle + 1.0).to_bits()) {
+                *zero = middle;
+            }
+        }
     }
 
-    fn fill(&self, linear: &Linear, packed: &Packed<'_>, rows: &Range<usize>, out: &mut [f32]) -> Result<()> {
-        linear::fill(self, linear, packed, rows, out)
+    fn codes(&self, linear: &Linear, packed: &Packed<'_>, rows: &Range<usize>, out: &mut [u8]) {
+        linear::codes(self.version, linear, packed.codes, rows, out);
     }
 
     fn checks(content: &Content<'_, Self>) -> Vec<Check> {

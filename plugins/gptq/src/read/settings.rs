@@ -4,24 +4,26 @@
 
 use std::collections::BTreeSet;
 
-use qhost_packed::{settings_in, text};
+use qhost_packed::{AutoRound, flag, settings_in, text};
 use qhost_plugin_api::sdk::{Failure, FileView, Result};
 use serde_json::{Map, Value};
 
 /// The settings on their own, as the first writers of the format stored them.
 const SETTINGS: &str = "quantize_config.json";
-/// The names of the method: the format's, and what `AutoRound` calls the same tensors.
-const METHODS: [&str; 2] = ["gptq", "auto-round"];
-/// Bits that every reader of the format knows.
-pub(crate) const BITS: [u32; 4] = [2, 3, 4, 8];
+/// The name of the method.
+const METHOD: &str = "gptq";
+/// Bits that are read; every reader of the format knows 2, 3, 4 and 8.
+pub(crate) const BITS: [u32; 7] = [2, 3, 4, 5, 6, 7, 8];
 
-/// How zero points are stored.
+/// How zero points and codes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
-    /// Less one.
+    /// Zero points less one.
     V1,
-    /// As they are.
+    /// Zero points as they are.
     V2,
+    /// Zero points as they are; of codes the low bits first and the high ones after them, in planes.
+    Planar,
 }
 
 impl Version {
@@ -30,6 +32,7 @@ impl Version {
         match self {
             Self::V1 => "gptq",
             Self::V2 => "gptq_v2",
+            Self::Planar => "gptq_p",
         }
     }
 }
@@ -45,8 +48,10 @@ pub(crate) struct Settings {
     pub(crate) group_size: i64,
     /// Sizes of groups that single linears may have instead.
     pub(crate) other_groups: BTreeSet<i64>,
-    /// How zero points are stored.
+    /// How zero points and codes are stored.
     pub(crate) version: Version,
+    /// Whether all linears are symmetric.
+    pub(crate) symmetric: bool,
     /// The file that they are in.
     pub(crate) file: &'static str,
 }
@@ -58,7 +63,7 @@ pub(crate) struct Settings {
 pub(crate) fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Value>, &'static str)>> {
     let Some((settings, file)) = settings_in(files, &[SETTINGS])? else { return Ok(None) };
     let ours = match text(&settings, "quant_method") {
-        Some(method) => METHODS.contains(&method),
+        Some(method) => method == METHOD || AutoRound::of(&settings).is_some_and(|packing| packing != AutoRound::Awq),
         // The first writers named no method; the file's name and these keys were enough.
         None => file == SETTINGS && settings.contains_key("bits") && settings.contains_key("group_size"),
     };
@@ -79,14 +84,17 @@ impl Settings {
         let group = written.get("group_size").ok_or_else(|| absent("group_size"))?;
         let group_size = whole(group).filter(|size| is_group(*size)).ok_or_else(|| impossible("group_size", group))?;
         let bits = known_bits(bits).ok_or_else(|| {
-            Failure::unsupported(format!("its weights have {bits} bits"))
-                .about(file)
-                .hint("2, 3, 4 and 8 bits are read: only one program packs others, in a layout of its own")
+            Failure::unsupported(format!("its weights have {bits} bits")).about(file).hint("2 to 8 bits are read")
         })?;
         if let Some(other) = text(written, "pack_dtype").filter(|dtype| *dtype != "int32") {
             return Err(Failure::unsupported(format!("its codes are packed into {other}"))
                 .about(file)
                 .hint("only packing into int32 is read, which all other readers ask for too"));
+        }
+        if flag(written, "is_marlin_format") == Some(true) {
+            return Err(Failure::unsupported("its codes are in tiles for the Marlin kernel (`is_marlin_format`)")
+                .about(file)
+                .hint("`gptq` and `gptq_v2` are read; others are made for one kernel"));
         }
         let version = version(written, file)?;
         let (mut other_bits, mut other_groups) = (BTreeSet::new(), BTreeSet::new());
@@ -97,7 +105,8 @@ impl Settings {
                 other_groups.extend(rule.get("group_size").and_then(whole).filter(|size| is_group(*size)));
             }
         }
-        Ok(Self { bits, other_bits, group_size, other_groups, version, file })
+        let symmetric = is_symmetric(written);
+        Ok(Self { bits, other_bits, group_size, other_groups, version, symmetric, file })
     }
 
     /// Bits that a linear may have, the usual ones first.
@@ -124,21 +133,26 @@ fn is_group(size: i64) -> bool {
     size == -1 || size > 0
 }
 
+/// Whether settings say that all linears are symmetric.
+fn is_symmetric(written: &Map<String, Value>) -> bool {
+    let some_say = ["dynamic", "extra_config"].iter().filter_map(|key| written.get(*key)?.as_object());
+    let some_say = some_say.flat_map(|rules| rules.values()).any(|rule| rule.get("sym").is_some());
+    flag(written, "sym") == Some(true) && !some_say
+}
+
 /// How zero points are stored, by whichever key the writer uses.
 fn version(written: &Map<String, Value>, file: &'static str) -> Result<Version> {
-    let text = |key: &str| text(written, key);
-    let is_autoround = text("quant_method") == Some("auto-round");
-    let name = match (is_autoround, text("packing_format")) {
-        (true, packing) => packing.unwrap_or("auto_round"),
-        (false, _) => text("checkpoint_format").or_else(|| text("format")).unwrap_or(Version::V1.name()),
-    };
-    match name {
-        // In AutoRound's own layouts zero points are stored as they are.
-        "gptq_v2" | "auto_round" | "auto_round:gptqmodel" => Ok(Version::V2),
-        "gptq" | "auto_round:auto_gptq" | "auto_round:gptq" => Ok(Version::V1),
-        other => Err(Failure::unsupported(format!("its checkpoint format is `{other}`"))
-            .about(file)
-            .hint("`gptq` and `gptq_v2` are read; others are made for one kernel")),
+    let named = text(written, "checkpoint_format").or_else(|| text(written, "format"));
+    match (AutoRound::of(written), named) {
+        (Some(AutoRound::AsTheyAre), _) | (None, Some("gptq_v2")) => Ok(Version::V2),
+        (Some(AutoRound::LessOne), _) | (None, Some("gptq") | None) => Ok(Version::V1),
+        (None, Some("gptq_p")) => Ok(Version::Planar),
+        (packing, named) => {
+            let other = packing.map_or(named.unwrap_or_default(), |_| AutoRound::named(written));
+            Err(Failure::unsupported(format!("its checkpoint format is `{other}`"))
+                .about(file)
+                .hint("`gptq`, `gptq_v2` and `gptq_p` are read; others are made for one kernel"))
+        }
     }
 }
 
@@ -184,13 +198,14 @@ mod tests {
             read(&config, None).unwrap_err()
         };
         for (key, value, kind) in [
-            ("bits", json!(5), FailureKind::UNSUPPORTED),
+            ("bits", json!(9), FailureKind::UNSUPPORTED),
             ("bits", json!("4"), FailureKind::CORRUPT),
             ("bits", json!(1_u64 << 40), FailureKind::UNSUPPORTED),
             ("group_size", json!(0), FailureKind::CORRUPT),
             ("group_size", json!(-2), FailureKind::CORRUPT),
             ("checkpoint_format", json!("marlin"), FailureKind::UNSUPPORTED),
             ("pack_dtype", json!("int64"), FailureKind::UNSUPPORTED),
+            ("is_marlin_format", json!(true), FailureKind::UNSUPPORTED),
         ] {
             let failure = with(key, value.clone());
             assert_eq!(failure.kind, kind, "{key} {value}: {failure}");
@@ -198,5 +213,11 @@ mod tests {
         }
         assert!(read(&json!({}), None).is_err());
         assert!(read(&json!({KEY: {"quant_method": "other", "bits": 4, "group_size": 128}}), None).is_err());
+        let autoround = |key: &str, value: &str| {
+            read(&json!({KEY: {"quant_method": "auto-round", "bits": 4, "group_size": 128, key: value}}), None)
+        };
+        assert!(autoround("packing_format", "auto_round:auto_awq").unwrap_err().message.contains("another"));
+        let other = autoround("data_type", "mx_fp").unwrap_err();
+        assert!(other.kind == FailureKind::UNSUPPORTED && other.message.contains("mx_fp"), "{other}");
     }
 }

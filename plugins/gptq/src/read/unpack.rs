@@ -1,24 +1,42 @@
 //! Codes and zero points out of packed 32-bit words.
 //!
 //! Codes are a continuous stream of bits, the lowest first, along the packed dimension: 32 of them are in as many words
-//! as a code has bits, whatever that is.
+//! as a code has bits, whatever that is. Of codes in planes the low bits of all 32 come first, then the high ones.
 
 use super::settings::Version;
 
 /// Codes that fill whole words for every width.
 pub(crate) const RUN: usize = 32;
 
-/// The codes of a run, out of its words.
+/// The codes of a run, out of its words in which they follow each other.
 #[inline]
-pub(crate) fn codes<const BITS: usize>(words: &[u32; BITS]) -> [u8; RUN] {
+pub(crate) fn stream<const BITS: usize>(words: &[u32]) -> [u8; RUN] {
     let mut codes = [0; RUN];
+    let word = |at: usize| u64::from(words.get(at).copied().unwrap_or(0));
     for (index, code) in codes.iter_mut().enumerate() {
         let (at, shift) = (index * BITS / 32, index * BITS % 32);
-        let next = words.get(at + 1).copied().unwrap_or(0);
-        let window = u64::from(words[at]) | u64::from(next) << 32;
+        let window = word(at) | word(at + 1) << 32;
         #[expect(clippy::cast_possible_truncation, reason = "a code has at most 8 bits")]
         let low = (window >> shift) as u8;
         *code = low & mask(BITS);
+    }
+    codes
+}
+
+/// The codes of a run, out of its words in which they are cut into planes: fields of 4, 2 and 1 bits, the wider ones
+/// first, as many as there are words. Three bits are two and one.
+pub(crate) fn planes(words: &[u32]) -> [u8; RUN] {
+    let mut codes = [0; RUN];
+    let mut first = 0;
+    for width in [4, 2, 1] {
+        let Some(plane) = words.get(first..first + width).filter(|_| words.len() & width != 0) else { continue };
+        for (index, code) in codes.iter_mut().enumerate() {
+            let field = plane[index * width / 32] >> (index * width % 32);
+            #[expect(clippy::cast_possible_truncation, reason = "a field has at most 4 bits")]
+            let low = field as u8;
+            *code |= (low & mask(width)) << first;
+        }
+        first += width;
     }
     codes
 }
@@ -33,16 +51,23 @@ pub(crate) const fn mask(bits: usize) -> u8 {
 /// The zero points `first..first + out.len()` of one group; `word` gives the words of the group.
 ///
 /// In version 1 they are stored less one. The reference reads them so: of 2, 4 and 8 bits one is added to all fields of
-/// a word at once, so that a stored −1 that has borrowed from its neighbour comes back as 0 together with it; of 3 bits,
-/// which cross words, one is added to each field by itself, modulo 8.
+/// a word at once, so that a stored −1 that has borrowed from its neighbour comes back as 0 together with it; of others,
+/// which cross words, one is added to each field by itself, modulo their range.
 pub(crate) fn zeros(word: impl Fn(usize) -> u32, bits: u32, version: Version, first: usize, out: &mut [f32]) {
     let width = bits as usize;
+    if version == Version::Planar && !matches!(bits, 2 | 4 | 8) {
+        for (zero, index) in out.iter_mut().zip(first..) {
+            let words: Vec<u32> = (0..width).map(|place| word(index / RUN * width + place)).collect();
+            *zero = f32::from(planes(&words)[index % RUN]);
+        }
+        return;
+    }
     let added = match (version, bits) {
         (Version::V1, 2 | 4 | 8) => (0..32).step_by(width).fold(0, |sum, bit| sum | 1_u32 << bit),
         _ => 0,
     };
     let word = |index| word(index).wrapping_add(added);
-    let one = u8::from(version == Version::V1 && bits == 3);
+    let one = u8::from(version == Version::V1 && !matches!(bits, 2 | 4 | 8));
     for (zero, index) in out.iter_mut().zip(first..) {
         let (at, shift) = (index * width / 32, index * width % 32);
         let low = word(at) >> shift;
@@ -79,18 +104,45 @@ mod tests {
     fn codes_come_back_for_every_width() {
         fn check<const BITS: usize>() {
             let codes = sample(BITS, RUN);
-            let words: [u32; BITS] = packed(&codes, BITS).try_into().unwrap();
-            assert_eq!(super::codes(&words).to_vec(), codes, "{BITS} bits");
+            assert_eq!(stream::<BITS>(&packed(&codes, BITS)).to_vec(), codes, "{BITS} bits");
         }
         check::<2>();
         check::<3>();
         check::<4>();
+        check::<5>();
+        check::<6>();
+        check::<7>();
         check::<8>();
     }
 
     #[test]
+    fn codes_in_planes_come_back() {
+        // The widths of the planes from the lowest bits on, as the format's text lists them.
+        for widths in [&[2, 1][..], &[4, 1], &[4, 2], &[4, 2, 1]] {
+            let bits: usize = widths.iter().sum();
+            let expected = sample(bits, 64);
+            let mut words = Vec::new();
+            for run in expected.chunks(RUN) {
+                let mut low = 0;
+                for width in widths {
+                    let plane: Vec<u8> = run.iter().map(|code| code >> low & mask(*width)).collect();
+                    words.extend(packed(&plane, *width));
+                    low += width;
+                }
+            }
+            assert_eq!(planes(&words[..bits]).to_vec(), expected[..RUN], "{bits} bits");
+            for first in [0, 7, 32] {
+                let mut out = vec![0.0; 64 - first];
+                zeros(|at| words[at], bits as u32, Version::Planar, first, &mut out);
+                let expected: Vec<f32> = expected[first..].iter().map(|zero| f32::from(*zero)).collect();
+                assert_eq!(out, expected, "{bits} bits from {first}");
+            }
+        }
+    }
+
+    #[test]
     fn zero_points_come_back_in_both_versions_from_any_place() {
-        for bits in [2_usize, 3, 4, 8] {
+        for bits in 2_usize..=8 {
             // At least 1, so that version 1 borrows nothing.
             let expected: Vec<u8> = sample(bits, 96).into_iter().map(|zero| zero.max(1)).collect();
             for (version, less) in [(Version::V1, 1), (Version::V2, 0)] {

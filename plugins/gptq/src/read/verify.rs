@@ -48,7 +48,7 @@ fn order_of(content: &Content<'_, Settings>, linear: &Linear) -> Result<Vec<u32>
 /// Zero points that programs read differently: by the symmetry that the config states instead of by the numbers, or
 /// by what becomes of a stored −1.
 fn zeros(content: &Content<'_, Settings>) -> Seen {
-    let (symmetric, version) = (is_symmetric(content), content.packing.version);
+    let (symmetric, version) = (content.packing.symmetric, content.packing.version);
     let (mut all, mut wrapped) = (0_u64, 0_u64);
     for linear in &content.linears {
         let (bits, outputs) = (linear.shape.bits, linear.shape.outputs);
@@ -80,13 +80,6 @@ fn zeros(content: &Content<'_, Settings>) -> Seen {
     })
 }
 
-/// Whether the config says that all linears are symmetric.
-fn is_symmetric(content: &Content<'_, Settings>) -> bool {
-    let some_say = ["dynamic", "extra_config"].iter().filter_map(|key| content.written.get(*key)?.as_object());
-    let some_say = some_say.flat_map(|rules| rules.values()).any(|rule| rule.get("sym").is_some());
-    flag(&content.written, "sym") == Some(true) && !some_say
-}
-
 /// Why a program does not take what the settings say.
 pub(super) fn loads(content: &Content<'_, Settings>, loader: &str) -> std::result::Result<(), String> {
     let is = |key: &str| flag(&content.written, key) == Some(true);
@@ -98,6 +91,9 @@ pub(super) fn loads(content: &Content<'_, Settings>, loader: &str) -> std::resul
             .iter()
             .find(|linear| ![4, 8].contains(&linear.shape.bits))
             .map(|linear| format!("it takes 4 and 8 bits, and {} has {}", linear.name, linear.shape.bits)),
+        _ if loader != "gptqmodel" && content.packing.version == Version::Planar => {
+            Some("only GPTQModel takes `gptq_p`".to_owned())
+        }
         "sglang" if content.packing.version == Version::V2 => Some("it does not take `gptq_v2`".to_owned()),
         _ => None,
     };

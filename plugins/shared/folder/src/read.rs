@@ -88,6 +88,12 @@ impl<'a> Folder<'a> {
         bytes.get(start..).and_then(|rest| rest.get(..length)).unwrap_or_default()
     }
 
+    /// The bytes of all files, in order.
+    #[must_use]
+    pub fn files(&self) -> Vec<&'a [u8]> {
+        self.files.iter().map(|file| file.bytes).collect()
+    }
+
     /// The name of a file.
     #[must_use]
     pub fn file_name(&self, index: usize) -> &'a str {

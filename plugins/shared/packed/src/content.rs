@@ -9,7 +9,7 @@ use qhost_plugin_api::{
 };
 use serde_json::{Map, Value};
 
-use crate::{CODES, CONFIG, KEY, Linear, ORDER, Packing, SCALES, ZEROS, reader::is_packed};
+use crate::{CODES, CONFIG, KEY, Linear, Packed, Packing, linear::BESIDE, reader::is_packed};
 
 /// A folder that is understood.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl<'a, P: Packing> Content<'a, P> {
         let packed = folder.tensors().iter().filter(|tensor| tensor.name.ends_with(CODES));
         let linears = packed.map(linear).collect::<Result<Vec<_>>>()?;
         for tensor in folder.tensors() {
-            let of = [ZEROS, SCALES, ORDER].iter().find_map(|ending| tensor.name.strip_suffix(ending));
+            let of = BESIDE.iter().find_map(|ending| tensor.name.strip_suffix(ending));
             if let Some(name) = of.filter(|name| folder.tensor(&format!("{name}{CODES}")).is_none()) {
                 return Err(within(tensor, P::orphan(tensor, name)));
             }
@@ -65,6 +65,14 @@ impl<'a, P: Packing> Content<'a, P> {
     pub fn data(&self, linear: &Linear, ending: &str) -> Option<&'a [u8]> {
         let tensor = self.folder.tensor(&format!("{}{ending}", linear.name))?;
         Some(self.folder.data(tensor))
+    }
+
+    /// The bytes of a linear's tensors.
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT` when they are not there.
+    pub fn packed(&self, linear: &Linear) -> Result<Packed<'a>> {
+        linear.packed(&self.folder.files())
     }
 
     /// The model's architecture, in the config's own word.
@@ -87,7 +95,7 @@ impl<'a, P: Packing> Content<'a, P> {
             let packed = linears.next_if(|linear| tensor.name.strip_suffix(CODES) == Some(linear.name.as_str()));
             let encoding = packed.map_or_else(|| tensor.dtype.clone(), Linear::encoding);
             let mut stored = StoredTensor::new(&*tensor.name, encoding, tensor.shape.clone());
-            let around = [ZEROS, SCALES, ORDER].iter().any(|ending| tensor.name.ends_with(ending));
+            let around = BESIDE.iter().any(|ending| tensor.name.ends_with(ending));
             stored.weights = packed.map(Linear::weights).or_else(|| around.then_some(0));
             stored.at(u32::try_from(tensor.file).unwrap_or(u32::MAX), tensor.offset, tensor.bytes)
         });
@@ -120,7 +128,7 @@ impl<'a, P: Packing> Content<'a, P> {
 
 /// Whether a tensor is one of those of a packed linear.
 fn is_part(name: &str) -> bool {
-    [CODES, ZEROS, SCALES, ORDER].iter().any(|ending| name.ends_with(ending))
+    name.ends_with(CODES) || BESIDE.iter().any(|ending| name.ends_with(ending))
 }
 
 /// What a reading tells: the settings, the linears, and the other tensors.
@@ -143,7 +151,7 @@ impl<P: Packing> Told<P> {
         let packing = P::parse(&settings.collect(), CONFIG)?;
         let stored = |tensor: &StoredTensor| StoredAt {
             name: tensor.name.clone(),
-            dtype: if is_packed(&tensor.encoding) { "I32".into() } else { tensor.encoding.clone() },
+            dtype: if is_packed(&tensor.encoding) { packing.dtypes()[0].into() } else { tensor.encoding.clone() },
             shape: tensor.shape.clone(),
             file: tensor.file as usize,
             offset: tensor.offset,

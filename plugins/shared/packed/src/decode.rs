@@ -6,14 +6,20 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use qhost_folder::StoredAt;
 use qhost_plugin_api::{
-    documents::{Findings, Model, Output, Plan, Reading, SourceTensor, UnitOrder},
+    documents::{Encoding, Findings, Model, Output, Plan, Reading, SourceTensor, UnitOrder},
     sdk::{
-        DECODE, Failure, FilesHandle, FormatJob, FormatService, Result, RowDecoder, UnitHandle, decode_service,
+        DECODE, Failure, FilesHandle, FormatJob, FormatService, Planes, Result, RowDecoder, UnitHandle, decode_service,
         first_non_finite,
     },
 };
 
-use crate::{Linear, Packing, content::Told, plain::Plain};
+use crate::{
+    Linear, Packed, Packing,
+    content::Told,
+    linear::DAMAGED,
+    plain::Plain,
+    values::{Piece, encodings},
+};
 
 /// A folder as the source of weights.
 pub struct Decoding<P> {
@@ -69,19 +75,28 @@ fn misshapen(tensor: &SourceTensor, stored: &[u64]) -> Failure {
         .about(&*tensor.name)
 }
 
+impl<P: Packing> Decoder<P> {
+    fn held(&self, tensor: u32) -> Result<&Held> {
+        let held = self.tensors.get(tensor as usize);
+        held.ok_or_else(|| Failure::internal(format!("there is no tensor {tensor}")))
+    }
+
+    fn rows_of<'a>(&'a self, linear: &'a Linear, packed: &'a Packed<'a>, first_row: u64, rows: usize) -> Piece<'a, P> {
+        let first = usize::try_from(first_row).unwrap_or(usize::MAX);
+        Piece { linear, packing: &self.packing, packed, rows: first..first.saturating_add(rows) }
+    }
+}
+
 impl<P: Packing> RowDecoder for Decoder<P> {
     fn rows(&self, files: &[&[u8]], tensor: u32, first_row: u64, out: &mut [f32]) -> Result<()> {
-        let held = self.tensors.get(tensor as usize);
-        let held = held.ok_or_else(|| Failure::internal(format!("there is no tensor {tensor}")))?;
-        let (name, row_elements) = match held {
+        let (name, row_elements) = match self.held(tensor)? {
             Held::Plain(plain) => {
                 plain.fill(files, first_row, out)?;
                 (&plain.name, plain.row_elements)
             }
             Held::Packed(linear) => {
-                let first = usize::try_from(first_row).unwrap_or(usize::MAX);
-                let end = first.saturating_add(out.len() / linear.shape.inputs);
-                linear.rows(&self.packing, &linear.packed(files)?, &(first..end), out)?;
+                let packed = linear.packed(files)?;
+                self.rows_of(linear, &packed, first_row, out.len() / linear.shape.inputs).weights(out)?;
                 (&linear.name, linear.shape.inputs)
             }
         };
@@ -90,7 +105,28 @@ impl<P: Packing> RowDecoder for Decoder<P> {
             Some(index) => {
                 let (row, column) = (first_row + (index / row_elements.max(1)) as u64, index % row_elements.max(1));
                 let what = format!("its weight in row {row}, column {column} is {}", out[index]);
-                Err(Failure::corrupt(what).about(&**name).hint("`qhost verify` tells which tensor is damaged"))
+                Err(Failure::corrupt(what).about(&**name).hint(DAMAGED))
+            }
+        }
+    }
+
+    fn encodings(&self, files: &[&[u8]]) -> Result<Vec<Vec<Encoding>>> {
+        let of = |held: &Held| match held {
+            Held::Plain(plain) => Ok(vec![Encoding::float(&*plain.stored.dtype)]),
+            Held::Packed(linear) => encodings(linear, &self.packing, &linear.packed(files)?),
+        };
+        self.tensors.iter().map(of).collect()
+    }
+
+    fn planes(&self, files: &[&[u8]], tensor: u32, first_row: u64, planes: &mut Planes) -> Result<()> {
+        match self.held(tensor)? {
+            Held::Plain(plain) => {
+                let what = format!("its rows are not given as {}", planes.encoding());
+                Err(Failure::internal(what).about(&*plain.name))
+            }
+            Held::Packed(linear) => {
+                let packed = linear.packed(files)?;
+                self.rows_of(linear, &packed, first_row, planes.rows()).planes(planes)
             }
         }
     }

@@ -1,9 +1,9 @@
-//! One packed linear: its tensors, what follows from their shapes, and its rows as floats.
+//! One packed linear: its tensors, what follows from their shapes, and its scales and groups.
 
 use std::ops::Range;
 
 use qhost_folder::StoredAt;
-use qhost_plugin_api::sdk::{DType, Failure, Result, widen};
+use qhost_plugin_api::sdk::{DType, Failure, Result, first_non_finite, widen};
 
 use crate::{Packing, Tensors, misshapen};
 
@@ -11,10 +11,18 @@ use crate::{Packing, Tensors, misshapen};
 pub const CODES: &str = ".qweight";
 /// The ending of the name of its zero points.
 pub const ZEROS: &str = ".qzeros";
+/// The ending of the name of its zero points where they are minima: less the scale times the zero point.
+pub const MINIMA: &str = ".scaled_zeros";
 /// The ending of the name of its scales.
 pub const SCALES: &str = ".scales";
 /// The ending of the name of the groups of its inputs.
 pub const ORDER: &str = ".g_idx";
+
+/// What to do about damaged numbers.
+pub(crate) const DAMAGED: &str = "`qhost verify` tells which tensor is damaged";
+
+/// The endings of everything that belongs to a linear beside its codes.
+pub(crate) const BESIDE: [&str; 4] = [ZEROS, MINIMA, SCALES, ORDER];
 
 /// What the shapes of a linear's tensors say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +39,8 @@ pub struct Shape {
     pub group_size: usize,
     /// Whether the settings say that a group is a whole row, however long that is.
     pub whole_rows: bool,
+    /// The scales of a row of their tensor, where each row is an output's; else each is a group's.
+    pub scales_of_output: Option<usize>,
 }
 
 /// A packed linear.
@@ -44,7 +54,7 @@ pub struct Linear {
     pub codes: Place,
     /// Where its zero points are, if they are stored.
     pub zeros: Option<Place>,
-    /// Where its scales are: groups by outputs.
+    /// Where its scales are.
     pub scales: Place,
     /// The group of every input; by their order where it is absent.
     pub order: Option<Place>,
@@ -105,7 +115,7 @@ impl Linear {
         find: impl Fn(&str) -> Option<&'a StoredAt>,
         packing: &impl Packing,
     ) -> Result<Self> {
-        let tensors = Tensors::of(codes, find, packing.needs_zeros())?;
+        let tensors = Tensors::of(codes, find, packing)?;
         let shape = packing.shape(&tensors)?;
         if shape.inputs == 0 || shape.outputs == 0 || shape.groups == 0 {
             return Err(misshapen(codes, "a linear has inputs, outputs and groups"));
@@ -162,40 +172,54 @@ impl Linear {
         }
     }
 
+    /// The type of its scales: a safetensors dtype name.
+    pub(crate) fn scale_type(&self) -> &'static str {
+        match self.scale_dtype {
+            DType::F16 => "F16",
+            DType::BF16 => "BF16",
+            _ => "F32",
+        }
+    }
+
     /// The scales of some outputs in one group.
     ///
     /// # Errors
-    /// Fails when there are not as many.
+    /// Fails with kind `CORRUPT`, naming the tensor, when one is not finite, and when there are not as many.
     pub fn scales(&self, packed: &Packed<'_>, group: usize, rows: &Range<usize>, out: &mut [f32]) -> Result<()> {
         let size = if self.scale_dtype == DType::F32 { 4 } else { 2 };
-        let first = (group * self.shape.outputs + rows.start) * size;
-        widen(self.scale_dtype, &packed.scales[first..][..rows.len() * size], out)
+        match self.shape.scales_of_output {
+            None => {
+                let first = (group * self.shape.outputs + rows.start) * size;
+                widen(self.scale_dtype, &packed.scales[first..][..rows.len() * size], out)?;
+            }
+            Some(of_row) => {
+                for (out, row) in out.chunks_exact_mut(1).zip(rows.clone()) {
+                    widen(self.scale_dtype, &packed.scales[(row * of_row + group) * size..][..size], out)?;
+                }
+            }
+        }
+        match first_non_finite(out) {
+            None => Ok(()),
+            Some(index) => {
+                let (output, scale) = (rows.start + index, out[index]);
+                Err(Failure::corrupt(format!("the scale of output {output} in group {group} is {scale}"))
+                    .about(format!("{}{SCALES}", self.name))
+                    .hint(DAMAGED))
+            }
+        }
     }
 
-    /// Fills `out` with rows of the weight, one for each output of the range.
-    ///
-    /// # Errors
-    /// Fails with kind `CORRUPT` when the bytes are not those of its tensors.
-    pub(crate) fn rows(
-        &self,
-        packing: &impl Packing,
-        packed: &Packed<'_>,
-        rows: &Range<usize>,
-        out: &mut [f32],
-    ) -> Result<()> {
+    /// Whether these are the bytes of its tensors.
+    pub(crate) fn holds(&self, packed: &Packed<'_>) -> bool {
         let fits = |bytes: &[u8], place: &Place| bytes.len() as u64 == place.bytes;
         let fits_if_there = |bytes: Option<&[u8]>, place: Option<&Place>| match (bytes, place) {
             (Some(bytes), Some(place)) => fits(bytes, place),
             (bytes, place) => bytes.is_none() && place.is_none(),
         };
-        let sound = fits(packed.codes, &self.codes)
+        fits(packed.codes, &self.codes)
             && fits(packed.scales, &self.scales)
             && fits_if_there(packed.zeros, self.zeros.as_ref())
-            && fits_if_there(packed.order, self.order.as_ref());
-        if !sound || rows.end > self.shape.outputs || out.len() != rows.len() * self.shape.inputs {
-            return Err(self.lost());
-        }
-        packing.fill(self, packed, rows, out)
+            && fits_if_there(packed.order, self.order.as_ref())
     }
 
     /// The bytes of its tensors among all files.
@@ -212,7 +236,8 @@ impl Linear {
         })
     }
 
-    fn lost(&self) -> Failure {
+    /// That its data are not to be had.
+    pub(crate) fn lost(&self) -> Failure {
         Failure::corrupt("its data are not in the files").about(&*self.name)
     }
 }

@@ -9,7 +9,7 @@ use qhost_plugin_api::{
 };
 use serde_json::{Map, Value};
 
-use crate::{CODES, Content, Linear, Packed, Shape, Tensors};
+use crate::{CODES, Content, Linear, Packed, Shape, Tensors, ZEROS};
 
 /// The settings of a folder, and how its linears are packed by them.
 pub trait Packing: Clone + Send + Sync + 'static {
@@ -39,22 +39,34 @@ pub trait Packing: Clone + Send + Sync + 'static {
     /// Whether every linear has zero points; else what they are is settled.
     fn needs_zeros(&self) -> bool;
 
+    /// What the name of their tensor may end in; the first that is there counts.
+    fn zeros_endings(&self) -> &'static [&'static str] {
+        &[ZEROS]
+    }
+
+    /// The safetensors dtypes of codes and of zero points.
+    fn dtypes(&self) -> [&'static str; 2] {
+        ["I32", "I32"]
+    }
+
+    /// Whether minima are stored in the place of zero points: a weight is scale × code + minimum then.
+    fn has_minima(&self) -> bool {
+        false
+    }
+
     /// What the shapes of a linear's tensors say, held against the settings.
     ///
     /// # Errors
     /// Fails with kind `CORRUPT`, naming the tensor, when one has an impossible shape.
     fn shape(&self, tensors: &Tensors<'_>) -> Result<Shape>;
 
-    /// The zero points of outputs from `first` on, as many as there is room for, of one group.
+    /// The zero points, or the minima, of outputs from `first` on, as many as there is room for, of one group.
     fn zeros(&self, linear: &Linear, packed: &Packed<'_>, group: usize, first: usize, out: &mut [f32]);
 
-    /// Fills `out` with rows of a linear's weight, one for each output of the range: scale × (code − zero).
+    /// Fills `out` with the codes of rows of a linear's weight, one row for each output of the range.
     ///
     /// The bytes are as long as the tensors are, and the rows are within the linear.
-    ///
-    /// # Errors
-    /// Fails with kind `CORRUPT` when the data are impossible.
-    fn fill(&self, linear: &Linear, packed: &Packed<'_>, rows: &Range<usize>, out: &mut [f32]) -> Result<()>;
+    fn codes(&self, linear: &Linear, packed: &Packed<'_>, rows: &Range<usize>, out: &mut [u8]);
 
     /// The checks of the format's own, after that of the structure; those that make no sense after a failed one are left
     /// out.

@@ -3,7 +3,10 @@
 use qhost_folder::StoredAt;
 use qhost_plugin_api::sdk::{DType, Failure, Result};
 
-use crate::linear::{CODES, ORDER, SCALES, ZEROS};
+use crate::{
+    Packing,
+    linear::{CODES, ORDER, SCALES},
+};
 
 /// The tensors of a linear.
 #[derive(Debug, Clone)]
@@ -31,7 +34,7 @@ impl<'a> Tensors<'a> {
     pub(crate) fn of(
         codes: &'a StoredAt,
         find: impl Fn(&str) -> Option<&'a StoredAt>,
-        needs_zeros: bool,
+        packing: &impl Packing,
     ) -> Result<Self> {
         let name = codes.name.strip_suffix(CODES).unwrap_or(&codes.name).to_owned();
         let part = |ending: &str| find(&format!("{name}{ending}"));
@@ -39,11 +42,17 @@ impl<'a> Tensors<'a> {
             let missing = || Failure::corrupt(format!("its tensor {name}{ending} is not there")).about(&*name);
             part(ending).ok_or_else(missing)
         };
-        let zeros = if needs_zeros { Some(needed(ZEROS)?) } else { part(ZEROS) };
+        let endings = packing.zeros_endings();
+        let zeros = match (endings.iter().find_map(|ending| part(ending)), endings) {
+            (None, [first, ..]) if packing.needs_zeros() => Some(needed(first)?),
+            (zeros, _) => zeros,
+        };
         let (scales, order) = (needed(SCALES)?, part(ORDER));
-        for tensor in [codes].into_iter().chain(zeros).chain(order) {
-            if tensor.dtype != "I32" {
-                return Err(Failure::unsupported(format!("it is of the dtype {}, and not I32", tensor.dtype))
+        let [of_codes, of_zeros] = packing.dtypes();
+        let typed = [(Some(codes), of_codes), (zeros, of_zeros), (order, "I32")];
+        for (tensor, dtype) in typed.into_iter().filter_map(|(tensor, dtype)| Some((tensor?, dtype))) {
+            if tensor.dtype != dtype {
+                return Err(Failure::unsupported(format!("it is of the dtype {}, and not {dtype}", tensor.dtype))
                     .about(&*tensor.name));
             }
         }

@@ -11,7 +11,7 @@ use qhost_plugin_api::{
 };
 
 use super::scaling::Scaling;
-use crate::{Linear, Packed, Packing, Place, plain::Plain};
+use crate::{Linear, Packed, Packing, Place, plain::Plain, values::Piece};
 
 /// A tensor of the folder, and the one of the source that it stands for.
 pub(super) struct Pair {
@@ -69,6 +69,8 @@ impl Pair {
             Stored::Packed(linear) => {
                 let rows = (CHUNK_WEIGHTS / row_elements.max(1)).max(1);
                 let tables = rows.saturating_mul(linear.shape.groups as u64).saturating_mul(8);
+                // Codes as bytes come before weights.
+                let tables = tables.saturating_add(row_elements.max(CHUNK_WEIGHTS));
                 let groups = row_elements.saturating_mul(4);
                 let whole = linear.places().map(|place| place.bytes).sum();
                 (whole, chunk.saturating_add(tables).saturating_add(groups))
@@ -156,7 +158,7 @@ impl Pair {
             io.rows(self.source, outputs.start, outputs.end - outputs.start)?.widen(&mut scratch.floats)?;
         }
         scratch.more_floats.resize(scratch.floats.len(), 0.0);
-        linear.rows(packing, packed, rows, &mut scratch.more_floats)
+        Piece { linear, packing, packed, rows: rows.clone() }.weights(&mut scratch.more_floats)
     }
 }
 
