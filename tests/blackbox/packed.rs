@@ -1,5 +1,5 @@
-//! Folders of packed linears that `GPTQModel` made: what comes out of them is what its own reader says, and whatever is
-//! wrong with one is named.
+//! Folders of packed linears that `GPTQModel` and `AutoRound` made: what comes out of them is what their own readers say,
+//! and whatever is wrong with one is named.
 
 use std::{
     fs,
@@ -19,7 +19,10 @@ use tempfile::TempDir;
 use crate::quantised;
 
 /// Every variant whose weights are told, and the level that it has.
-const VARIANTS: [(&str, Option<&str>); 9] = [
+const VARIANTS: [(&str, Option<&str>); 12] = [
+    // A linear is left as it is, and three have 3, 5 and 8 bits.
+    ("autoround", None),
+    ("autoround2", Some("2bit-g32")),
     ("b2", Some("2bit-g32")),
     ("b3asym", Some("3bit-g32")),
     ("b3zero", Some("3bit-g32")),
@@ -29,6 +32,7 @@ const VARIANTS: [(&str, Option<&str>); 9] = [
     ("b4zero", Some("4bit-g32")),
     ("b8row", Some("8bit-channel")),
     ("mixed", None),
+    ("planar", None),
 ];
 
 fn folder(name: &str) -> PathBuf {
@@ -111,7 +115,11 @@ fn what_is_in_a_folder_is_told() {
         assert_eq!((told["level"].as_str(), &told["not_understood"]), (level, &Value::Null), "{variant}");
         assert_eq!(told["parameter_count"], original["parameter_count"], "{variant}");
         assert_eq!(told["files"].as_array().unwrap().len(), 1, "{variant}");
-        let version = if variant == "b4v2" { "gptq_v2" } else { "gptq" };
+        let version = match variant {
+            "b4v2" | "autoround2" => "gptq_v2",
+            "planar" => "gptq_p",
+            _ => "gptq",
+        };
         assert_eq!(told["format_version"], version, "{variant}");
         let tensors = told["tensors"].as_array().unwrap();
         let tensor = |name: &str| tensors.iter().find(|tensor| tensor["name"] == name).unwrap();
@@ -123,7 +131,8 @@ fn what_is_in_a_folder_is_told() {
             let key = format!("quantization_config.{key}");
             entries.find(|entry| entry["key"] == *key).map(|entry| entry["value"].clone())
         };
-        assert_eq!(setting("desc_act"), Some(json!(variant == "b4order")), "{variant}");
+        let ordered = (!variant.starts_with("autoround")).then(|| json!(variant == "b4order"));
+        assert_eq!(setting("desc_act"), ordered, "{variant}");
         assert!(setting("bits").is_some() && setting("sym").is_some() && setting("group_size").is_some(), "{variant}");
     }
 }
@@ -233,7 +242,9 @@ fn folders_that_are_damaged_or_lie_are_refused_by_name() {
             5,
             &["model-00002-of-00002.safetensors"],
         ),
-        (Box::new(|copy| setting(copy, "bits", json!(5))), 4, &["5 bits", "config.json"]),
+        (Box::new(|copy| setting(copy, "bits", json!(9))), 4, &["9 bits", "config.json"]),
+        (Box::new(|copy| setting(copy, "bits", json!(5))), 5, &["qzeros", "5"]),
+        (Box::new(|copy| setting(copy, "is_marlin_format", json!(true))), 4, &["Marlin"]),
         (Box::new(|copy| setting(copy, "bits", json!(8))), 5, &["qzeros", "8"]),
         (Box::new(|copy| setting(copy, "bits", json!("four"))), 5, &["bits", "config.json"]),
         (Box::new(|copy| setting(copy, "group_size", json!(0))), 5, &["group_size", "config.json"]),
@@ -277,6 +288,19 @@ fn folders_that_are_damaged_or_lie_are_refused_by_name() {
 #[test]
 fn damaged_orders_scales_and_zeros_are_found() {
     const Q: &str = "model.layers.0.self_attn.q_proj";
+    let without = |copy: &Path, ending: &str| {
+        let path = copy.join("model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let kept = tensors.tensors().into_iter().filter(|(name, _)| *name != format!("{Q}{ending}"));
+        fs::write(&path, safetensors::serialize(kept, None).unwrap()).unwrap();
+    };
+    for ending in [".qweight", ".qzeros", ".scales"] {
+        let (place, copy) = spoiled("b4", |copy| without(copy, ending));
+        let (rows, _) = rows(&folder("b4"), &place);
+        let message = Qhost::new(["eval"]).arg(&copy).arg("--dataset").arg(rows).fail_with(5)["message"].to_string();
+        assert!(message.contains(&format!("{Q}{ending} is not there")), "{message}");
+    }
     for (group, place) in [(-1_i32, "-1"), (2, "group 2"), (i32::MAX, "2147483647")] {
         let (place_of, copy) = spoiled("b4order", |copy| {
             change(copy, &format!("{Q}.g_idx"), |_, data| data[8..12].copy_from_slice(&group.to_le_bytes()));
@@ -290,6 +314,10 @@ fn damaged_orders_scales_and_zeros_are_found() {
         change(copy, &format!("{Q}.scales"), |_, data| data[6..8].copy_from_slice(&0x7c00_u16.to_le_bytes()));
     });
     assert!(Qhost::new(["verify"]).arg(&copy).fail_with(8).to_string().contains("q_proj.scales"));
+    let place = tempfile::tempdir().unwrap();
+    let (rows, _) = rows(&folder("b4"), &place);
+    let message = Qhost::new(["eval"]).arg(&copy).arg("--dataset").arg(rows).fail_with(5)["message"].to_string();
+    assert!(message.contains("q_proj.scales") && message.contains("output 3 in group 0"), "{message}");
     // The config says that all groups are symmetric, and some programs do not look further.
     let (_place, copy) = spoiled("b4", |copy| {
         change(copy, &format!("{Q}.qzeros"), |_, data| data[0] = 0x76);
@@ -309,7 +337,9 @@ fn folders_of_other_writers_are_read() {
         let bias = safetensors::tensor::TensorView::new(safetensors::Dtype::F16, vec![64], &bias).unwrap();
         let all = kept.chain([("model.layers.0.self_attn.o_proj.bias".to_owned(), bias)]);
         let text = safetensors::serialize(all, None).unwrap();
-        fs::write(&path, text).unwrap();
+        // The file has a name by the settings.
+        fs::write(copy.join("gptq_model-4bit-32g.safetensors"), text).unwrap();
+        fs::remove_file(&path).unwrap();
         let mut config = told(&copy.join("config.json"));
         let settings = config["quantization_config"].take();
         config.as_object_mut().unwrap().remove("quantization_config");

@@ -1,4 +1,4 @@
-//! Folders in the AWQ format that `GPTQModel` made: what comes out of them is what its own reader says, scales that it has
+//! Folders in the AWQ format that `GPTQModel`, `AutoAWQ` and `AutoRound` made: what comes out of them is what its own reader says, scales that it has
 //! chosen are undone where weights are held against the original's, and whatever is wrong with a folder is named.
 
 use std::{
@@ -16,9 +16,16 @@ use crate::{
     quantised,
 };
 
-/// Every variant, and the level that it has.
-const VARIANTS: [(&str, &str); 4] =
-    [("asym", "4bit-g32"), ("bf16", "4bit-g32"), ("row", "4bit-channel"), ("sym", "4bit-g32")];
+/// Every variant, the level that it has, and its layout.
+const VARIANTS: [(&str, &str, &str); 7] = [
+    ("asym", "4bit-g32", "gemm"),
+    ("autoround", "4bit-g32", "gemm"),
+    ("bf16", "4bit-g32", "gemm"),
+    ("gemv", "4bit-g32", "gemv"),
+    ("gemv_fast", "4bit-g32", "gemv_fast"),
+    ("row", "4bit-channel", "gemm"),
+    ("sym", "4bit-g32", "gemm"),
+];
 
 const LAYER: &str = "model.layers.0";
 const Q: &str = "model.layers.0.self_attn.q_proj";
@@ -35,7 +42,7 @@ fn rounded(weight: f32, dtype: Dtype) -> u16 {
 /// The reference gives its weights in the type of the scales; ours are the exact products.
 #[test]
 fn weights_are_those_of_the_reference() {
-    for (variant, level) in VARIANTS {
+    for (variant, level, _) in VARIANTS {
         let source = quantised::open(&folder(variant)).unwrap();
         assert_eq!((&*source.format, source.level.as_deref()), ("awq", Some(level)), "{variant}");
         let bytes = fs::read(folder(variant).join("expected.safetensors")).unwrap();
@@ -66,7 +73,7 @@ fn weights_are_those_of_the_reference() {
 
 #[test]
 fn losses_are_those_of_transformers() {
-    for (variant, _) in VARIANTS {
+    for (variant, ..) in VARIANTS {
         let place = tempfile::tempdir().unwrap();
         let (rows, expected) = rows(&folder(variant), &place);
         let told = Qhost::new(["eval"]).arg(folder(variant)).arg("--dataset").arg(rows).json();
@@ -79,25 +86,26 @@ fn losses_are_those_of_transformers() {
 #[test]
 fn what_is_in_a_folder_is_told() {
     let original = Qhost::new(["inspect"]).arg(folder("base")).json();
-    for (variant, level) in VARIANTS {
+    for (variant, level, layout) in VARIANTS {
         let told = Qhost::new(["inspect"]).arg(folder(variant)).json();
         assert_eq!((&told["format"], &told["family"]), (&json!("awq"), &json!("qwen2")), "{variant}");
         assert_eq!((&told["level"], &told["not_understood"]), (&json!(level), &Value::Null), "{variant}");
-        assert_eq!(told["format_version"], "gemm", "{variant}");
+        assert_eq!(told["format_version"], layout, "{variant}");
         assert_eq!(told["parameter_count"], original["parameter_count"], "{variant}");
         let tensors = told["tensors"].as_array().unwrap();
         let tensor = |name: &str| tensors.iter().find(|tensor| tensor["name"] == name).unwrap();
         let query = tensor(&format!("{Q}.qweight"));
         assert_eq!((&query["role"], &query["layer"], &query["weights"]), (&json!("attn_q"), &json!(0), &json!(4096)));
         assert_eq!(tensor(&format!("{Q}.qzeros"))["weights"], 0, "{variant}");
-        assert!(told.to_string().contains("\"quantization_config.zero_point\""), "{variant}");
+        let zeros = if variant == "autoround" { "sym" } else { "zero_point" };
+        assert!(told.to_string().contains(&format!("\"quantization_config.{zeros}\"")), "{variant}");
     }
 }
 
 /// The writer has divided norms, and the outputs that make an input, by the scales that it has multiplied inputs with.
 #[test]
 fn scales_are_undone_where_weights_are_held_against_the_original() {
-    for (variant, _) in VARIANTS {
+    for (variant, ..) in VARIANTS {
         let told = Qhost::new(["verify"]).arg(folder(variant)).arg("--against").arg(folder("base")).json();
         assert_eq!(told["status"], "ok", "{variant}: {told}");
         let text = told.to_string();
@@ -231,9 +239,8 @@ fn folders_that_are_damaged_or_lie_are_refused_by_name() {
         (Box::new(|copy| setting(copy, "group_size", json!(0))), 5, &["group_size", "config.json"]),
         (Box::new(|copy| setting(copy, "group_size", json!(48))), 5, &["scales", "48"]),
         (Box::new(|copy| setting(copy, "group_size", json!(64))), 5, &["scales", "64"]),
-        (Box::new(|copy| setting(copy, "version", json!("GEMV"))), 4, &["gemv", "config.json"]),
-        (Box::new(|copy| setting(copy, "version", json!("gemv_fast"))), 4, &["gemv_fast", "16-bit"]),
-        (Box::new(|copy| setting(copy, "version", json!("llm-awq"))), 4, &["llm-awq"]),
+        (Box::new(|copy| setting(copy, "version", json!("GEMV"))), 5, &["q_proj.scales", "outputs"]),
+        (Box::new(|copy| setting(copy, "version", json!("gemv_fast"))), 4, &["q_proj.qweight", "I16"]),
         (Box::new(|copy| setting(copy, "version", json!("marlin"))), 4, &["marlin", "Marlin"]),
         (Box::new(|copy| without(copy, ".qzeros")), 5, &["q_proj.qzeros is not there"]),
         (Box::new(|copy| without(copy, ".scales")), 5, &["q_proj.scales is not there"]),

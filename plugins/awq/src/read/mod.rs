@@ -6,6 +6,8 @@ mod layout;
 mod linear;
 mod packing;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod unpack;
 mod verify;
 

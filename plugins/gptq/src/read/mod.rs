@@ -5,6 +5,8 @@
 mod linear;
 mod packing;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod unpack;
 mod verify;
 

@@ -68,6 +68,12 @@ impl<P: Packing> Decoding<P> {
         plan.order = UnitOrder::Independent;
         Ok(Self { plan, decoder: Arc::new(Decoder { packing, tensors }) })
     }
+
+    /// What gives the weights.
+    #[must_use]
+    pub fn decoder(&self) -> Arc<dyn RowDecoder> {
+        self.decoder.clone()
+    }
 }
 
 fn misshapen(tensor: &SourceTensor, stored: &[u64]) -> Failure {

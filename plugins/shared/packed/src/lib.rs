@@ -14,6 +14,8 @@ mod plain;
 mod reader;
 mod settings;
 mod tensors;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod values;
 mod verify;
 
