@@ -1,5 +1,4 @@
 //! Folders that the references made, in every encoding that is given of them.
-#![expect(clippy::panic, reason = "what must not come fails the test")]
 
 use std::path::{Path, PathBuf};
 

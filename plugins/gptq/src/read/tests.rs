@@ -19,7 +19,7 @@ fn folder(name: &str) -> Files {
 }
 
 /// The files with a setting that is another.
-fn with_setting(mut files: Files, key: &str, value: Value) -> Files {
+fn with_setting(mut files: Files, key: &str, value: &Value) -> Files {
     for (_, bytes) in files.iter_mut().filter(|(name, _)| name == "config.json") {
         let mut config: Value = serde_json::from_slice(bytes).unwrap();
         config["quantization_config"][key] = value.clone();
@@ -119,7 +119,7 @@ fn symmetric_zero_points_that_are_not_stored_less_one_are_symmetric_all_the_same
     assert_eq!(source.encodings(&weight).unwrap(), original.encodings(&weight).unwrap());
     assert_eq!(source.rows(&weight, 0, 64).unwrap(), original.rows(&weight, 0, 64).unwrap());
     // Where nothing says that they are symmetric, they are what they are.
-    let asymmetric = read(&with_setting(stored, "sym", json!(false))).unwrap();
+    let asymmetric = read(&with_setting(stored, "sym", &json!(false))).unwrap();
     assert_eq!(asymmetric.encodings(&weight).unwrap()[0].zeros, Some([9, 9]));
 }
 
