@@ -12,5 +12,5 @@ pub(crate) fn wrong(module: &Module, zeros: &[u8], scales: &[u8]) -> Option<Stri
     if let Some(zero) = unpack(zeros).find(|zero| !allowed.contains(zero)) {
         return Some(format!("a zero-point is {zero}"));
     }
-    bad_scale(scales)
+    bad_scale(scales, module)
 }

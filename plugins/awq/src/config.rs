@@ -109,6 +109,7 @@ mod tests {
             group: InputGroup::FfnIn,
             expert_of_statistics: Some(0),
             settings,
+            taken: None,
             first_segment: 0,
         })
     }

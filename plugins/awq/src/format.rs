@@ -1,7 +1,7 @@
 //! The levels of AWQ: 4 bits, by group size.
 
 use qhost_linears::Level;
-use qhost_plugin_api::documents::{FormatDescription, LevelDescription};
+use qhost_plugin_api::documents::{Encoding, EncodingPattern, FormatDescription, LevelDescription};
 
 use crate::options;
 
@@ -30,5 +30,13 @@ pub(crate) fn description() -> FormatDescription {
     let mut format = FormatDescription::new("awq", levels.collect());
     format.default_level = Some(DEFAULT_LEVEL.name());
     format.options = options::descriptions();
+    format.takes = vec![
+        EncodingPattern::new(Encoding::AFFINE).bits(1..=4).zeros(0, 15).permuted(false),
+        EncodingPattern::new(Encoding::MINIMUM).bits(1..=4).zeros(0, 15).permuted(false),
+    ];
+    format.gives = vec![
+        EncodingPattern::new(Encoding::AFFINE).bits([4]).zeros(0, 15).permuted(false),
+        EncodingPattern::new(Encoding::MINIMUM).bits([4]).permuted(false),
+    ];
     format
 }

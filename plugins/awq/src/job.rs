@@ -11,7 +11,10 @@ use qhost_linears::{
     module_name, units,
 };
 use qhost_plugin_api::{
-    documents::{Findings, Fold, FoldSource, Model, OpenRequest, Output, Part, Plan, RoleKind, UnitOrder},
+    documents::{
+        Fidelity, Findings, Fold, FoldSource, Model, OpenRequest, Output, Part, Plan, RoleKind, SegmentContent,
+        UnitOrder,
+    },
     sdk::{Failure, FilesHandle, FormatJob, HostHandle, Result, UnitHandle},
 };
 
@@ -30,6 +33,9 @@ use crate::{
 /// What finding scales costs for a weight, in nanoseconds on a core of the reference machine.
 const SCALES_COST: f64 = 20.0;
 
+/// The relative error of what is scaled and rounded to 16 bits, at most.
+const SCALED_ERROR: f64 = 1.0 / 256.0;
+
 /// A planned folder.
 pub(crate) struct AwqJob {
     host: HostHandle,
@@ -45,11 +51,14 @@ pub(crate) struct AwqJob {
 
 impl AwqJob {
     pub(crate) fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
-        let choices = Choices::read(&request.options)?;
+        let mut choices = Choices::read(&request.options)?;
         let model = &request.model;
-        check_host(host.facts(), "AWQ", &choices.calibration)?;
+        choices.offer(request.conversion.as_ref(), model);
         check_source(model)?;
         let mut contents = Contents::of(model, &choices)?;
+        if contents.rounds() {
+            check_host(host.facts(), "AWQ", &choices.calibration)?;
+        }
         let names = contents.modules().map(|module| &*module.name).chain(contents.skipped.iter().map(|name| &**name));
         choices.refuse_unknown(&names.collect::<Vec<_>>())?;
         contents.skipped.push(head(model));
@@ -59,7 +68,8 @@ impl AwqJob {
         let placement = Placement::of(&mut items, parts, choices.shard_bytes)?;
         let mut plan = Plan::new(&*request.format, choices.level(), Output::folder(suffix(&choices)));
         plan.files = placement.files();
-        plan.segments = placement.segments(&items, choices.calibration.effort, SCALES_COST);
+        let is_converted = request.conversion.is_some();
+        plan.segments = placement.segments(&items, choices.calibration.effort, SCALES_COST, is_converted);
         plan.units = units(model, &contents, &choices.calibration, write::memory);
         plan.order = UnitOrder::Sequential;
         let kept: Vec<_> = items
@@ -70,12 +80,20 @@ impl AwqJob {
             })
             .collect();
         for unit in &mut plan.units {
-            let of_unit: Vec<_> = modules.iter().filter(|module| module.unit == unit.unit).collect();
+            let rounded = modules.iter().filter(|module| module.taken.is_none());
+            let of_unit: Vec<_> = rounded.filter(|module| module.unit == unit.unit).collect();
             let scaled = kept.iter().filter(|kept| folds.iter().any(|fold| touches(fold, kept.tensor)));
             let largest = scaled.filter(|kept| kept.unit == unit.unit).map(write::memory_of_scaled).max();
             // The scales of all modules are written last.
             let pending: u64 = of_unit.iter().map(|module| write::memory_of_scales(module)).sum();
             unit.memory += sample::memory(&of_unit) + largest.unwrap_or(0) + pending;
+        }
+        for kept in kept.iter().filter(|kept| folds.iter().any(|fold| touches(fold, kept.tensor))) {
+            let segment = plan.segments.get_mut(kept.segment as usize);
+            if let Some(SegmentContent::Tensor(tensor)) = segment.filter(|_| is_converted).map(|s| &mut s.content) {
+                // Divided by scales, and rounded to its type.
+                (tensor.fidelity, tensor.expected_error) = (Some(Fidelity::requantised()), Some(SCALED_ERROR));
+            }
         }
         if choices.scale_only {
             plan.companions = placement.small_files(None, None, files)?;
@@ -124,7 +142,12 @@ fn suffix(choices: &Choices) -> String {
 /// modules that are left as they are stay so.
 fn folds(model: &Model, contents: &Contents) -> Vec<Fold> {
     let quantised: BTreeSet<_> = contents.modules().map(|module| module.tensor).collect();
+    let taken = contents.modules().filter(|module| module.taken.is_some()).map(|module| module.tensor);
+    let taken: BTreeSet<_> = taken.collect();
     let scalable = |id: &u32| {
+        if taken.contains(id) {
+            return false;
+        }
         let Some(tensor) = model.tensors.get(*id as usize) else { return false };
         let left_out = tensor.role.part == Part::Weight
             && is_linear(&tensor.role.kind)

@@ -3,9 +3,12 @@
 //! It knows no model: what does not fit a model's matrices is refused in `qhost-linears`.
 
 use qhost_folder::{DEFAULT_SHARD_BYTES, shard_bytes};
-use qhost_linears::{Calibration, Effort, Hints, Level, Multiples, Selection, Settings, one_of};
+use qhost_linears::{
+    Calibration, Effort, Hints, Holds, Level, Module, Multiples, Offered, Selection, Settings, Taken, leaves_open,
+    one_of,
+};
 use qhost_plugin_api::{
-    documents::{OptionDescription, Options},
+    documents::{Conversion, Model, OptionDescription, Options, SourceTensor},
     sdk::{Failure, Result},
 };
 
@@ -43,7 +46,14 @@ pub(crate) struct Choices {
     pub(crate) scale_only: bool,
     /// The largest file, in bytes of weights.
     pub(crate) shard_bytes: u64,
+    /// What is offered, if the model is converted.
+    offered: Offered,
+    /// Whether groups may be those that are offered: nothing was said of them.
+    is_open: bool,
 }
+
+/// What the files hold.
+const HOLDS: Holds = Holds { widths: &BITS, least_zero: 0, orders: false };
 
 impl Choices {
     /// Reads the options, and refuses what has no meaning.
@@ -84,6 +94,8 @@ impl Choices {
             calibration: Calibration { effort: Effort::read(options.effort.as_deref())?, ..Calibration::default() },
             scale_only: false,
             shard_bytes: DEFAULT_SHARD_BYTES,
+            offered: Offered::default(),
+            is_open: leaves_open(options),
         };
         choices.calibration.corrects = choices.calibration.effort == Effort::Best;
         for (key, value) in &options.plugin {
@@ -94,6 +106,25 @@ impl Choices {
             choices.calibration.corrects = false;
         }
         Ok(choices)
+    }
+
+    /// Takes what a conversion offers. All modules have groups of one size; where nothing is said of it, it is one that
+    /// holds those of most weights.
+    pub(crate) fn offer(&mut self, conversion: Option<&Conversion>, model: &Model) {
+        if conversion.is_none() || self.scale_only {
+            return;
+        }
+        self.offered = Offered::of(conversion);
+        if self.is_open {
+            let votes = self.offered.settings(model, &HOLDS);
+            let sizes = votes.iter().filter_map(|(settings, _)| settings.group_size);
+            let Some((first, _)) = votes.first() else { return };
+            // Groups are held by groups that divide them, and whole rows by any that divide their length.
+            let smallest = sizes.min().filter(|smallest| {
+                votes.iter().filter_map(|(settings, _)| settings.group_size).all(|size| size.is_multiple_of(*smallest))
+            });
+            self.settings.group_size = smallest.or(first.group_size);
+        }
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
@@ -141,6 +172,14 @@ impl Selection for Choices {
     fn settings(&self, module: &str) -> Result<Option<Settings>> {
         let left_out = self.left_out.iter().any(|part| module.contains(&**part));
         Ok((!left_out).then_some(self.settings))
+    }
+
+    fn taken(&self, module: &Module, settings: Settings) -> Option<(Settings, Taken)> {
+        Taken::best(self.offered.offers(module.tensor), module.columns, Some(settings), &HOLDS)
+    }
+
+    fn narrows(&self, id: u32, tensor: &SourceTensor) -> bool {
+        self.offered.is_widened(id, tensor)
     }
 
     fn multiples(&self, _: Settings) -> Multiples {

@@ -6,8 +6,8 @@
 //! when outputs are divided, only scales are divided, and so these are written last.
 
 use qhost_linears::{
-    Difference, Inputs, Kept, Module, OfExperts, Substitutes, by_conditioning, by_inputs, copy, fetch, in_memory,
-    refuse_infinite, round, scale_columns, tell,
+    Difference, Inputs, Kept, Module, OfExperts, Substitutes, arrive, by_conditioning, by_inputs, copy, fetch,
+    in_memory, refuse_infinite, round, scale_columns, tell,
 };
 use qhost_plugin_api::{
     documents::{Fold, InputGroup, SourceTensor, Statistic},
@@ -47,7 +47,13 @@ impl<'a> Unit<'a> {
         let mut folding = Folding::default();
         let mut pending = Vec::new();
         let mut substitutes = Substitutes::default();
-        for (group, of_group) in by_inputs(&self.modules) {
+        let (taken, rounded): (Vec<&Module>, Vec<&Module>) =
+            self.modules.iter().partition(|module| module.taken.is_some());
+        for module in taken {
+            take_over(io, module, (!rounded.is_empty()).then_some(&mut substitutes))?;
+        }
+        substitutes.hand_over(io)?;
+        for (group, of_group) in by_inputs(&rounded) {
             self.scale_shared(io, &group, &of_group, &mut folding)?;
             for (expert, modules) in of_group {
                 self.round_readers(io, (&group, expert), &modules, &mut folding, (&mut substitutes, &mut pending))?;
@@ -197,6 +203,20 @@ impl<'a> Unit<'a> {
         tell(io, calibration.damp, module, inputs, made.sums);
         Ok((weights, made.rounded.scales))
     }
+}
+
+/// Takes a module over and writes it. Where that changes it, what is rounded in the unit is given what comes out.
+fn take_over(io: &UnitHandle, module: &Module, substitutes: Option<&mut Substitutes>) -> Result<()> {
+    let Some(taken) = &module.taken else { return Ok(()) };
+    let arrived = arrive(io, module, taken)?;
+    write_codes(io, module, &arrived.rounded)?;
+    write_scales(io, module, &arrived.rounded.scales, None)?;
+    if let Some(substitutes) = substitutes.filter(|_| !taken.is_exact()) {
+        let mut weights = vec![0.0; in_memory(module.weights())?];
+        arrived.rounded.dequantize(in_memory(module.columns)?, arrived.groups(), &mut weights);
+        substitutes.put(io, module, &weights)?;
+    }
+    Ok(())
 }
 
 /// The scales of an input, and what the input is multiplied with then.

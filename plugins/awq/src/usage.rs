@@ -78,7 +78,7 @@ pub(crate) fn misread(model: &Model, contents: &Contents) -> Option<String> {
 
 /// Which inputs are not scaled, and why: a sentence for each reason.
 pub(crate) fn not_scaled(model: &Model, contents: &Contents) -> Vec<String> {
-    let quantised = |id: &u32| contents.modules().any(|module| module.tensor == *id);
+    let quantised = |id: &u32| contents.modules().any(|module| module.tensor == *id && module.taken.is_none());
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for fold in model.folds.iter().filter(|fold| fold.readers.iter().any(quantised)) {
         let reason = match &fold.source {

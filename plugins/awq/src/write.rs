@@ -54,7 +54,7 @@ pub(crate) fn write_scales(io: &UnitHandle, module: &Module, scales: &[f16], div
             &divided
         }
     };
-    match scales.iter().find(|scale| !scale.is_finite() || scale.to_f32() == 0.0) {
+    match scales.iter().find(|scale| !scale.is_finite() || module.taken.is_none() && scale.to_f32() == 0.0) {
         None => io.write(module.first_segment + SCALES, 0, &pack_scales(scales, count)),
         Some(scale) => Err(Failure::internal(format!("a scale is {scale}")).about(&*module.name)),
     }

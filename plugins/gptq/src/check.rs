@@ -15,10 +15,12 @@ pub(crate) fn wrong(module: &Module, zeros: &[u8], scales: &[u8], format: Checkp
         let middle = stored(largest / 2 + 1);
         middle..=middle
     } else {
-        stored(1)..=stored(largest)
+        // What is rounded never has a zero-point of 0.
+        let least = u8::from(module.taken.is_none() || format == CheckpointFormat::V1);
+        stored(least)..=stored(largest)
     };
     if let Some(zero) = unpack(zeros, module.settings.bits).find(|zero| !allowed.contains(zero)) {
         return Some(format!("a zero-point is stored as {zero}"));
     }
-    bad_scale(scales)
+    bad_scale(scales, module)
 }

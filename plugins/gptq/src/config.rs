@@ -32,12 +32,16 @@ pub(crate) fn quantization(choices: &Choices, contents: &Contents, mixed: &Objec
         ("format", json!(format)),
         ("pack_dtype", json!("int32")),
         ("lm_head", json!(choices.lm_head)),
-        ("damp_percent", json!(choices.calibration.damp)),
-        ("true_sequential", json!(true)),
-        ("static_groups", json!(!settings.act_order)),
     ];
     for (key, value) in keys {
         object.set(key, &value)?;
+    }
+    // What tells of rounding is left out where nothing was rounded.
+    let rounds = contents.rounds();
+    if rounds {
+        object.set("damp_percent", &json!(choices.calibration.damp))?;
+        object.set("true_sequential", &json!(true))?;
+        object.set("static_groups", &json!(!settings.act_order))?;
     }
     let rules = rules(choices, contents, mixed)?;
     if !rules.is_empty() {
@@ -47,13 +51,13 @@ pub(crate) fn quantization(choices: &Choices, contents: &Contents, mixed: &Objec
         object.set("modules_in_block_to_quantize", &listed(contents))?;
         object.set("modules_to_not_convert", &skipped_in_all(contents))?;
     }
-    let meta = json!({
-        "quantizer": [format!("qhost:{version}")],
-        "damp_percent": choices.calibration.damp,
-        "static_groups": !settings.act_order,
-        "true_sequential": true,
-        "act_group_aware": !settings.act_order,
-    });
+    let mut meta = json!({"quantizer": [format!("qhost:{version}")]});
+    if rounds {
+        meta["damp_percent"] = json!(choices.calibration.damp);
+        meta["static_groups"] = json!(!settings.act_order);
+        meta["true_sequential"] = json!(true);
+        meta["act_group_aware"] = json!(!settings.act_order);
+    }
     object.set("meta", &meta)?;
     Ok(object)
 }

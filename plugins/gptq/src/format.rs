@@ -2,7 +2,7 @@
 
 use qhost_linears::Level;
 use qhost_plugin_api::{
-    documents::{FormatDescription, LevelDescription},
+    documents::{Encoding, EncodingPattern, FormatDescription, LevelDescription},
     sdk::{Failure, Result},
 };
 
@@ -47,6 +47,11 @@ pub(crate) fn description() -> FormatDescription {
     let mut format = FormatDescription::new("gptq", levels.collect());
     format.default_level = Some(DEFAULT_LEVEL.into());
     format.options = options::descriptions();
+    format.takes = vec![
+        EncodingPattern::new(Encoding::AFFINE).bits(1..=8).zeros(0, 255),
+        EncodingPattern::new(Encoding::MINIMUM).bits(1..=8).zeros(0, 255).permuted(false),
+    ];
+    format.gives = vec![EncodingPattern::new(Encoding::AFFINE).bits(2..=8).zeros(0, 255)];
     format
 }
 

@@ -14,7 +14,7 @@ use qhost_plugin_api::{
 use crate::{
     check::wrong,
     config,
-    mixture::Mixture,
+    mixture::{Mixture, rules_of_taken},
     options::Choices,
     pack::{SCALES, ZEROS, parts},
     round_unit, survey, usage, write,
@@ -41,7 +41,7 @@ impl GptqJob {
         let mut choices = Choices::read(&request.options)?;
         let model = &request.model;
         choices.parameters = model.parameters();
-        check_host(host.facts(), "GPTQ", &choices.calibration)?;
+        choices.offer(request.conversion.as_ref(), model);
         if choices.lm_head {
             check_head(model, "--plugin-option lm-head")?;
         }
@@ -50,6 +50,10 @@ impl GptqJob {
             return Err(Failure::unsupported("this qhost does not measure before it plans").hint("use a newer qhost"));
         }
         let mut contents = Contents::of(model, &choices)?;
+        if contents.rounds() {
+            check_host(host.facts(), "GPTQ", &choices.calibration)?;
+        }
+        choices.settle_format(contents.modules());
         let limit = choices.target.map(|target| target.bytes(choices.parameters));
         let measured = request.surveyed.as_ref().map(survey::read).transpose()?;
         let mixture = limit.map(|limit| Mixture::settle(&mut contents, &mut choices, limit, measured.as_ref()));
@@ -59,12 +63,15 @@ impl GptqJob {
         let placement = Placement::of(&mut contents.items, parts, choices.shard_bytes)?;
         let mut plan = Plan::new(&*request.format, choices.level(), Output::folder(suffix(&choices)));
         plan.files = placement.files();
-        plan.segments =
-            placement.segments(&contents.items, choices.calibration.effort, if surveys { SURVEY_COST } else { 0.0 });
+        let (effort, more) = (choices.calibration.effort, if surveys { SURVEY_COST } else { 0.0 });
+        plan.segments = placement.segments(&contents.items, effort, more, request.conversion.is_some());
         plan.survey = limit.filter(|_| surveys).map(Survey::within);
         plan.units = units(model, &contents, &choices.calibration, write::memory);
         plan.order = UnitOrder::Sequential;
-        let mixed = mixture.as_ref().map(|mixture| mixture.rules.clone()).unwrap_or_default();
+        let mixed = match &mixture {
+            Some(mixture) => mixture.rules.clone(),
+            None => rules_of_taken(&contents, &choices)?,
+        };
         let quantization = config::quantization(&choices, &contents, &mixed, &host.facts().version)?;
         plan.companions = placement.small_files(Some(&quantization), Some((config::FILE, &quantization)), files)?;
         plan.warnings = std::mem::take(&mut contents.warnings);

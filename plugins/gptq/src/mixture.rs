@@ -92,7 +92,7 @@ impl Mixture {
         };
         assign(contents, &all, &picks);
         choices.settings.bits = most_frequent(contents);
-        mixture.rules = rules(contents, choices)?;
+        mixture.rules = rules(contents, choices, |module| module.settings.bits != choices.settings.bits)?;
         Ok(mixture)
     }
 
@@ -207,11 +207,16 @@ const FUSED: [(&[&str], &str); 3] = [
     (&["q_a_proj", "kv_a_proj_with_mqa"], "fused_qkv_a_proj"),
 ];
 
-/// The rules of `dynamic` for the modules that have not the bits of most; layers that are alike share one.
-fn rules(contents: &Contents, choices: &Choices) -> Result<Object> {
+/// The rules of `dynamic` for modules that are taken over with other settings than those of most.
+pub(crate) fn rules_of_taken(contents: &Contents, choices: &Choices) -> Result<Object> {
+    rules(contents, choices, |module| module.taken.is_some() && module.settings != choices.settings)
+}
+
+/// The rules of `dynamic` for the modules that differ from most; layers that are alike share one.
+fn rules(contents: &Contents, choices: &Choices, differs: impl Fn(&Module) -> bool) -> Result<Object> {
     let base = choices.settings;
     let mut of_choice: BTreeMap<String, Vec<&Module>> = BTreeMap::new();
-    for module in contents.modules().filter(|module| module.settings.bits != base.bits) {
+    for module in contents.modules().filter(|module| differs(module)) {
         of_choice.entry(key(module)).or_default().push(module);
     }
     // By what is in the layer and what holds for it: the layers.
@@ -341,6 +346,7 @@ mod tests {
             group,
             expert_of_statistics: expert,
             settings: SETTINGS,
+            taken: None,
             first_segment: 0,
         })
     }

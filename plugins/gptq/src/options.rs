@@ -3,9 +3,12 @@
 //! It knows no model: what does not fit a model's matrices is refused in [`qhost_linears::Contents`].
 
 use qhost_folder::{DEFAULT_SHARD_BYTES, shard_bytes};
-use qhost_linears::{Calibration, Effort, Hints, Level, Multiples, Selection, Settings, bad, group_name, one_of};
+use qhost_linears::{
+    Calibration, Effort, Hints, Holds, Level, Module, Multiples, Offered, Selection, Settings, Taken, bad, group_name,
+    leaves_open, one_of,
+};
 use qhost_plugin_api::{
-    documents::{OptionDescription, Options},
+    documents::{Conversion, Model, OptionDescription, Options, RoleKind, SourceTensor},
     sdk::{Failure, Result},
 };
 
@@ -77,6 +80,12 @@ pub(crate) struct Choices {
     pub(crate) mix: Vec<u32>,
     /// The weights of the model, once it is known.
     pub(crate) parameters: u64,
+    /// What is offered, if the model is converted.
+    offered: Offered,
+    /// Whether modules may come as they are offered: nothing was said of how they are quantised.
+    is_open: bool,
+    /// Whether the user has said how zero-points are stored.
+    says_format: bool,
 }
 
 impl Choices {
@@ -117,6 +126,9 @@ impl Choices {
             target: target.map(|(target, _)| target),
             mix: BITS.to_vec(),
             parameters: 0,
+            offered: Offered::default(),
+            is_open: leaves_open(options),
+            says_format: options.plugin.contains_key("checkpoint-format"),
         };
         for (key, value) in &options.plugin {
             choices.set(key, value)?;
@@ -133,6 +145,40 @@ impl Choices {
         // Until the choice is made.
         choices.settings.bits = choices.target.and(choices.mix.last().copied()).unwrap_or(bits);
         Ok(choices)
+    }
+
+    /// Takes what a conversion offers. Where nothing is said of bits and groups, they are those of most weights.
+    pub(crate) fn offer(&mut self, conversion: Option<&Conversion>, model: &Model) {
+        if conversion.is_none() || self.target.is_some() {
+            return;
+        }
+        self.offered = Offered::of(conversion);
+        if !self.is_open {
+            return;
+        }
+        if let Some((settings, _)) = self.offered.settings(model, &self.holds()).first() {
+            self.settings = *settings;
+        }
+        // A head that the source has as codes in groups is one that loaders take.
+        let head = (0..).zip(&model.tensors).find(|(_, tensor)| tensor.role.kind == RoleKind::Output);
+        self.lm_head = self.lm_head
+            || !model.hyperparameters.tied_embeddings && head.is_some_and(|(id, _)| self.offered.is_grouped(id));
+    }
+
+    /// Settles how zero-points are stored, once it is known which modules there are.
+    pub(crate) fn settle_format<'a>(&mut self, mut modules: impl Iterator<Item = &'a Module>) {
+        if !self.says_format {
+            // Readers trust asymmetric zero-points that are stored less one only where they know who wrote them.
+            let all = self.settings.symmetric && modules.all(|module| module.settings.symmetric);
+            self.format = if all { CheckpointFormat::V1 } else { CheckpointFormat::V2 };
+        }
+    }
+
+    /// What the files hold.
+    fn holds(&self) -> Holds {
+        // Less one, 0 would borrow from its neighbour.
+        let less = self.says_format && self.format == CheckpointFormat::V1;
+        Holds { widths: &BITS, least_zero: i64::from(less), orders: true }
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
@@ -187,6 +233,21 @@ impl Selection for Choices {
 
     fn settings(&self, module: &str) -> Result<Option<Settings>> {
         self.rules.settings(module, self.settings)
+    }
+
+    fn taken(&self, module: &Module, settings: Settings) -> Option<(Settings, Taken)> {
+        let asked = (!self.is_open || settings != self.settings).then_some(settings);
+        let offers = self.offered.offers(module.tensor);
+        let (mut own, taken) = Taken::best(offers, module.columns, asked, &self.holds())?;
+        if own.group_size.is_none() && self.settings.group_size == Some(module.columns) {
+            // A whole row is a group of as many.
+            own.group_size = self.settings.group_size;
+        }
+        Some((own, taken))
+    }
+
+    fn narrows(&self, id: u32, tensor: &SourceTensor) -> bool {
+        self.offered.is_widened(id, tensor)
     }
 
     fn multiples(&self, settings: Settings) -> Multiples {

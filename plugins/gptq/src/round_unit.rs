@@ -4,8 +4,8 @@
 //! give ("true-sequential").
 
 use qhost_linears::{
-    Difference, Inputs, Module, Substitutes, by_conditioning, by_inputs, curvature, fetch, in_memory, refuse_infinite,
-    round, tell,
+    Difference, Inputs, Module, Substitutes, arrive, by_conditioning, by_inputs, curvature, fetch, in_memory,
+    refuse_infinite, round, tell,
 };
 use qhost_plugin_api::{
     documents::Statistic,
@@ -18,7 +18,12 @@ use crate::{options::Choices, write::write_module};
 pub(crate) fn round_unit(io: &UnitHandle, choices: &Choices, modules: &[&Module]) -> Result<()> {
     let calibration = &choices.calibration;
     let mut substitutes = Substitutes::default();
-    for (group, of_group) in by_inputs(modules) {
+    let (taken, modules): (Vec<&Module>, Vec<&Module>) = modules.iter().partition(|module| module.taken.is_some());
+    for module in taken {
+        take_over(io, choices, module, (&modules, &mut substitutes))?;
+    }
+    substitutes.hand_over(io)?;
+    for (group, of_group) in by_inputs(&modules) {
         for (expert, modules) in of_group {
             let answer = io.statistic(group.clone(), Statistic::Gram, expert)?;
             let difference = calibration.corrects.then(|| Difference::of(io, &group, expert)).transpose()?;
@@ -36,6 +41,24 @@ pub(crate) fn round_unit(io: &UnitHandle, choices: &Choices, modules: &[&Module]
             }
         }
         substitutes.hand_over(io)?;
+    }
+    Ok(())
+}
+
+/// Takes a module over and writes it. Where that changes it, what is rounded in the unit is given what comes out.
+fn take_over(
+    io: &UnitHandle,
+    choices: &Choices,
+    module: &Module,
+    (rounded, substitutes): (&[&Module], &mut Substitutes),
+) -> Result<()> {
+    let Some(taken) = &module.taken else { return Ok(()) };
+    let arrived = arrive(io, module, taken)?;
+    write_module(io, module, &arrived.rounded, arrived.groups(), choices.format)?;
+    if !rounded.is_empty() && !taken.is_exact() {
+        let mut weights = vec![0.0; in_memory(module.weights())?];
+        arrived.rounded.dequantize(in_memory(module.columns)?, arrived.groups(), &mut weights);
+        substitutes.put(io, module, &weights)?;
     }
     Ok(())
 }

@@ -34,10 +34,11 @@ pub fn check(
     Ok(Findings::new(vec![structure, numbers]))
 }
 
-/// What is wrong with 16-bit scales, if anything.
+/// What is wrong with the 16-bit scales of a module, if anything. Only what is taken over may have groups of nothing.
 #[must_use]
-pub fn bad_scale(scales: &[u8]) -> Option<String> {
+pub fn bad_scale(scales: &[u8], module: &Module) -> Option<String> {
     let scales = scales.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes));
-    let bad = scales.into_iter().find(|scale| !scale.is_finite() || *scale == f16::ZERO || *scale == f16::NEG_ZERO);
+    let nothing = |scale: f16| module.taken.is_none() && (scale == f16::ZERO || scale == f16::NEG_ZERO);
+    let bad = scales.into_iter().find(|scale| !scale.is_finite() || nothing(*scale));
     bad.map(|scale| format!("a scale is {scale}"))
 }

@@ -8,7 +8,7 @@ use qhost_plugin_api::{
     sdk::{Failure, Result},
 };
 
-use crate::{Kept, Module, Outputs, Selection, Settings, misfits::Misfits, stacked, uneven::uneven};
+use crate::{Kept, Module, Outputs, Selection, Settings, Taken, misfits::Misfits, stacked, uneven::uneven};
 
 /// What the output holds, in its order.
 #[derive(Debug, Clone)]
@@ -48,7 +48,10 @@ impl Contents {
                 match selection.settings(&module.name)? {
                     Some(settings) => {
                         module.settings = settings;
-                        refused.look_at(&module, selection.multiples(settings));
+                        if let Some((own, taken)) = taken(&module, settings, selection) {
+                            (module.settings, module.taken) = (own, Some(taken));
+                        }
+                        refused.look_at(&module, selection.multiples(module.settings));
                         quantised.push(module);
                     }
                     None => contents.skipped.push(module.name),
@@ -83,6 +86,12 @@ impl Contents {
             Item::Kept(kept) => Some(kept),
             Item::Module(_) => None,
         })
+    }
+
+    /// Whether anything is rounded, and not taken over.
+    #[must_use]
+    pub fn rounds(&self) -> bool {
+        self.modules().any(|module| module.taken.is_none())
     }
 
     /// The modules.
@@ -144,6 +153,7 @@ fn matrices(model: &Model, id: u32, tensor: &SourceTensor) -> Result<Vec<Module>
         group,
         expert_of_statistics: tensor.role.expert,
         settings: Settings::UNDECIDED,
+        taken: None,
         first_segment: 0,
     }])
 }
@@ -164,5 +174,39 @@ fn kept(model: &Model, id: u32, tensor: &SourceTensor, selection: &dyn Selection
             .about(&*tensor.name)
             .hint(selection.hints().stored_otherwise));
     }
-    Ok(vec![Kept::whole(id, tensor)])
+    let mut kept = Kept::whole(id, tensor);
+    if selection.narrows(id, tensor) {
+        (kept.dtype, kept.narrowed) = ("F16".into(), true);
+    }
+    Ok(vec![kept])
+}
+
+/// How a module's codes are taken over, if they are, and fill whole words.
+fn taken(module: &Module, settings: Settings, selection: &dyn Selection) -> Option<(Settings, Taken)> {
+    let (own, taken) = selection.taken(module, settings).filter(|_| module.is_whole())?;
+    selection.multiples(own).fit(module.rows, module.columns).then_some((own, taken))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A module with so many outputs and inputs.
+    pub(crate) fn module(rows: u64, columns: u64, settings: Settings) -> Module {
+        Module {
+            name: "module".into(),
+            tensor: 0,
+            expert: None,
+            outputs: Outputs { first: 0, step: 1, of: rows },
+            rows,
+            columns,
+            transposed: false,
+            unit: 0,
+            group: InputGroup::FfnIn,
+            expert_of_statistics: None,
+            settings,
+            taken: None,
+            first_segment: 0,
+        }
+    }
 }

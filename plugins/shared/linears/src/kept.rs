@@ -2,8 +2,9 @@
 
 use qhost_plugin_api::{
     documents::SourceTensor,
-    sdk::{Result, RowJob, UnitHandle, chunks, with_scratch},
+    sdk::{Failure, Result, RowJob, UnitHandle, chunks, with_scratch},
 };
+use qhost_rounding::f16;
 
 use crate::{Outputs, in_memory};
 
@@ -20,6 +21,8 @@ pub struct Kept {
     pub shape: Vec<u64>,
     /// How an element is stored.
     pub dtype: String,
+    /// Whether it is narrowed to binary16.
+    pub narrowed: bool,
     /// The unit that it belongs to.
     pub unit: u32,
     /// Where it goes.
@@ -36,6 +39,7 @@ impl Kept {
             part: None,
             shape: tensor.shape.clone(),
             dtype: tensor.dtype.clone(),
+            narrowed: false,
             unit: tensor.unit,
             segment: 0,
         }
@@ -77,6 +81,20 @@ pub fn copy(io: &UnitHandle, kept: &[&Kept]) -> Result<()> {
             });
         }
         let lent = io.rows(kept.tensor, rows.start, rows.end - rows.start)?;
+        if kept.narrowed {
+            return with_scratch(|scratch| {
+                lent.widen(&mut scratch.floats)?;
+                scratch.bytes.clear();
+                scratch.bytes.extend(scratch.floats.iter().flat_map(|number| f16::from_f32(*number).to_le_bytes()));
+                if let Some(number) = scratch.floats.iter().find(|number| !f16::from_f32(**number).is_finite()) {
+                    let what = format!("a number is {number}, which 16 bits do not hold");
+                    return Err(Failure::unsupported(what).about(&*kept.name));
+                }
+                io.write(kept.segment, rows.start * lent.row_elements() * 2, &scratch.bytes)?;
+                io.progress(lent.rows() * lent.row_elements());
+                Ok(())
+            });
+        }
         let row_bytes = lent.bytes().len() as u64 / lent.rows().max(1);
         io.write(kept.segment, rows.start * row_bytes, lent.bytes())?;
         io.progress(lent.rows() * lent.row_elements());

@@ -7,12 +7,14 @@
 //! ([`curvature()`]), fetch ([`fetch`]), correct ([`Difference`]), round ([`round()`]), put in the place of the original
 //! ([`Substitutes`]) and tell ([`tell`]).
 
+mod arriving;
 mod calibration;
 mod check;
 mod contents;
 mod curvature;
 mod difference;
 mod effort;
+mod expected;
 mod inputs;
 mod kept;
 mod level;
@@ -28,16 +30,19 @@ mod selection;
 mod settings;
 mod stacked;
 mod substitutes;
+mod taken;
 mod uneven;
 mod units;
 mod weights;
 
+pub use arriving::{Offered, leaves_open};
 pub use calibration::{Calibration, DEFAULT_DAMP};
 pub use check::{bad_scale, check};
 pub use contents::{Contents, Item, is_linear, module_name};
 pub use curvature::curvature;
 pub use difference::Difference;
 pub use effort::Effort;
+pub use expected::expected_error;
 pub use inputs::{OfExperts, by_conditioning, by_inputs};
 pub use kept::{Kept, copy};
 pub use level::{Level, group_name, group_size};
@@ -52,5 +57,6 @@ pub use selection::{Hints, Multiples, Selection};
 pub use settings::Settings;
 pub use stacked::is_stacked;
 pub use substitutes::Substitutes;
+pub use taken::{Arrived, Holds, NARROWED, Taken, arrive};
 pub use units::units;
 pub use weights::{fetch, in_memory};

@@ -2,7 +2,7 @@
 
 use qhost_plugin_api::documents::InputGroup;
 
-use crate::Settings;
+use crate::{Settings, Taken};
 
 /// A matrix that is quantised.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub struct Module {
     pub expert_of_statistics: Option<u32>,
     /// How it is quantised.
     pub settings: Settings,
+    /// How its codes are taken over, if they are not rounded.
+    pub taken: Option<Taken>,
     /// The segment of its first tensor; the others follow it, in the order of the format.
     pub first_segment: u32,
 }
@@ -45,6 +47,12 @@ pub struct Outputs {
 }
 
 impl Module {
+    /// Whether it is a tensor of its own, whose rows are its outputs.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.expert.is_none() && !self.transposed && self.outputs == Outputs { first: 0, step: 1, of: self.rows }
+    }
+
     /// Inputs that share a scale.
     #[must_use]
     pub fn group_size(&self) -> u64 {

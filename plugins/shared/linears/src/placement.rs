@@ -1,20 +1,23 @@
 //! Which tensor of a folder goes where: the tensors of modules, what is kept, and the segments that the host is told.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use qhost_folder::{CONFIG, INDEX, Layout, Object, Tensor, companions, lay_out};
 use qhost_plugin_api::{
-    documents::{Companion, PlannedFile, Segment, TensorSegment},
+    documents::{BoundOf, Companion, Fidelity, PlannedFile, Segment, TensorSegment},
     sdk::{Failure, FilesHandle, Result},
 };
 
-use crate::{Effort, Item, Module, round_cost};
+use crate::{Effort, Item, Module, NARROWED, expected_error, round_cost};
 
 /// The key of `config.json` that tells how the model is quantised.
 pub const CONFIG_KEY: &str = "quantization_config";
 
 /// What an element costs that is copied, in nanoseconds on a core of the reference machine.
 const COPY_COST: f64 = 0.5;
+
+/// What a weight costs whose code is taken over.
+const TAKE_COST: f64 = 2.0;
 
 /// A tensor of a module, as a format has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,9 +112,10 @@ impl Placement {
     }
 
     /// The segments of the items that were placed, for the plan; beside rounding, a weight of a module costs so many
-    /// nanoseconds on a core of the reference machine.
+    /// nanoseconds on a core of the reference machine. What is done to numbers is told of those that `are_converted`.
     #[must_use]
-    pub fn segments(&self, items: &[Item], effort: Effort, more: f64) -> Vec<Segment> {
+    pub fn segments(&self, items: &[Item], effort: Effort, more: f64, are_converted: bool) -> Vec<Segment> {
+        let mut errors = BTreeMap::new();
         let headers = (0..).zip(&self.layout.shards).map(|(file, shard)| {
             Segment::constant(file, 0, shard.header.len() as u64, format!("header of {}", shard.name))
         });
@@ -126,17 +130,28 @@ impl Placement {
         for item in items {
             match item {
                 Item::Module(module) => {
-                    let module_cost = round_cost(module, effort) + more;
+                    let taken = module.taken.as_ref();
+                    let module_cost = if taken.is_some() { TAKE_COST } else { round_cost(module, effort) + more };
+                    let settings = module.settings;
+                    let error = errors.entry((settings.bits, module.group_size(), settings.symmetric));
+                    let error = *error.or_insert_with(|| expected_error(settings, module.columns));
                     // As readers tell of them: codes by what they stand for, what belongs to them as it is stored.
                     for part in (self.parts)(module) {
                         let name = format!("{}.{}", module.name, part.end);
                         let sources = vec![module.tensor];
-                        push(TensorSegment::new(name, module.unit, sources, part.encoding, part.weights), module_cost);
+                        let mut made = TensorSegment::new(name, module.unit, sources, part.encoding, part.weights);
+                        made.takes = taken.map(|taken| taken.encoding.clone());
+                        let fidelity = taken.map_or_else(Fidelity::requantised, |taken| taken.fidelity.clone());
+                        made.fidelity = are_converted.then_some(fidelity);
+                        made.expected_error = (are_converted && taken.is_none()).then_some(error);
+                        push(made, module_cost);
                     }
                 }
                 Item::Kept(kept) => {
                     let sources = vec![kept.tensor];
-                    let made = TensorSegment::new(&*kept.name, kept.unit, sources, &*kept.dtype, kept.elements());
+                    let mut made = TensorSegment::new(&*kept.name, kept.unit, sources, &*kept.dtype, kept.elements());
+                    let narrowed = kept.narrowed.then(|| Fidelity::rounded(NARROWED, BoundOf::Weight));
+                    made.fidelity = are_converted.then(|| narrowed.unwrap_or_else(Fidelity::exact));
                     push(made, COPY_COST);
                 }
             }

@@ -1,8 +1,8 @@
 //! What a format decides about the modules of a model.
 
-use qhost_plugin_api::sdk::Result;
+use qhost_plugin_api::{documents::SourceTensor, sdk::Result};
 
-use crate::Settings;
+use crate::{Module, Settings, Taken};
 
 /// What a format decides about the modules of a model.
 pub trait Selection {
@@ -14,6 +14,17 @@ pub trait Selection {
     /// # Errors
     /// Fails when that cannot be told.
     fn settings(&self, module: &str) -> Result<Option<Settings>>;
+
+    /// How a module's codes are taken over that would have these settings, and those that it has then; none if it is
+    /// rounded.
+    fn taken(&self, _module: &Module, _settings: Settings) -> Option<(Settings, Taken)> {
+        None
+    }
+
+    /// Whether a tensor that is kept is narrowed to binary16: what was quantised takes twice the room otherwise.
+    fn narrows(&self, _id: u32, _tensor: &SourceTensor) -> bool {
+        false
+    }
 
     /// What the lengths of a matrix must be multiples of, so that its codes fill whole words.
     fn multiples(&self, settings: Settings) -> Multiples;

@@ -60,6 +60,7 @@ pub(crate) fn split(model: &Model, id: u32, tensor: &SourceTensor, group: &Input
                 group: group.clone(),
                 expert_of_statistics: Some(expert),
                 settings: Settings::UNDECIDED,
+                taken: None,
                 first_segment: 0,
             });
         }
@@ -95,6 +96,7 @@ pub(crate) fn split_bias(model: &Model, id: u32, tensor: &SourceTensor) -> Resul
             part: Some((expert, Outputs { first, step, of: all })),
             shape: vec![all / step],
             dtype: tensor.dtype.clone(),
+            narrowed: false,
             unit: tensor.unit,
             segment: 0,
         })

@@ -18,7 +18,8 @@ pub fn units(
         let (own, of_arithmetic) = memory(&modules, calibration.corrects, packing);
         planned.memory = own + of_arithmetic;
         planned.memory_per_thread = memory_per_thread(&modules);
-        let mut groups: Vec<_> = modules.iter().map(|module| &module.group).collect();
+        let rounded = modules.iter().filter(|module| module.taken.is_none());
+        let mut groups: Vec<_> = rounded.map(|module| &module.group).collect();
         groups.sort_unstable();
         groups.dedup();
         planned.statistics = groups

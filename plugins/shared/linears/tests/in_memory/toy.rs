@@ -121,7 +121,7 @@ impl Format for Toy {
         let placement = Placement::of(&mut contents.items, parts, 40_000)?;
         let mut plan = Plan::new("toy", level.name(), Output::folder("-toy"));
         plan.files = placement.files();
-        plan.segments = placement.segments(&contents.items, Effort::Default, 1.0);
+        plan.segments = placement.segments(&contents.items, Effort::Default, 1.0, false);
         plan.units = units(model, &contents, &choices.calibration, |_| 0);
         plan.order = UnitOrder::Sequential;
         plan.companions =
@@ -215,6 +215,6 @@ impl FormatJob for ToyJob {
 
     fn check(&self, files: &FilesHandle) -> Result<Findings> {
         let modules: Vec<_> = self.contents.modules().collect();
-        check(files, &self.placement, &modules, &self.host, |_, read| Ok(bad_scale(&read(1)?)))
+        check(files, &self.placement, &modules, &self.host, |module, read| Ok(bad_scale(&read(1)?, module)))
     }
 }
