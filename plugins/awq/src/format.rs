@@ -30,10 +30,7 @@ pub(crate) fn description() -> FormatDescription {
     let mut format = FormatDescription::new("awq", levels.collect());
     format.default_level = Some(DEFAULT_LEVEL.name());
     format.options = options::descriptions();
-    format.takes = vec![
-        EncodingPattern::new(Encoding::AFFINE).bits(1..=4).zeros(0, 15).permuted(false),
-        EncodingPattern::new(Encoding::MINIMUM).bits(1..=4).zeros(0, 15).permuted(false),
-    ];
+    format.takes = vec![EncodingPattern::new(Encoding::AFFINE).bits(1..=4).zeros(0, 15).permuted(false)];
     format.gives = vec![
         EncodingPattern::new(Encoding::AFFINE).bits([4]).zeros(0, 15).permuted(false),
         EncodingPattern::new(Encoding::MINIMUM).bits([4]).permuted(false),

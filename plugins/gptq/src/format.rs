@@ -49,7 +49,8 @@ pub(crate) fn description() -> FormatDescription {
     format.options = options::descriptions();
     format.takes = vec![
         EncodingPattern::new(Encoding::AFFINE).bits(1..=8).zeros(0, 255),
-        EncodingPattern::new(Encoding::MINIMUM).bits(1..=8).zeros(0, 255).permuted(false),
+        // With bits to spare for finer steps.
+        EncodingPattern::new(Encoding::MINIMUM).bits([5]).zeros(0, 31).permuted(false),
     ];
     format.gives = vec![EncodingPattern::new(Encoding::AFFINE).bits(2..=8).zeros(0, 255)];
     format
