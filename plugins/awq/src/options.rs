@@ -114,7 +114,7 @@ impl Choices {
         if conversion.is_none() || self.scale_only {
             return;
         }
-        self.offered = Offered::of(conversion);
+        self.offered = Offered::of(conversion, model);
         if self.is_open {
             let votes = self.offered.settings(model, &HOLDS);
             let sizes = votes.iter().filter_map(|(settings, _)| settings.group_size);
@@ -176,6 +176,10 @@ impl Selection for Choices {
 
     fn taken(&self, module: &Module, settings: Settings) -> Option<(Settings, Taken)> {
         Taken::best(self.offered.offers(module.tensor), module.columns, Some(settings), &HOLDS)
+    }
+
+    fn leaves_out(&self, id: u32) -> bool {
+        self.is_open && self.offered.leaves_out(id)
     }
 
     fn narrows(&self, id: u32, tensor: &SourceTensor) -> bool {

@@ -152,7 +152,7 @@ impl Choices {
         if conversion.is_none() || self.target.is_some() {
             return;
         }
-        self.offered = Offered::of(conversion);
+        self.offered = Offered::of(conversion, model);
         if !self.is_open {
             return;
         }
@@ -244,6 +244,10 @@ impl Selection for Choices {
             own.group_size = self.settings.group_size;
         }
         Some((own, taken))
+    }
+
+    fn leaves_out(&self, id: u32) -> bool {
+        self.is_open && self.offered.leaves_out(id)
     }
 
     fn narrows(&self, id: u32, tensor: &SourceTensor) -> bool {

@@ -41,8 +41,11 @@ impl Contents {
         let mut contents = Self::default();
         let mut refused = Misfits::default();
         for (id, tensor) in (0..).zip(&model.tensors) {
-            let matrices =
-                if is_quantised(model, tensor, selection)? { matrices(model, id, tensor)? } else { Vec::new() };
+            let matrices = if is_quantised(model, tensor, selection)? && !leaves_out(selection, id, tensor) {
+                matrices(model, id, tensor)?
+            } else {
+                Vec::new()
+            };
             let mut quantised = Vec::new();
             for mut module in matrices {
                 match selection.settings(&module.name)? {
@@ -125,6 +128,11 @@ fn is_quantised(model: &Model, tensor: &SourceTensor, selection: &dyn Selection)
 #[must_use]
 pub fn is_linear(kind: &RoleKind) -> bool {
     InputGroup::of(kind).is_some_and(|group| group != InputGroup::OutputIn)
+}
+
+/// Whether a linear of the layers is left as it is.
+fn leaves_out(selection: &dyn Selection, id: u32, tensor: &SourceTensor) -> bool {
+    tensor.role.kind != RoleKind::Output && selection.leaves_out(id)
 }
 
 /// The matrices in a tensor.

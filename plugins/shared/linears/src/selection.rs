@@ -15,6 +15,11 @@ pub trait Selection {
     /// Fails when that cannot be told.
     fn settings(&self, module: &str) -> Result<Option<Settings>>;
 
+    /// Whether a linear is left as it is, whatever its name.
+    fn leaves_out(&self, _id: u32) -> bool {
+        false
+    }
+
     /// How a module's codes are taken over that would have these settings, and those that it has then; none if it is
     /// rounded.
     fn taken(&self, _module: &Module, _settings: Settings) -> Option<(Settings, Taken)> {

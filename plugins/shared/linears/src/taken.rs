@@ -15,7 +15,7 @@ use crate::{Module, Settings, in_memory};
 
 /// Smaller groups are not taken, since most loaders know none, and scales that are products are rounded on top of that;
 /// whole rows are, however long.
-const LEAST_GROUP: u64 = 32;
+pub(crate) const LEAST_GROUP: u64 = 32;
 
 /// Files whose scales are as they will be may have groups that are smaller, which one loader knows.
 const LEAST_GROUP_OF_FILES: u64 = 16;
