@@ -31,6 +31,7 @@ mod packed_awq;
 mod plugins;
 mod quantised;
 mod quantize;
+mod repack;
 mod resume;
 mod safetensors;
 mod safety;
