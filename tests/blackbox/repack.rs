@@ -116,6 +116,16 @@ fn there_and_back_gives_the_same_bytes() {
     assert!(tensors(&fixture("gptq/b4")) != tensors(&second));
 }
 
+/// Version 1 would store a zero point of 0 as −1, and take from its neighbour.
+#[test]
+fn a_zero_point_of_0_is_not_stored_less_one() {
+    let place = tempfile::tempdir().unwrap();
+    let command = Qhost::new(["convert", "--format", "gptq", "--plugin-option", "checkpoint-format=gptq", "-o"]);
+    let refused = command.arg(place.path()).arg(fixture("gptq/b4zero")).fail_with(4);
+    let text = refused.to_string();
+    assert!(text.contains("model.layers.0.") && text.contains("zero-point of 0") && text.contains("gptq_v2"), "{text}");
+}
+
 /// Scales in bfloat16 are rounded to binary16 once, and nothing else is.
 #[test]
 fn scales_of_another_type_are_rounded_within_what_is_told() {

@@ -53,6 +53,7 @@ impl GptqJob {
         if contents.rounds() {
             check_host(host.facts(), "GPTQ", &choices.calibration)?;
         }
+        choices.refuse_zeros(contents.modules())?;
         choices.settle_format(contents.modules());
         let limit = choices.target.map(|target| target.bytes(choices.parameters));
         let measured = request.surveyed.as_ref().map(survey::read).transpose()?;

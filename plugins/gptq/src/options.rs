@@ -174,6 +174,22 @@ impl Choices {
         }
     }
 
+    /// Refuses modules that only the other way of storing zero-points could take over.
+    pub(crate) fn refuse_zeros<'a>(&self, mut modules: impl Iterator<Item = &'a Module>) -> Result<()> {
+        let held = self.holds();
+        let other = Holds { least_zero: 0, ..held };
+        let has_zero = |module: &&Module| {
+            let offers = self.offered.offers(module.tensor);
+            module.taken.is_none() && Taken::best(offers, module.columns, Some(module.settings), &other).is_some()
+        };
+        match modules.find(has_zero).filter(|_| held.least_zero > 0) {
+            None => Ok(()),
+            Some(module) => Err(Failure::unsupported("it has a zero-point of 0, which cannot be stored less one")
+                .about(&*module.name)
+                .hint("leave --plugin-option checkpoint-format out: gptq_v2 stores it as it is")),
+        }
+    }
+
     /// What the files hold.
     fn holds(&self) -> Holds {
         // Less one, 0 would borrow from its neighbour.

@@ -222,7 +222,7 @@ fn take(
         let narrowed = narrowed(scale)?;
         let zero = match (minima, scale == 0.0) {
             (true, true) => 0.0,
-            (true, false) => (-offset / narrowed.to_f32()).round().clamp(0.0, f32::from(largest)),
+            (true, false) => (-offset / scale).round().clamp(0.0, f32::from(largest)),
             (false, _) => offset + f32::from(taken.shift),
         };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "looked at below")]
