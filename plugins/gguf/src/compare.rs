@@ -20,7 +20,6 @@ use qhost_plugin_api::{
 use crate::{
     arrange::{Origin, in_memory},
     families,
-    format::BlockType,
     ggml_type::GgmlType,
     items::{self, Content, Item},
     job::{RELATIVE_ERROR, squared_errors},
@@ -44,7 +43,7 @@ struct Pair {
     unit: u32,
     rows: u64,
     row_elements: u64,
-    block_type: BlockType,
+    ggml_type: GgmlType,
     expected: Expected,
 }
 
@@ -79,7 +78,7 @@ impl Comparison {
                 left_out.strangers.push(&tensor.name);
                 continue;
             };
-            let Some(block_type) = GgmlType::named(&tensor.encoding).and_then(GgmlType::block_type) else {
+            let Some(ggml_type) = GgmlType::named(&tensor.encoding).filter(|known| known.holds_weights()) else {
                 left_out.by_type.entry(&tensor.encoding).or_default().push(&tensor.name);
                 continue;
             };
@@ -87,7 +86,7 @@ impl Comparison {
                 left_out.misshapen.push((tensor, item.shape));
                 continue;
             }
-            let pair = Pair::new(tensor, item, block_type, first_unit);
+            let pair = Pair::new(tensor, item, ggml_type, first_unit);
             let sources = pair.sources();
             let made = TensorSegment::new(&*tensor.name, pair.unit, sources, &*tensor.encoding, tensor.elements());
             plan.segments.push(Segment::tensor(tensor.file, tensor.offset, tensor.bytes, made));
@@ -146,7 +145,7 @@ impl LeftOut<'_> {
             ));
         }
         for (encoding, names) in &self.by_type {
-            warnings.push(format!("not compared: {} of the type {encoding}, which is not widened here", many(names)));
+            warnings.push(format!("not compared: {} of the type {encoding}, which holds no weights", many(names)));
         }
         if !self.strangers.is_empty() {
             warnings.push(format!("not compared: {} for which the source has nothing", many(&self.strangers)));
@@ -204,7 +203,7 @@ impl FormatJob for Comparison {
 }
 
 impl Pair {
-    fn new(tensor: &StoredTensor, item: Item, block_type: BlockType, first_unit: u32) -> Self {
+    fn new(tensor: &StoredTensor, item: Item, ggml_type: GgmlType, first_unit: u32) -> Self {
         let (unit, expected) = match item.content {
             Content::Weights { unit, origin } => (unit, Expected::Weights(origin)),
             Content::Computed(numbers) => (first_unit, Expected::Numbers(numbers)),
@@ -216,7 +215,7 @@ impl Pair {
             unit,
             rows: tensor.elements().checked_div(row_elements).unwrap_or(0),
             row_elements,
-            block_type,
+            ggml_type,
             expected,
         }
     }
@@ -242,7 +241,7 @@ impl Pair {
 
     fn errors(&self, io: &UnitHandle, rows: &Range<u64>) -> Result<Errors> {
         let count = rows.end - rows.start;
-        let row_bytes = self.block_type.row_bytes(self.row_elements).unwrap_or(0);
+        let row_bytes = self.ggml_type.row_bytes(self.row_elements).unwrap_or(0);
         with_scratch(|scratch| {
             match &self.expected {
                 Expected::Weights(origin) => origin.fetch(io, rows, (self.rows, self.row_elements), scratch)?,
@@ -256,7 +255,7 @@ impl Pair {
             scratch.bytes.resize(in_memory(count * row_bytes)?, 0);
             io.read_existing(self.file, self.offset + rows.start * row_bytes, &mut scratch.bytes)?;
             scratch.more_floats.resize(scratch.floats.len(), 0.0);
-            self.block_type.dequantize(&scratch.bytes, &mut scratch.more_floats);
+            self.ggml_type.dequantize(&scratch.bytes, &mut scratch.more_floats);
             io.progress(count * self.row_elements);
             let (errors, squares) = squared_errors(&scratch.floats, &scratch.more_floats);
             let differences = scratch.floats.iter().zip(&scratch.more_floats);

@@ -13,7 +13,6 @@ use qhost_plugin_api::{
 use crate::{
     arrange::{Origin, in_memory},
     families,
-    format::BlockType,
     ggml_type::GgmlType,
     items::{self, Content},
     write,
@@ -47,7 +46,7 @@ struct Place {
     rows: u64,
     row_elements: u64,
     row_bytes: u64,
-    block_type: BlockType,
+    ggml_type: GgmlType,
     origin: Origin,
 }
 
@@ -56,7 +55,7 @@ impl Decoding {
     ///
     /// # Errors
     /// Fails with kind `CORRUPT` when one is not there or has another shape, and with `UNSUPPORTED` when one is of a
-    /// type that is not widened here.
+    /// type that holds no weights.
     pub(crate) fn open(model: &Model, existing: &Reading) -> Result<Self> {
         let family = families::family_of(model)?;
         let (items, _) = items::items(model, family)?;
@@ -82,7 +81,7 @@ impl Decoding {
                 return Err(Failure::corrupt(message).about(item.name));
             }
             let row_elements = item.shape.last().copied().unwrap_or(1);
-            let (block_type, row_bytes) = widened(tensor, row_elements)?;
+            let (ggml_type, row_bytes) = widened(tensor, row_elements)?;
             let rows = tensor.elements().checked_div(row_elements).unwrap_or(0) / (origin.tensors.len() as u64).max(1);
             for (id, index) in origin.tensors.iter().zip(0_u64..) {
                 let Some(held) = tensors.get_mut(*id as usize) else { continue };
@@ -93,7 +92,7 @@ impl Decoding {
                     rows,
                     row_elements,
                     row_bytes,
-                    block_type,
+                    ggml_type,
                     origin: Origin { tensors: vec![*id], ..origin.clone() },
                 });
             }
@@ -108,14 +107,13 @@ impl Decoding {
 }
 
 /// The type of a tensor, and the bytes of its rows.
-fn widened(tensor: &StoredTensor, row_elements: u64) -> Result<(BlockType, u64)> {
-    let Some(block_type) = GgmlType::named(&tensor.encoding).and_then(GgmlType::block_type) else {
-        let widened: Vec<_> = BlockType::ALL.iter().map(|block_type| block_type.name()).collect();
-        return Err(Failure::unsupported(format!("it is of the type {}, which is not widened here", tensor.encoding))
+fn widened(tensor: &StoredTensor, row_elements: u64) -> Result<(GgmlType, u64)> {
+    let ggml_type = GgmlType::named(&tensor.encoding).filter(|known| known.holds_weights()).ok_or_else(|| {
+        Failure::unsupported(format!("it is of the type {}, which holds no weights", tensor.encoding))
             .about(&*tensor.name)
-            .hint(format!("take a file with the types {}", widened.join(", "))));
-    };
-    let row_bytes = block_type.row_bytes(row_elements).filter(|row_bytes| {
+            .hint("llama.cpp does not read it as weights either: where does the file come from?")
+    })?;
+    let row_bytes = ggml_type.row_bytes(row_elements).filter(|row_bytes| {
         let rows = tensor.elements().checked_div(row_elements).unwrap_or(0);
         rows.checked_mul(*row_bytes) == Some(tensor.bytes)
     });
@@ -123,7 +121,7 @@ fn widened(tensor: &StoredTensor, row_elements: u64) -> Result<(BlockType, u64)>
         Failure::corrupt(format!("its rows of {row_elements} are no whole blocks of {}", tensor.encoding))
             .about(&*tensor.name)
     })?;
-    Ok((block_type, row_bytes))
+    Ok((ggml_type, row_bytes))
 }
 
 impl RowDecoder for Decoder {
@@ -134,15 +132,14 @@ impl RowDecoder for Decoder {
         held.places.iter().try_for_each(|place| {
             let bytes = place.bytes(files)?;
             let row_bytes = in_memory(place.row_bytes)?;
-            let mut read = |row: u64, out: &mut [f32]| {
-                let start = in_memory(row)?.checked_mul(row_bytes);
+            let mut read = |index: u64, out: &mut [f32]| {
+                let start = in_memory(index)?.checked_mul(row_bytes);
                 let end = start.and_then(|start| start.checked_add(row_bytes));
                 let row = start.zip(end).and_then(|(start, end)| bytes.get(start..end)).ok_or_else(|| place.lost())?;
                 if out.len() as u64 != place.row_elements {
                     return Err(Failure::internal("a row has another length than its place").about(&*held.name));
                 }
-                place.block_type.dequantize(row, out);
-                Ok(())
+                place.widen(row, index, out)
             };
             place.origin.restore(&wanted, held.columns, (place.rows, place.row_elements), &mut read, out)
         })
@@ -157,6 +154,21 @@ impl Place {
         let range = start.zip(end.and_then(|end| usize::try_from(end).ok()));
         let file = files.get(self.file).copied().unwrap_or_default();
         range.and_then(|(start, end)| file.get(start..end)).ok_or_else(|| self.lost())
+    }
+
+    /// Widens its row of this index.
+    fn widen(&self, row: &[u8], index: u64, out: &mut [f32]) -> Result<()> {
+        let corrupt =
+            |what: String| Failure::corrupt(what).about(&*self.name).hint("fetch the file again, or make it anew");
+        if let Some(block) = self.ggml_type.first_invalid_block(row) {
+            let at = block as u64 * self.ggml_type.block_elements;
+            return Err(corrupt(format!("a scale or value of row {index} is infinite or NaN, at weight {at}")));
+        }
+        self.ggml_type.dequantize(row, out);
+        match out.iter().position(|weight| !weight.is_finite()) {
+            None => Ok(()),
+            Some(at) => Err(corrupt(format!("weight {at} of row {index} is too large for 32 bits"))),
+        }
     }
 
     fn lost(&self) -> Failure {

@@ -1,7 +1,7 @@
-//! What GGUF can store: the block types with their sizes, and the levels that users choose from.
+//! What is written as GGUF: the block types with their sizes, and the levels that users choose from.
 //!
-//! Numbers and names are the format's own (`enum ggml_type` and `enum llama_ftype`). It knows no
-//! mixture rules: which tensor of a model gets which type at a level is decided elsewhere.
+//! Numbers and names are the format's own (`enum ggml_type` and `enum llama_ftype`); what is read besides is
+//! [`GgmlType`](crate::ggml_type::GgmlType)'s. It knows no mixture rules: which tensor of a model gets which type at a level is decided elsewhere.
 
 use crate::layout;
 
@@ -72,12 +72,6 @@ impl BlockType {
             Self::Q6K => 14,
             Self::BF16 => 30,
         }
-    }
-
-    /// The type of a number in a tensor's description; `None` for a type that is not handled here.
-    #[must_use]
-    pub fn from_ggml_type(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|block_type| block_type.ggml_type() == number)
     }
 
     /// The name that llama.cpp's users know it by.
@@ -229,14 +223,6 @@ mod tests {
         assert_eq!(BlockType::F16.row_bytes(3), Some(6));
         assert_eq!(BlockType::F16.row_bytes(0), Some(0));
         assert_eq!(BlockType::F32.row_bytes(u64::MAX), None);
-    }
-
-    #[test]
-    fn numbers_lead_back_to_types() {
-        for block_type in BlockType::ALL {
-            assert_eq!(BlockType::from_ggml_type(block_type.ggml_type()), Some(block_type));
-        }
-        assert_eq!(BlockType::from_ggml_type(4), None, "Q4_2 left the format long ago");
     }
 
     #[test]

@@ -1,13 +1,19 @@
-//! Every type that a tensor of a GGUF file can have: number, name, block, and where its scales are.
+//! Every type that a tensor of a GGUF file can have: number, name, block, where its scales are, and how it is widened.
 //!
-//! Numbers, sizes and places are those of `enum ggml_type` and `ggml-common.h`. It knows how to tell a
-//! finite number from another; widening and quantising is for [`BlockType`], which has those types that
-//! this plugin writes.
+//! Numbers, sizes and places are those of `enum ggml_type` and `ggml-common.h`. This is the side of reading; which of
+//! them can be written, and how, is [`BlockType`]'s.
 
-use crate::{format::BlockType, layout::f16_bits};
+use crate::{
+    dequantize::{self as from, Widen, each},
+    format::BlockType,
+    layout::{
+        BLOCK, SUPER_BLOCK, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q1_0,
+        q2_0, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, tq1_0, tq2_0, u16_at,
+    },
+};
 
 /// A type of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct GgmlType {
     /// The number in a tensor's description.
     pub number: u32,
@@ -18,52 +24,85 @@ pub struct GgmlType {
     /// Bytes of a block.
     pub block_bytes: u64,
     numbers: Numbers,
+    /// None for what holds no weights: integers, and what only activations become.
+    widen: Option<Widen>,
 }
 
 /// Where a block has numbers that may be infinite or NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Numbers {
-    /// As the type that this plugin writes has them.
-    Written(BlockType),
     /// Nowhere: integers, or scales of which every bit pattern is a number.
     Nowhere,
     /// One f64.
     F64,
     /// An f32 at the start.
     F32,
+    /// One bf16.
+    BF16,
     /// An f16 at each of two places, which may be the same.
     F16(usize, usize),
     /// A power of two in a byte at the start; 255 is NaN (OCP microscaling formats, E8M0).
     E8M0,
-    /// An f16 whose four parts are the high four bits of four u16, from byte 48 on.
+    /// An f16 whose four parts are the high four bits of four u16.
     Iq1M,
 }
 
-/// The types that this plugin does not write.
-const OTHERS: [GgmlType; 22] = [
-    other(9, "Q8_1", 32, 36, Numbers::F16(0, 2)),
-    other(15, "Q8_K", 256, 292, Numbers::F32),
-    other(16, "IQ2_XXS", 256, 66, Numbers::F16(0, 0)),
-    other(17, "IQ2_XS", 256, 74, Numbers::F16(0, 0)),
-    other(18, "IQ3_XXS", 256, 98, Numbers::F16(0, 0)),
-    other(19, "IQ1_S", 256, 50, Numbers::F16(0, 0)),
-    other(20, "IQ4_NL", 32, 18, Numbers::F16(0, 0)),
-    other(21, "IQ3_S", 256, 110, Numbers::F16(0, 0)),
-    other(22, "IQ2_S", 256, 82, Numbers::F16(0, 0)),
-    other(23, "IQ4_XS", 256, 136, Numbers::F16(0, 0)),
-    other(24, "I8", 1, 1, Numbers::Nowhere),
-    other(25, "I16", 1, 2, Numbers::Nowhere),
-    other(26, "I32", 1, 4, Numbers::Nowhere),
-    other(27, "I64", 1, 8, Numbers::Nowhere),
-    other(28, "F64", 1, 8, Numbers::F64),
-    other(29, "IQ1_M", 256, 56, Numbers::Iq1M),
-    other(34, "TQ1_0", 256, 54, Numbers::F16(52, 52)),
-    other(35, "TQ2_0", 256, 66, Numbers::F16(64, 64)),
-    other(39, "MXFP4", 32, 17, Numbers::E8M0),
+/// What can be written as well, in the order of [`BlockType`].
+const WRITTEN: [GgmlType; 13] = [
+    weights(0, "F32", (1, 4), Numbers::F32, |bytes, out| each(bytes, out, from::f32)),
+    weights(1, "F16", (1, 2), Numbers::F16(0, 0), |bytes, out| each(bytes, out, from::f16)),
+    weights(30, "BF16", (1, 2), Numbers::BF16, |bytes, out| each(bytes, out, from::bf16)),
+    weights(2, "Q4_0", (BLOCK, q4_0::BYTES), one(q4_0::D), |bytes, out| each(bytes, out, from::q4_0)),
+    weights(3, "Q4_1", (BLOCK, q4_1::BYTES), Numbers::F16(q4_1::D, q4_1::M), |bytes, out| each(bytes, out, from::q4_1)),
+    weights(6, "Q5_0", (BLOCK, q5_0::BYTES), one(q5_0::D), |bytes, out| each(bytes, out, from::q5_0)),
+    weights(7, "Q5_1", (BLOCK, q5_1::BYTES), Numbers::F16(q5_1::D, q5_1::M), |bytes, out| each(bytes, out, from::q5_1)),
+    weights(8, "Q8_0", (BLOCK, q8_0::BYTES), one(q8_0::D), |bytes, out| each(bytes, out, from::q8_0)),
+    weights(10, "Q2_K", (SUPER_BLOCK, q2_k::BYTES), Numbers::F16(q2_k::D, q2_k::DMIN), |bytes, out| {
+        each(bytes, out, from::q2_k)
+    }),
+    weights(11, "Q3_K", (SUPER_BLOCK, q3_k::BYTES), one(q3_k::D), |bytes, out| each(bytes, out, from::q3_k)),
+    weights(12, "Q4_K", (SUPER_BLOCK, q4_k::BYTES), Numbers::F16(q4_k::D, q4_k::DMIN), |bytes, out| {
+        each(bytes, out, from::q4_k)
+    }),
+    weights(13, "Q5_K", (SUPER_BLOCK, q5_k::BYTES), Numbers::F16(q5_k::D, q5_k::DMIN), |bytes, out| {
+        each(bytes, out, from::q5_k)
+    }),
+    weights(14, "Q6_K", (SUPER_BLOCK, q6_k::BYTES), one(q6_k::D), |bytes, out| each(bytes, out, from::q6_k)),
+];
+
+/// What else holds weights.
+const READ_ONLY: [GgmlType; 15] = [
+    weights(16, "IQ2_XXS", (SUPER_BLOCK, iq2_xxs::BYTES), one(iq2_xxs::D), |bytes, out| {
+        each(bytes, out, from::iq2_xxs)
+    }),
+    weights(17, "IQ2_XS", (SUPER_BLOCK, iq2_xs::BYTES), one(iq2_xs::D), |bytes, out| each(bytes, out, from::iq2_xs)),
+    weights(18, "IQ3_XXS", (SUPER_BLOCK, iq3_xxs::BYTES), one(iq3_xxs::D), |bytes, out| {
+        each(bytes, out, from::iq3_xxs)
+    }),
+    weights(19, "IQ1_S", (SUPER_BLOCK, iq1_s::BYTES), one(iq1_s::D), |bytes, out| each(bytes, out, from::iq1_s)),
+    weights(20, "IQ4_NL", (BLOCK, iq4_nl::BYTES), one(iq4_nl::D), |bytes, out| each(bytes, out, from::iq4_nl)),
+    weights(21, "IQ3_S", (SUPER_BLOCK, iq3_s::BYTES), one(iq3_s::D), |bytes, out| each(bytes, out, from::iq3_s)),
+    weights(22, "IQ2_S", (SUPER_BLOCK, iq2_s::BYTES), one(iq2_s::D), |bytes, out| each(bytes, out, from::iq2_s)),
+    weights(23, "IQ4_XS", (SUPER_BLOCK, iq4_xs::BYTES), one(iq4_xs::D), |bytes, out| each(bytes, out, from::iq4_xs)),
+    weights(29, "IQ1_M", (SUPER_BLOCK, iq1_m::BYTES), Numbers::Iq1M, |bytes, out| each(bytes, out, from::iq1_m)),
+    weights(34, "TQ1_0", (SUPER_BLOCK, tq1_0::BYTES), one(tq1_0::D), |bytes, out| each(bytes, out, from::tq1_0)),
+    weights(35, "TQ2_0", (SUPER_BLOCK, tq2_0::BYTES), one(tq2_0::D), |bytes, out| each(bytes, out, from::tq2_0)),
+    weights(39, "MXFP4", (mxfp4::WEIGHTS, mxfp4::BYTES), Numbers::E8M0, |bytes, out| each(bytes, out, from::mxfp4)),
     // ggml takes every byte as a scale: its E4M3 without a sign reads the NaN of the standard as a number.
-    other(40, "NVFP4", 64, 36, Numbers::Nowhere),
-    other(41, "Q1_0", 128, 18, Numbers::F16(0, 0)),
-    other(42, "Q2_0", 64, 18, Numbers::F16(0, 0)),
+    weights(40, "NVFP4", (nvfp4::WEIGHTS, nvfp4::BYTES), Numbers::Nowhere, |bytes, out| each(bytes, out, from::nvfp4)),
+    weights(41, "Q1_0", (q1_0::WEIGHTS, q1_0::BYTES), one(q1_0::D), |bytes, out| each(bytes, out, from::q1_0)),
+    weights(42, "Q2_0", (q2_0::WEIGHTS, q2_0::BYTES), one(q2_0::D), |bytes, out| each(bytes, out, from::q2_0)),
+];
+
+/// What holds no weights; ggml does not widen these either.
+const OTHERS: [GgmlType; 7] = [
+    other(9, "Q8_1", (32, 36), Numbers::F16(0, 2)),
+    other(15, "Q8_K", (256, 292), Numbers::F32),
+    other(24, "I8", (1, 1), Numbers::Nowhere),
+    other(25, "I16", (1, 2), Numbers::Nowhere),
+    other(26, "I32", (1, 4), Numbers::Nowhere),
+    other(27, "I64", (1, 8), Numbers::Nowhere),
+    other(28, "F64", (1, 8), Numbers::F64),
 ];
 
 /// Numbers of types that left the format.
@@ -78,26 +117,43 @@ const REMOVED: [(u32, &str); 8] = [
     (38, "IQ4_NL_8_8"),
 ];
 
-const fn other(number: u32, name: &'static str, block_elements: u64, block_bytes: u64, numbers: Numbers) -> GgmlType {
-    GgmlType { number, name, block_elements, block_bytes, numbers }
+const fn weights(
+    number: u32,
+    name: &'static str,
+    (elements, bytes): (usize, usize),
+    numbers: Numbers,
+    widen: Widen,
+) -> GgmlType {
+    GgmlType { number, name, block_elements: elements as u64, block_bytes: bytes as u64, numbers, widen: Some(widen) }
 }
+
+const fn other(number: u32, name: &'static str, (elements, bytes): (u64, u64), numbers: Numbers) -> GgmlType {
+    GgmlType { number, name, block_elements: elements, block_bytes: bytes, numbers, widen: None }
+}
+
+const fn one(at: usize) -> Numbers {
+    Numbers::F16(at, at)
+}
+
+/// A number is given to one type.
+impl PartialEq for GgmlType {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for GgmlType {}
 
 impl From<BlockType> for GgmlType {
     fn from(block_type: BlockType) -> Self {
-        Self {
-            number: block_type.ggml_type(),
-            name: block_type.name(),
-            block_elements: block_type.block_elements() as u64,
-            block_bytes: block_type.block_bytes() as u64,
-            numbers: Numbers::Written(block_type),
-        }
+        WRITTEN[block_type as usize]
     }
 }
 
 impl GgmlType {
     /// Every type, in no particular order.
     pub fn all() -> impl Iterator<Item = Self> {
-        BlockType::ALL.into_iter().map(Self::from).chain(OTHERS)
+        WRITTEN.into_iter().chain(READ_ONLY).chain(OTHERS)
     }
 
     /// The type of a number in a tensor's description.
@@ -117,13 +173,10 @@ impl GgmlType {
         REMOVED.iter().find(|(removed, _)| *removed == number).map(|(_, name)| *name)
     }
 
-    /// The type among those that this plugin widens.
+    /// Whether it holds weights, which [`dequantize`](Self::dequantize) widens.
     #[must_use]
-    pub fn block_type(self) -> Option<BlockType> {
-        match self.numbers {
-            Numbers::Written(block_type) => Some(block_type),
-            _ => None,
-        }
+    pub const fn holds_weights(self) -> bool {
+        self.widen.is_some()
     }
 
     /// The bytes of a row; `None` if it is no whole number of blocks, or too long to count.
@@ -133,35 +186,65 @@ impl GgmlType {
         blocks.checked_mul(self.block_bytes)
     }
 
-    /// The first block with a scale or a value that is infinite or NaN: what `ggml_validate_row_data`
-    /// looks for. A last block that is not whole counts as such.
+    /// Widens blocks to weights, bit for bit as ggml's `to_float`.
+    ///
+    /// # Panics
+    /// If `bytes` are no whole number of blocks, `out` is not exactly their weights, or the type
+    /// [holds none](Self::holds_weights): a defect in the caller.
+    pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
+        let whole = (bytes.len() as u64).is_multiple_of(self.block_bytes);
+        assert!(whole, "{} bytes are no whole {} blocks", bytes.len(), self.name);
+        let weights = bytes.len() as u64 / self.block_bytes * self.block_elements;
+        assert_eq!(out.len() as u64, weights, "a wrong number of weights for {} bytes of {}", bytes.len(), self.name);
+        assert!(self.holds_weights(), "{} holds no weights", self.name);
+        if let Some(widen) = self.widen {
+            widen(bytes, out);
+        }
+    }
+
+    /// The first block that no finite weights can have come from: one with a scale, or for the float types a value,
+    /// that is infinite or NaN. What ggml's `ggml_validate_row_data` looks for. A last block that is not whole counts
+    /// as such.
     #[must_use]
     pub fn first_invalid_block(self, bytes: &[u8]) -> Option<usize> {
         let size = usize::try_from(self.block_bytes).unwrap_or(usize::MAX);
         let mut blocks = bytes.chunks_exact(size);
         let invalid = match self.numbers {
-            Numbers::Written(block_type) => return block_type.first_invalid_block(bytes),
             Numbers::Nowhere => None,
             Numbers::F64 => bytes.as_chunks().0.iter().position(|bytes| !f64::from_le_bytes(*bytes).is_finite()),
             Numbers::F32 => blocks.position(|block| {
                 block.first_chunk().is_some_and(|bytes: &[u8; 4]| !f32::from_le_bytes(*bytes).is_finite())
             }),
+            Numbers::BF16 => blocks.position(|block| u16_at(block, 0) & 0x7f80 == 0x7f80),
             Numbers::F16(first, second) => {
-                blocks.position(|block| !finite(f16_bits(block, first)) || !finite(f16_bits(block, second)))
+                blocks.position(|block| !finite(u16_at(block, first)) || !finite(u16_at(block, second)))
             }
-            Numbers::E8M0 => blocks.position(|block| block[0] == 0xff),
-            Numbers::Iq1M => blocks.position(|block| !finite(iq1_m_scale(block))),
+            Numbers::E8M0 => blocks.position(|block| block[mxfp4::E] == 0xff),
+            Numbers::Iq1M => blocks.position(|block| !finite(iq1_m::d_bits(block))),
         };
         invalid.or((!bytes.len().is_multiple_of(size)).then_some(bytes.len() / size))
     }
 }
 
-fn finite(f16: u16) -> bool {
-    f16 & 0x7c00 != 0x7c00
+/// What is written is read as it is in anybody's file.
+impl BlockType {
+    /// As [`GgmlType::dequantize`].
+    ///
+    /// # Panics
+    /// As that does.
+    pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
+        GgmlType::from(self).dequantize(bytes, out);
+    }
+
+    /// As [`GgmlType::first_invalid_block`].
+    #[must_use]
+    pub fn first_invalid_block(self, bytes: &[u8]) -> Option<usize> {
+        GgmlType::from(self).first_invalid_block(bytes)
+    }
 }
 
-fn iq1_m_scale(block: &[u8]) -> u16 {
-    (0..4).fold(0, |scale, part| scale | f16_bits(block, 48 + 2 * part) >> 12 << (4 * part))
+fn finite(f16: u16) -> bool {
+    f16 & 0x7c00 != 0x7c00
 }
 
 #[cfg(test)]
@@ -177,6 +260,12 @@ mod tests {
             assert_eq!(GgmlType::named(known.name), Some(known));
             assert_eq!(GgmlType::removed(known.number), None);
         }
+        for block_type in BlockType::ALL {
+            let ours = GgmlType::from(block_type);
+            assert_eq!((ours.number, ours.name), (block_type.ggml_type(), block_type.name()));
+            let sizes = (block_type.block_elements() as u64, block_type.block_bytes() as u64);
+            assert_eq!((ours.block_elements, ours.block_bytes), sizes);
+        }
         // Up to the last number, nothing is missing: each is a type, or was one.
         assert!((0..43).all(|number| GgmlType::numbered(number).is_some() || GgmlType::removed(number).is_some()));
     }
@@ -187,10 +276,10 @@ mod tests {
             let size = usize::try_from(known.block_bytes).unwrap();
             let places: &[(usize, u8)] = match known.numbers {
                 Numbers::Nowhere => &[],
-                Numbers::Written(_) => continue,
                 Numbers::F64 => &[(7, 0x7f), (6, 0xf0)],
                 Numbers::F32 => &[(3, 0x7f), (2, 0x80)],
                 Numbers::F16(_, at) => &[(at + 1, 0x7c)],
+                Numbers::BF16 => &[(1, 0x7f), (0, 0x80)],
                 Numbers::E8M0 => &[(0, 0xff)],
                 Numbers::Iq1M => &[(55, 0x70), (53, 0xc0)],
             };

@@ -7,7 +7,7 @@ mod inputs;
 mod vectors;
 
 use inputs::{DISTRIBUTIONS, IMPORTANCES, Random};
-use qhost_gguf::format::BlockType;
+use qhost_gguf::{format::BlockType, ggml_type::GgmlType};
 
 const HOSTILE: [f32; 8] =
     [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, -0.0];
@@ -34,6 +34,21 @@ fn bytes_are_those_of_the_golden_file() {
             let line = vectors::line(block_type.name(), name, &bytes, block_type.block_bytes());
             assert!(golden.contains(&&*line), "no longer the reference's bytes: {line}");
         }
+    }
+}
+
+#[test]
+fn weights_are_those_of_the_golden_file() {
+    let golden = vectors::parse(include_str!("golden/weights.txt"));
+    let types: Vec<_> = GgmlType::all().filter(|known| known.holds_weights()).collect();
+    assert_eq!(golden.len(), types.len());
+    for known in types {
+        let bytes = vectors::blocks(known.number, known.block_bytes);
+        let blocks = bytes.len() as u64 / known.block_bytes;
+        let mut out = vec![f32::MAX; usize::try_from(blocks * known.block_elements).unwrap()];
+        known.dequantize(&bytes, &mut out);
+        let line = vectors::line(known.name, "random", &vectors::canonical(&out), 16);
+        assert!(golden.contains(&&*line), "no longer the reference's weights: {line}");
     }
 }
 

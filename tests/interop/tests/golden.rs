@@ -6,7 +6,7 @@ mod inputs;
 mod vectors;
 
 use inputs::DISTRIBUTIONS;
-use qhost_gguf::format::BlockType;
+use qhost_gguf::{format::BlockType, ggml_type::GgmlType};
 
 /// What the file starts with.
 const HEAD: &str = "\
@@ -51,6 +51,29 @@ fn from_the_reference() -> String {
     file
 }
 
+/// What the file of widened blocks starts with.
+const WIDENED_HEAD: &str = "\
+# Weights out of ggml's to_float: type, FNV-1a of the weights of 1024 blocks of random bytes (those of vectors.rs; every
+# NaN is 7fc00000), the first four weights. Made as kernels.txt was.
+";
+
+#[expect(clippy::unwrap_used, reason = "part of the tests below")]
+fn widened_by_the_reference() -> String {
+    let mut file = WIDENED_HEAD.to_owned();
+    for known in GgmlType::all().filter(|known| known.holds_weights()) {
+        let weights =
+            qhost_oracle::dequantize(known.number, &vectors::blocks(known.number, known.block_bytes)).unwrap();
+        file += &vectors::line(known.name, "random", &vectors::canonical(&weights), 16);
+        file.push('\n');
+    }
+    file
+}
+
+#[test]
+fn the_golden_file_of_weights_is_the_references() {
+    assert_eq!(include_str!("../../../plugins/gguf/tests/golden/weights.txt"), widened_by_the_reference());
+}
+
 #[test]
 fn the_golden_file_is_the_references() {
     let file = include_str!("../../../plugins/gguf/tests/golden/kernels.txt");
@@ -77,4 +100,5 @@ fn make_the_golden_files() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/gguf/tests/golden");
     std::fs::write(folder.join("kernels.txt"), from_the_reference()).unwrap();
     std::fs::write(folder.join("weighted.txt"), weighted_from_the_reference()).unwrap();
+    std::fs::write(folder.join("weights.txt"), widened_by_the_reference()).unwrap();
 }

@@ -24,6 +24,18 @@ pub(crate) fn line(block_type: &str, distribution: &str, bytes: &[u8], block_byt
     format!("{block_type} {distribution} {hash:016x} {first}")
 }
 
+/// Blocks of random bytes, always the same ones for a type.
+pub(crate) fn blocks(number: u32, block_bytes: u64) -> Vec<u8> {
+    let mut random = Random::new(3000 + u64::from(number));
+    (0..1024 * block_bytes).map(|_| random.bits(8).to_le_bytes()[0]).collect()
+}
+
+/// The bytes of weights, of which every NaN is the same.
+pub(crate) fn canonical(weights: &[f32]) -> Vec<u8> {
+    let canonical = |weight: &f32| if weight.is_nan() { f32::NAN } else { *weight };
+    weights.iter().flat_map(|weight| canonical(weight).to_le_bytes()).collect()
+}
+
 /// The lines of a file, without its comments.
 pub(crate) fn parse(file: &str) -> Vec<&str> {
     file.lines().filter(|line| !line.starts_with('#')).collect()

@@ -3,6 +3,12 @@
 //! All of it is little-endian. Quantising, dequantising and validation read and write through these
 //! offsets only. It knows no arithmetic beyond the packing of 6-bit scales.
 
+mod few;
+mod iq;
+
+pub(crate) use few::{mxfp4, nvfp4, q1_0, q2_0, tq1_0, tq2_0};
+pub(crate) use iq::{iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
+
 use crate::float;
 
 /// Weights in a block of the types without super-blocks.
@@ -151,16 +157,16 @@ pub(crate) fn put_f16(block: &mut [u8], at: usize, value: f32) {
     block[at..at + 2].copy_from_slice(&float::to_f16(value).to_le_bytes());
 }
 
-/// The bits of the f16 at a byte offset.
+/// The u16, or the bits of the f16, at a byte offset.
 #[inline]
-pub(crate) fn f16_bits(block: &[u8], at: usize) -> u16 {
+pub(crate) fn u16_at(block: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([block[at], block[at + 1]])
 }
 
 /// The f16 at a byte offset.
 #[inline]
 pub(crate) fn f16(block: &[u8], at: usize) -> f32 {
-    float::from_f16(f16_bits(block, at))
+    float::from_f16(u16_at(block, at))
 }
 
 /// Stores the 6-bit scale and minimum of sub-block `j` of Q4_K and Q5_K.
