@@ -47,51 +47,48 @@ enum Numbers {
     Iq1M,
 }
 
+/// What widens blocks, out of what widens one.
+macro_rules! widen {
+    ($block:path) => {
+        |bytes, out| each(bytes, out, $block)
+    };
+}
+
 /// What can be written as well, in the order of [`BlockType`].
 const WRITTEN: [GgmlType; 13] = [
-    weights(0, "F32", (1, 4), Numbers::F32, |bytes, out| each(bytes, out, from::f32)),
-    weights(1, "F16", (1, 2), Numbers::F16(0, 0), |bytes, out| each(bytes, out, from::f16)),
-    weights(30, "BF16", (1, 2), Numbers::BF16, |bytes, out| each(bytes, out, from::bf16)),
-    weights(2, "Q4_0", (BLOCK, q4_0::BYTES), one(q4_0::D), |bytes, out| each(bytes, out, from::q4_0)),
-    weights(3, "Q4_1", (BLOCK, q4_1::BYTES), Numbers::F16(q4_1::D, q4_1::M), |bytes, out| each(bytes, out, from::q4_1)),
-    weights(6, "Q5_0", (BLOCK, q5_0::BYTES), one(q5_0::D), |bytes, out| each(bytes, out, from::q5_0)),
-    weights(7, "Q5_1", (BLOCK, q5_1::BYTES), Numbers::F16(q5_1::D, q5_1::M), |bytes, out| each(bytes, out, from::q5_1)),
-    weights(8, "Q8_0", (BLOCK, q8_0::BYTES), one(q8_0::D), |bytes, out| each(bytes, out, from::q8_0)),
-    weights(10, "Q2_K", (SUPER_BLOCK, q2_k::BYTES), Numbers::F16(q2_k::D, q2_k::DMIN), |bytes, out| {
-        each(bytes, out, from::q2_k)
-    }),
-    weights(11, "Q3_K", (SUPER_BLOCK, q3_k::BYTES), one(q3_k::D), |bytes, out| each(bytes, out, from::q3_k)),
-    weights(12, "Q4_K", (SUPER_BLOCK, q4_k::BYTES), Numbers::F16(q4_k::D, q4_k::DMIN), |bytes, out| {
-        each(bytes, out, from::q4_k)
-    }),
-    weights(13, "Q5_K", (SUPER_BLOCK, q5_k::BYTES), Numbers::F16(q5_k::D, q5_k::DMIN), |bytes, out| {
-        each(bytes, out, from::q5_k)
-    }),
-    weights(14, "Q6_K", (SUPER_BLOCK, q6_k::BYTES), one(q6_k::D), |bytes, out| each(bytes, out, from::q6_k)),
+    weights(0, "F32", (1, 4), Numbers::F32, widen!(from::f32)),
+    weights(1, "F16", (1, 2), Numbers::F16(0, 0), widen!(from::f16)),
+    weights(30, "BF16", (1, 2), Numbers::BF16, widen!(from::bf16)),
+    weights(2, "Q4_0", (BLOCK, q4_0::BYTES), one(q4_0::D), widen!(from::q4_0)),
+    weights(3, "Q4_1", (BLOCK, q4_1::BYTES), Numbers::F16(q4_1::D, q4_1::M), widen!(from::q4_1)),
+    weights(6, "Q5_0", (BLOCK, q5_0::BYTES), one(q5_0::D), widen!(from::q5_0)),
+    weights(7, "Q5_1", (BLOCK, q5_1::BYTES), Numbers::F16(q5_1::D, q5_1::M), widen!(from::q5_1)),
+    weights(8, "Q8_0", (BLOCK, q8_0::BYTES), one(q8_0::D), widen!(from::q8_0)),
+    weights(10, "Q2_K", (SUPER_BLOCK, q2_k::BYTES), Numbers::F16(q2_k::D, q2_k::DMIN), widen!(from::q2_k)),
+    weights(11, "Q3_K", (SUPER_BLOCK, q3_k::BYTES), one(q3_k::D), widen!(from::q3_k)),
+    weights(12, "Q4_K", (SUPER_BLOCK, q4_k::BYTES), Numbers::F16(q4_k::D, q4_k::DMIN), widen!(from::q4_k)),
+    weights(13, "Q5_K", (SUPER_BLOCK, q5_k::BYTES), Numbers::F16(q5_k::D, q5_k::DMIN), widen!(from::q5_k)),
+    weights(14, "Q6_K", (SUPER_BLOCK, q6_k::BYTES), one(q6_k::D), widen!(from::q6_k)),
 ];
 
 /// What else holds weights.
 const READ_ONLY: [GgmlType; 15] = [
-    weights(16, "IQ2_XXS", (SUPER_BLOCK, iq2_xxs::BYTES), one(iq2_xxs::D), |bytes, out| {
-        each(bytes, out, from::iq2_xxs)
-    }),
-    weights(17, "IQ2_XS", (SUPER_BLOCK, iq2_xs::BYTES), one(iq2_xs::D), |bytes, out| each(bytes, out, from::iq2_xs)),
-    weights(18, "IQ3_XXS", (SUPER_BLOCK, iq3_xxs::BYTES), one(iq3_xxs::D), |bytes, out| {
-        each(bytes, out, from::iq3_xxs)
-    }),
-    weights(19, "IQ1_S", (SUPER_BLOCK, iq1_s::BYTES), one(iq1_s::D), |bytes, out| each(bytes, out, from::iq1_s)),
-    weights(20, "IQ4_NL", (BLOCK, iq4_nl::BYTES), one(iq4_nl::D), |bytes, out| each(bytes, out, from::iq4_nl)),
-    weights(21, "IQ3_S", (SUPER_BLOCK, iq3_s::BYTES), one(iq3_s::D), |bytes, out| each(bytes, out, from::iq3_s)),
-    weights(22, "IQ2_S", (SUPER_BLOCK, iq2_s::BYTES), one(iq2_s::D), |bytes, out| each(bytes, out, from::iq2_s)),
-    weights(23, "IQ4_XS", (SUPER_BLOCK, iq4_xs::BYTES), one(iq4_xs::D), |bytes, out| each(bytes, out, from::iq4_xs)),
-    weights(29, "IQ1_M", (SUPER_BLOCK, iq1_m::BYTES), Numbers::Iq1M, |bytes, out| each(bytes, out, from::iq1_m)),
-    weights(34, "TQ1_0", (SUPER_BLOCK, tq1_0::BYTES), one(tq1_0::D), |bytes, out| each(bytes, out, from::tq1_0)),
-    weights(35, "TQ2_0", (SUPER_BLOCK, tq2_0::BYTES), one(tq2_0::D), |bytes, out| each(bytes, out, from::tq2_0)),
-    weights(39, "MXFP4", (mxfp4::WEIGHTS, mxfp4::BYTES), Numbers::E8M0, |bytes, out| each(bytes, out, from::mxfp4)),
+    weights(16, "IQ2_XXS", (SUPER_BLOCK, iq2_xxs::BYTES), one(iq2_xxs::D), widen!(from::iq2_xxs)),
+    weights(17, "IQ2_XS", (SUPER_BLOCK, iq2_xs::BYTES), one(iq2_xs::D), widen!(from::iq2_xs)),
+    weights(18, "IQ3_XXS", (SUPER_BLOCK, iq3_xxs::BYTES), one(iq3_xxs::D), widen!(from::iq3_xxs)),
+    weights(19, "IQ1_S", (SUPER_BLOCK, iq1_s::BYTES), one(iq1_s::D), widen!(from::iq1_s)),
+    weights(20, "IQ4_NL", (BLOCK, iq4_nl::BYTES), one(iq4_nl::D), widen!(from::iq4_nl)),
+    weights(21, "IQ3_S", (SUPER_BLOCK, iq3_s::BYTES), one(iq3_s::D), widen!(from::iq3_s)),
+    weights(22, "IQ2_S", (SUPER_BLOCK, iq2_s::BYTES), one(iq2_s::D), widen!(from::iq2_s)),
+    weights(23, "IQ4_XS", (SUPER_BLOCK, iq4_xs::BYTES), one(iq4_xs::D), widen!(from::iq4_xs)),
+    weights(29, "IQ1_M", (SUPER_BLOCK, iq1_m::BYTES), Numbers::Iq1M, widen!(from::iq1_m)),
+    weights(34, "TQ1_0", (SUPER_BLOCK, tq1_0::BYTES), one(tq1_0::D), widen!(from::tq1_0)),
+    weights(35, "TQ2_0", (SUPER_BLOCK, tq2_0::BYTES), one(tq2_0::D), widen!(from::tq2_0)),
+    weights(39, "MXFP4", (mxfp4::WEIGHTS, mxfp4::BYTES), Numbers::E8M0, widen!(from::mxfp4)),
     // ggml takes every byte as a scale: its E4M3 without a sign reads the NaN of the standard as a number.
-    weights(40, "NVFP4", (nvfp4::WEIGHTS, nvfp4::BYTES), Numbers::Nowhere, |bytes, out| each(bytes, out, from::nvfp4)),
-    weights(41, "Q1_0", (q1_0::WEIGHTS, q1_0::BYTES), one(q1_0::D), |bytes, out| each(bytes, out, from::q1_0)),
-    weights(42, "Q2_0", (q2_0::WEIGHTS, q2_0::BYTES), one(q2_0::D), |bytes, out| each(bytes, out, from::q2_0)),
+    weights(40, "NVFP4", (nvfp4::WEIGHTS, nvfp4::BYTES), Numbers::Nowhere, widen!(from::nvfp4)),
+    weights(41, "Q1_0", (q1_0::WEIGHTS, q1_0::BYTES), one(q1_0::D), widen!(from::q1_0)),
+    weights(42, "Q2_0", (q2_0::WEIGHTS, q2_0::BYTES), one(q2_0::D), widen!(from::q2_0)),
 ];
 
 /// What holds no weights; ggml does not widen these either.

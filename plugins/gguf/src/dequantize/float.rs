@@ -1,4 +1,5 @@
 //! The float types: a block is one weight.
+#![expect(clippy::trivially_copy_pass_by_ref, reason = "blocks are given as those of the other types are")]
 
 use crate::float::{from_bf16, from_f16};
 

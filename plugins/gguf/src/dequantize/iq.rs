@@ -17,7 +17,7 @@ pub(crate) fn iq2_xxs(block: &[u8; iq2_xxs::BYTES], out: &mut [f32; SUPER_BLOCK]
     for ([a, b, c, e, tail @ ..], out) in parts {
         let scale = d * (0.5 + f32::from(tail[3] >> 4)) * 0.25;
         for ((l, index), out) in [a, b, c, e].into_iter().enumerate().zip(out.as_chunks_mut().0) {
-            with_signs(scale, &grids::IQ2_XXS[usize::from(*index)], seven_signs(*tail, l), out);
+            with_signs(scale, grids::IQ2_XXS[usize::from(*index)], seven_signs(*tail, l), out);
         }
     }
 }
@@ -29,7 +29,7 @@ pub(crate) fn iq2_xs(block: &[u8; iq2_xs::BYTES], out: &mut [f32; SUPER_BLOCK]) 
         let scale = quarter(d, block[iq2_xs::SCALES + group / 4], group);
         let packed = u16_at(block, iq2_xs::QS + 2 * group);
         let [_, high] = packed.to_le_bytes();
-        with_signs(scale, &grids::IQ2_XS[usize::from(packed & 511)], even(high >> 1), out);
+        with_signs(scale, grids::IQ2_XS[usize::from(packed & 511)], even(high >> 1), out);
     }
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn iq2_s(block: &[u8; iq2_s::BYTES], out: &mut [f32; SUPER_BLOCK]) {
         let scale = quarter(d, block[iq2_s::SCALES + group / 4], group);
         let high = usize::from(block[iq2_s::QH + group / 4] >> (2 * (group % 4)) & 3);
         let index = usize::from(block[iq2_s::QS + group]) | high << 8;
-        with_signs(scale, &grids::IQ2_S[index], block[iq2_s::SIGNS + group], out);
+        with_signs(scale, grids::IQ2_S[index], block[iq2_s::SIGNS + group], out);
     }
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn iq1_s(block: &[u8; iq1_s::BYTES], out: &mut [f32; SUPER_BLOCK]) {
         let high = u16_at(block, iq1_s::QH + 2 * (group / 4));
         let scale = d * f32::from(2 * (high >> 12 & 7) + 1);
         let index = usize::from(block[iq1_s::QS + group]) | usize::from(high >> (3 * (group % 4)) & 7) << 8;
-        shifted(scale, &grids::IQ1[index], high & 0x8000 != 0, out);
+        shifted(scale, grids::IQ1[index], high & 0x8000 != 0, out);
     }
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn iq1_m(block: &[u8; iq1_m::BYTES], out: &mut [f32; SUPER_BLOCK]) {
         let scale = d * f32::from(2 * scale + 1);
         let high = block[iq1_m::QH + group / 2] >> (4 * (group % 2));
         let index = usize::from(block[iq1_m::QS + group]) | usize::from(high & 7) << 8;
-        shifted(scale, &grids::IQ1[index], high & 8 != 0, out);
+        shifted(scale, grids::IQ1[index], high & 8 != 0, out);
     }
 }
 
@@ -120,7 +120,7 @@ fn quarter(d: f32, scales: u8, group: usize) -> f32 {
 /// Seven bits of signs, and the eighth that makes the number of negative weights even.
 #[inline]
 fn even(seven: u8) -> u8 {
-    if seven.count_ones() % 2 == 0 { seven } else { seven | 0x80 }
+    if seven.count_ones().is_multiple_of(2) { seven } else { seven | 0x80 }
 }
 
 /// The signs of a group among the 28 bits that four groups share.
@@ -136,9 +136,9 @@ fn sign(signs: u8, place: usize) -> f32 {
 }
 
 #[inline]
-fn with_signs(scale: f32, levels: &[i8; 8], signs: u8, out: &mut [f32; 8]) {
+fn with_signs(scale: f32, levels: [i8; 8], signs: u8, out: &mut [f32; 8]) {
     for (place, (out, level)) in out.iter_mut().zip(levels).enumerate() {
-        *out = scale * f32::from(*level) * sign(signs, place);
+        *out = scale * f32::from(level) * sign(signs, place);
     }
 }
 
@@ -150,10 +150,10 @@ fn halves_with_signs(scale: f32, halves: [&[i8; 4]; 2], signs: u8, out: &mut [f3
 }
 
 #[inline]
-fn shifted(scale: f32, levels: &[i8; 8], down: bool, out: &mut [f32; 8]) {
+fn shifted(scale: f32, levels: [i8; 8], down: bool, out: &mut [f32; 8]) {
     let delta = if down { -DELTA } else { DELTA };
     for (out, level) in out.iter_mut().zip(levels) {
-        *out = scale * (f32::from(*level) + delta);
+        *out = scale * (f32::from(level) + delta);
     }
 }
 
