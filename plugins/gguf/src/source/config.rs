@@ -67,6 +67,8 @@ pub(super) fn of(facts: &Facts<'_>) -> Result<(Json, Vec<String>)> {
     let activation = facts.family.activations.first().copied().unwrap_or("silu");
     match facts.architecture {
         "gpt2" => config.put("activation_function", "gelu_new"),
+        // The same function; this is how Phi's class calls it.
+        "phi2" => config.put("hidden_act", "gelu_new"),
         _ => config.put("hidden_act", activation),
     }
     config.windows()?;
@@ -167,6 +169,8 @@ impl Config<'_> {
         let Some(window) = window else {
             if facts.architecture == "exaone4" {
                 self.put("sliding_window", Json::Null);
+                let layers = (0..facts.needed("block_count")?).map(|_| "full_attention");
+                self.put("layer_types", layers.collect::<Vec<_>>());
             }
             return Ok(());
         };
@@ -215,14 +219,42 @@ impl Config<'_> {
             let original = facts.count("rope.scaling.original_context_length")?;
             self.put("original_max_position_embeddings", original.unwrap_or(context));
         }
+        self.old_rotation(&parameters);
         if facts.architecture == "gemma3" {
             let local = facts.number("rope.freq_base_swa")?.unwrap_or(10_000.0);
+            self.put("rope_local_base_freq", local);
             let local = json!({"rope_type": "default", "rope_theta": local});
             self.put("rope_parameters", json!({"full_attention": parameters, "sliding_attention": local}));
         } else {
             self.put("rope_parameters", parameters);
         }
         Ok(())
+    }
+
+    /// The same in the keys of transformers 4, which does not know `rope_parameters` and would compute with its
+    /// defaults.
+    fn old_rotation(&mut self, parameters: &Map<String, Json>) {
+        let neox = self.facts.architecture == "gptneox";
+        let (base, part) =
+            if neox { ("rotary_emb_base", "rotary_pct") } else { ("rope_theta", "partial_rotary_factor") };
+        for (key, name) in [("rope_theta", base), ("partial_rotary_factor", part)] {
+            if let Some(value) = parameters.get(key) {
+                self.put(name, value.clone());
+            }
+        }
+        let mut scaling = parameters.clone();
+        scaling.retain(|key, _| !["rope_theta", "partial_rotary_factor"].contains(&key.as_str()));
+        let kind = scaling.get("rope_type").and_then(Json::as_str).unwrap_or("default").to_owned();
+        match &*kind {
+            "default" => {}
+            // Phi-3's class takes these three keys and no others.
+            "longrope" => {
+                scaling.retain(|key, _| key.ends_with("_factor") && key != "attention_factor");
+                scaling.insert("type".into(), kind.into());
+                self.put("rope_scaling", scaling);
+            }
+            _ => self.put("rope_scaling", scaling),
+        }
     }
 
     fn experts(&mut self) -> Result<()> {

@@ -4,6 +4,7 @@
 
 mod config;
 mod facts;
+mod generation;
 mod rope;
 mod tokenizer;
 
@@ -11,7 +12,7 @@ use qhost_plugin_api::{
     documents::{Origin, Part, PlacedRole, Role, TextFile},
     sdk::{FileView, Result},
 };
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use crate::{
     families,
@@ -36,20 +37,22 @@ pub(crate) fn origin(files: &[FileView<'_>]) -> Result<Origin> {
     })?;
     origin.name = facts.text("general.name").map(str::to_owned);
     origin.present = present(&facts);
-    let special = match tokenizer::of(facts.metadata, &mut origin.warnings)? {
-        Some(tokenizer) => {
-            let mut file = |name: &str, value: &Json| origin.companions.push(TextFile::new(name, value.to_string()));
-            file("tokenizer.json", &tokenizer.json);
-            file("tokenizer_config.json", &tokenizer.config);
-            tokenizer.special
-        }
-        None => serde_json::Map::new(),
-    };
+    let mut ids = tokenizer::ids(facts.metadata);
     if let Json::Object(config) = &mut origin.config {
-        config.extend(special.clone());
+        config.extend(ids.clone());
     }
-    if !special.is_empty() {
-        origin.companions.push(TextFile::new("generation_config.json", json!(special).to_string()));
+    if let Some(tokenizer) = tokenizer::of(facts.metadata, &mut origin.warnings)? {
+        let mut file = |name: &str, value: &Json| origin.companions.push(TextFile::new(name, value.to_string()));
+        file("tokenizer.json", &tokenizer.json);
+        file("tokenizer_config.json", &tokenizer.config);
+        if let [_, _, ..] = tokenizer.ends.as_slice() {
+            ids.insert("eos_token_id".into(), tokenizer.ends.into());
+        }
+    }
+    ids.retain(|_, id| !id.is_null());
+    ids.extend(generation::sampling(facts.metadata));
+    if !ids.is_empty() {
+        origin.companions.push(TextFile::new("generation_config.json", Json::Object(ids).to_string()));
     }
     origin.companions.push(TextFile::new("config.json", origin.config.to_string()));
     Ok(origin)

@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::{
     metadata::{Array, Metadata, Value},
-    tokenizer::{splits_whole, splitting},
+    tokenizer::{KNOWN_ENDS, splits_whole, splitting},
 };
 
 const KEYS: &str = "tokenizer.ggml";
@@ -31,8 +31,18 @@ pub(super) struct Tokenizer {
     pub(super) json: Json,
     /// `tokenizer_config.json`.
     pub(super) config: Json,
-    /// Ids of special tokens, by the keys of `config.json`.
-    pub(super) special: Map<String, Json>,
+    /// Every token that ends a text: those that the file names, and those that llama.cpp knows by their texts.
+    pub(super) ends: Vec<usize>,
+}
+
+/// The ids of special tokens, by the keys of `config.json`. A file that names none has none: classes would assume
+/// numbers of their own.
+pub(super) fn ids(metadata: &Metadata) -> Map<String, Json> {
+    let mut ids = Map::new();
+    for (part, key) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("pad", "padding_token_id")] {
+        ids.insert(format!("{part}_token_id"), id_of(metadata, key).map_or(Json::Null, Json::from));
+    }
+    ids
 }
 
 /// The tokenizer of a file; none, and a warning, where it cannot be rebuilt.
@@ -76,7 +86,7 @@ pub(super) fn of(metadata: &Metadata, warnings: &mut Vec<String>) -> Result<Opti
         json.extend(parts);
     }
     let config = special.config(metadata);
-    Ok(Some(Tokenizer { json, config, special: special.ids() }))
+    Ok(Some(Tokenizer { json, config, ends: special.all_ends(&vocabulary) }))
 }
 
 /// Tokens, with their types and scores.
@@ -287,21 +297,17 @@ impl Special {
         json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named})
     }
 
-    fn ids(&self) -> Map<String, Json> {
-        let mut ids = Map::new();
-        for part in ["bos", "eos", "pad"] {
-            if let Some((id, _)) = self.tokens.get(part) {
-                ids.insert(format!("{part}_token_id"), (*id).into());
+    /// The token that ends a text comes first.
+    fn all_ends(&self, vocabulary: &Vocabulary<'_>) -> Vec<usize> {
+        let added = |id: &usize| matches!(vocabulary.kind(*id), CONTROL | USER_DEFINED);
+        let known = vocabulary.tokens().filter(|(_, text)| KNOWN_ENDS.contains(text)).map(|(id, _)| id).filter(added);
+        let mut ends: Vec<usize> = Vec::new();
+        for id in self.tokens.get("eos").map(|(id, _)| *id).into_iter().chain(self.ends.iter().copied()).chain(known) {
+            if !ends.contains(&id) {
+                ends.push(id);
             }
         }
-        if let Some((eos, _)) = self.tokens.get("eos") {
-            let further: Vec<_> = self.ends.iter().filter(|id| *id != eos).collect();
-            if !further.is_empty() {
-                let all = std::iter::once(eos).chain(further).copied().collect::<Vec<_>>();
-                ids.insert("eos_token_id".into(), all.into());
-            }
-        }
-        ids
+        ends
     }
 
     fn config(&self, metadata: &Metadata) -> Json {

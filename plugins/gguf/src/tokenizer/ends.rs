@@ -11,7 +11,7 @@ use super::{
 
 /// The texts at which llama.cpp ends without being told (`llama-vocab.cpp`, `special_eog_ids`, as vendored by
 /// llama-cpp-sys-2 0.1.161).
-const KNOWN_ENDS: [&str; 22] = [
+pub(crate) const KNOWN_ENDS: [&str; 22] = [
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",

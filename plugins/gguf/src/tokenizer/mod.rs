@@ -21,6 +21,7 @@ use qhost_plugin_api::sdk::{Failure, FilesHandle, Result};
 use serde_json::{Map, Value};
 
 use crate::metadata::Metadata;
+pub(crate) use ends::KNOWN_ENDS;
 use hugging_face::{AddedToken, Bpe, ModelKind, TokenizerConfig, TokenizerJson, read_json};
 use kind::{foreign, is_byte_level, is_tiktoken, missing};
 pub(crate) use pre::{adds_bos, splits_whole, splitting};
