@@ -15,6 +15,7 @@ mod estimates;
 mod eval;
 mod families;
 mod gguf;
+mod gguf_source;
 mod gptq;
 mod help;
 mod hub;
