@@ -204,12 +204,10 @@ impl Origin {
         let mut row = vec![0.0; in_memory(row_elements)?];
         let place = |line: u64, column: u64| Ok(in_memory(line - wanted.start)? * width + in_memory(column)?);
         match self.arrangement {
-            Arrangement::Rows(order) => {
-                for run in order.runs(&(0..of)) {
-                    for line in wanted.start.max(run.first)..wanted.end.min(run.first + run.count) {
-                        let start = place(line, 0)?;
-                        read(run.place + run.step * (line - run.first), &mut out[start..start + width])?;
-                    }
+            Arrangement::Rows(_) => {
+                for (line, held) in self.held_rows(wanted, of) {
+                    let start = place(line, 0)?;
+                    read(held, &mut out[start..start + width])?;
                 }
             }
             Arrangement::Elements(order) => {
@@ -254,6 +252,43 @@ impl Origin {
                 for weight in &mut *out {
                     *weight = float::from_f16(float::to_f16(*weight - 1.0));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of whole rows of the checkpoint that are wanted, those that are among `of` rows of the file, each with its place
+    /// there.
+    pub(crate) fn held_rows(&self, wanted: &Range<u64>, of: u64) -> Vec<(u64, u64)> {
+        let Arrangement::Rows(order) = self.arrangement else { return Vec::new() };
+        let runs = order.runs(&(0..of)).into_iter();
+        let rows = runs.flat_map(|run| {
+            let lines = wanted.start.max(run.first)..wanted.end.min(run.first + run.count);
+            lines.map(move |line| (line, run.place + run.step * (line - run.first)))
+        });
+        rows.collect()
+    }
+
+    /// Calls with every run of whole rows of the checkpoint that some rows of the file, of `of`, are: the tensor, the
+    /// first row there and how many, and for each its place from the first of `rows` on.
+    pub(crate) fn whole_rows(
+        &self,
+        rows: &Range<u64>,
+        of: u64,
+        mut each: impl FnMut(u32, (u64, u64), &mut dyn Iterator<Item = u64>) -> Result<()>,
+    ) -> Result<()> {
+        let Arrangement::Rows(order) = self.arrangement else {
+            return Err(Failure::internal("rows that are no rows of the checkpoint"));
+        };
+        let of_one = (of / (self.tensors.len() as u64).max(1)).max(1);
+        for (tensor, base) in self.tensors.iter().zip((0_u64..).step_by(in_memory(of_one)?)) {
+            let (from, to) = (rows.start.max(base), rows.end.min(base + of_one));
+            if from >= to {
+                continue;
+            }
+            for run in order.runs(&(from - base..to - base)) {
+                let places = (0..run.count).map(|line| from - rows.start + run.place + run.step * line);
+                each(*tensor, (run.first, run.count), &mut places.into_iter())?;
             }
         }
         Ok(())

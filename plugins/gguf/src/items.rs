@@ -13,6 +13,8 @@ use qhost_plugin_api::{
 use crate::{
     arrange::{Arrangement, Order, Origin, Shift},
     families::{self, Family, Fused, Head, Rotary},
+    recipe::Shape,
+    write,
 };
 
 /// A tensor on its way into the file.
@@ -38,6 +40,14 @@ pub(crate) enum Content {
     },
     /// Numbers that follow from the config.
     Computed(Vec<f32>),
+}
+
+/// What the mixture's rules look at.
+impl<'a> From<&'a Item> for Shape<'a> {
+    fn from(item: &'a Item) -> Self {
+        let row_elements = item.shape.last().copied().unwrap_or(1);
+        Self { name: &item.name, row_elements, dimensions: write::dimensions(&item.shape).len() }
+    }
 }
 
 /// The tensors of the file, in its order, and what the user should know.

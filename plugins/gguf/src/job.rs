@@ -7,8 +7,8 @@ use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
 
 use qhost_plugin_api::{
     documents::{
-        Findings, Model, OpenRequest, Options, Output, Plan, PlannedFile, PlannedUnit, Segment, TensorSegment,
-        UnitOrder,
+        Encoding, Fidelity, FidelityClass, Findings, Model, OpenRequest, Options, Output, Plan, PlannedFile,
+        PlannedUnit, Segment, TensorSegment, UnitOrder,
     },
     sdk::{
         BESIDE, CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, FormatService, HostHandle, Result, RowJob, STATISTICS,
@@ -18,6 +18,7 @@ use qhost_plugin_api::{
 
 use crate::{
     arrange::{Origin, in_memory},
+    conversion::{self, Taken},
     fallbacks,
     families::{self, Family},
     format::{BlockType, Level},
@@ -26,7 +27,7 @@ use crate::{
     importance_file::{self, ImportanceFile},
     items::{self, Content, Item},
     name_trap, read,
-    recipe::{self, Choice, ModelFacts, Shape},
+    recipe::{self, Choice, ModelFacts},
     tokenizer, usage,
     write::{self, Layout, Unplaced},
 };
@@ -71,12 +72,46 @@ struct Source {
     input: Option<Input>,
     /// Whether they are weighed by that.
     weighed: bool,
+    /// The encoding in which its rows are taken, if not as floats, and whether nothing is lost then.
+    taken: Option<(Encoding, bool)>,
+}
+
+/// A tensor of the file with all that was decided about it.
+struct Decided {
+    item: Item,
+    choice: Choice,
+    input: Option<Input>,
+    weighed: bool,
+    taken: Option<Taken>,
+    /// What a conversion does to its numbers.
+    fidelity: Option<Fidelity>,
+}
+
+impl Decided {
+    /// Decides about all tensors; `importances` tells whether columns are weighed, and whether all that is gathered is
+    /// saved.
+    fn all(items: Vec<Item>, choices: &[Choice], request: &OpenRequest, (weighed, saves): (bool, bool)) -> Vec<Self> {
+        let model = &request.model;
+        let decided = items.into_iter().zip(choices).map(|(item, choice)| {
+            let conversion = request.conversion.as_ref();
+            let block_type = choice.block_type;
+            let taken = conversion.and_then(|conversion| conversion::taken(&item, block_type, conversion));
+            let uses = weighed && block_type.uses_importance() && taken.is_none();
+            let fidelity = conversion.map(|_| match &taken {
+                Some(taken) => taken.fidelity.clone(),
+                None => conversion::of_floats(&item, block_type, model),
+            });
+            let input = Input::of(&item, model).filter(|_| uses || saves);
+            Self { choice: choice.clone(), weighed: uses && input.is_some(), input, taken, fidelity, item }
+        });
+        decided.collect()
+    }
 }
 
 impl GgufJob {
     pub(crate) fn open(request: &OpenRequest, companions: &FilesHandle, host: HostHandle) -> Result<Self> {
         let model = &request.model;
-        let level = level(&request.options)?;
+        let asked = level(&request.options)?;
         let weighed = imatrix_option(&request.options)?;
         let (pre, saves) = plugin_options(&request.options, weighed)?;
         let family = families::family_of(model)?;
@@ -93,16 +128,20 @@ impl GgufJob {
         metadata.append(tokenizer.metadata)?;
         warnings.extend(tokenizer.warnings);
         warnings.extend(name_trap::avoid(&mut metadata));
-        let choices = choose(level, model, family, &items, weighed);
-        let inputs: Vec<_> = items
-            .iter()
-            .zip(&choices)
-            .map(|(item, choice)| {
-                let uses = weighed && choice.block_type.uses_importance();
-                (Input::of(item, model).filter(|_| uses || saves), uses)
-            })
-            .collect();
-        let entries = inputs.iter().filter(|(input, uses)| input.is_some() && *uses).count();
+        let gentlest = match (asked, &request.conversion) {
+            (None, Some(conversion)) => conversion::gentlest(&items, model, conversion)?,
+            _ => None,
+        };
+        let (level, choices) = match (gentlest, asked.or_else(|| Level::named(DEFAULT_LEVEL))) {
+            (Some(gentlest), _) => gentlest,
+            (None, Some(level)) => (level, choose(level, model, family, &items, weighed)),
+            (None, None) => return Err(Failure::internal("there is no default level")),
+        };
+        let shapes: Vec<_> = items.iter().map(|item| row_shape(&item.shape)).collect();
+        let other = |level: &Level| choose(level, model, family, &items, weighed);
+        let others: Vec<_> = crate::format::LEVELS.iter().map(|level| (level.name, other(level))).collect();
+        let decided = Decided::all(items, &choices, request, (weighed, saves));
+        let entries = decided.iter().filter(|decided| decided.weighed).count();
         if weighed && entries == 0 {
             warnings.push(format!("no tensor at {} depends on importances: --imatrix changes nothing", level.name));
         }
@@ -117,17 +156,18 @@ impl GgufJob {
         if entries > 0 {
             importance::push_keys(&mut metadata, entries, request.calibration.as_ref())?;
         }
-        let unplaced = items.iter().zip(&choices).map(|(item, choice)| Unplaced {
-            name: item.name.clone(),
-            shape: item.shape.clone(),
-            block_type: choice.block_type,
+        let unplaced = decided.iter().map(|decided| Unplaced {
+            name: decided.item.name.clone(),
+            shape: decided.item.shape.clone(),
+            block_type: decided.choice.block_type,
         });
         let layout = write::lay_out(&metadata, unplaced.collect())?;
-        let shapes: Vec<_> = items.iter().map(|item| row_shape(&item.shape)).collect();
-        let other = |level: &Level| choose(level, model, family, &items, weighed);
+        let other = |level: &Level| {
+            others.iter().find(|(name, _)| *name == level.name).map(|(_, choices)| choices.clone()).unwrap_or_default()
+        };
         let judged = fallbacks::judge(level, &shapes, &choices, layout.file_bytes, model.parameters(), other);
         warnings.extend(judged.warning);
-        let mut job = Self::plan(request, level, host, items.into_iter().zip(inputs), &choices, layout, warnings);
+        let mut job = Self::plan(request, level, host, decided, layout, warnings);
         job.plan.level_bytes = judged.level_bytes;
         if saves {
             job.plan.beside = vec![format!("-{}{}", level.name, ImportanceFile::SUFFIX)];
@@ -141,30 +181,39 @@ impl GgufJob {
         request: &OpenRequest,
         level: &Level,
         host: HostHandle,
-        items: impl Iterator<Item = (Item, (Option<Input>, bool))>,
-        choices: &[Choice],
+        decided: Vec<Decided>,
         layout: Layout,
         warnings: Vec<String>,
     ) -> Self {
         let data_start = layout.header.len() as u64;
         let mut segments = vec![Segment::constant(0, 0, data_start, "header")];
         let (mut sources, mut constants) = (BTreeMap::new(), BTreeMap::new());
-        for ((((item, (input, weighed)), choice), placed), id) in
-            items.zip(choices).zip(&layout.tensors).zip(HEADER_SEGMENT + 1..)
-        {
+        for ((decided, placed), id) in decided.into_iter().zip(&layout.tensors).zip(HEADER_SEGMENT + 1..) {
+            let Decided { item, choice, input, weighed, taken, fidelity } = decided;
             let (row_elements, rows) = row_shape(&item.shape);
             let (offset, bytes) = (data_start + placed.offset, placed.bytes);
             segments.push(match item.content {
                 Content::Weights { unit, origin } => {
                     let block_type = choice.block_type;
                     let elements = rows * row_elements;
-                    let tensors = origin.tensors.clone();
-                    let weighed = weighed && input.is_some();
-                    sources.insert(id, Source { origin, unit, rows, row_elements, block_type, input, weighed });
-                    let mut made = TensorSegment::new(item.name, unit, tensors, block_type.name(), elements);
+                    let mut made =
+                        TensorSegment::new(item.name, unit, origin.tensors.clone(), block_type.name(), elements);
                     made.fallback = choice.instead_of.map(|wanted| fallback(wanted, row_elements));
                     made.instead_of = choice.instead_of.map(|wanted| wanted.name().into());
-                    made.cost = Some(if weighed { block_type.weighted_cost() } else { block_type.cost() });
+                    made.cost = Some(match (&taken, weighed) {
+                        // Nothing is searched for.
+                        (Some(_), _) => BlockType::Q8_0.cost(),
+                        (None, true) => block_type.weighted_cost(),
+                        (None, false) => block_type.cost(),
+                    });
+                    let is = |class| fidelity.as_ref().is_some_and(|fidelity| fidelity.class == class);
+                    made.expected_error = is(FidelityClass::Requantised).then(|| block_type.expected_error());
+                    let exact = is(FidelityClass::Exact);
+                    made.takes = taken.as_ref().map(|taken| taken.encoding.clone());
+                    made.fidelity = fidelity;
+                    let taken = taken.map(|taken| (taken.encoding, exact));
+                    let source = Source { origin, unit, rows, row_elements, block_type, input, weighed, taken };
+                    sources.insert(id, source);
                     Segment::tensor(0, offset, bytes, made)
                 }
                 Content::Computed(numbers) => {
@@ -275,6 +324,9 @@ fn make_rows(
     columns: &[Arc<Gathered>],
     rows: &Range<u64>,
 ) -> Result<(f64, f64)> {
+    if let Some((encoding, exact)) = &source.taken {
+        return take_rows(io, segment, source, (encoding, *exact), rows);
+    }
     let count = rows.end - rows.start;
     let row_bytes = source.block_type.row_bytes(source.row_elements).unwrap_or(0);
     let sums = with_scratch(|scratch| {
@@ -290,6 +342,56 @@ fn make_rows(
         Ok(squared_errors(&scratch.floats, &scratch.more_floats))
     })?;
     io.progress(count * source.row_elements);
+    Ok(sums)
+}
+
+/// Makes some rows out of what the source stores, and gives the sums of squared errors and of squares; those of rows that
+/// are copied are nothing.
+fn take_rows(
+    io: &UnitHandle,
+    segment: u32,
+    source: &Source,
+    (encoding, exact): (&Encoding, bool),
+    rows: &Range<u64>,
+) -> Result<(f64, f64)> {
+    let count = rows.end - rows.start;
+    let (block_type, width) = (source.block_type, source.row_elements);
+    let row_bytes = in_memory(block_type.row_bytes(width).unwrap_or(0))?;
+    let mut sums = (0.0, 0.0);
+    with_scratch(|scratch| {
+        scratch.bytes.resize(in_memory(count)? * row_bytes, 0);
+        source.origin.whole_rows(rows, source.rows, |tensor, (first, lines), places| {
+            let planes = io.planes(tensor, first, lines, encoding)?;
+            let mut packed = Vec::new();
+            let made = if encoding.is_grouped() {
+                packed.resize(in_memory(lines)? * row_bytes, 0);
+                let named = |failure: Failure| failure.about(io.tensor_name(tensor));
+                block_type.pack(&planes, &mut packed).map_err(named)?;
+                if block_type.first_invalid_block(&packed).is_some() {
+                    return Err(named(too_large(block_type)));
+                }
+                scratch.floats.resize(planes.bytes.len(), 0.0);
+                planes.weights(&mut scratch.floats)?;
+                scratch.more_floats.resize(planes.bytes.len(), 0.0);
+                block_type.dequantize(&packed, &mut scratch.more_floats);
+                let (errors, squares) = squared_errors(&scratch.floats, &scratch.more_floats);
+                if exact && errors > 0.0 {
+                    return Err(named(Failure::internal(format!("{} does not hold its numbers", block_type.name()))));
+                }
+                sums = (sums.0 + errors, sums.1 + squares);
+                &packed
+            } else {
+                &planes.bytes
+            };
+            for (place, row) in places.zip(made.chunks_exact(row_bytes.max(1))) {
+                let at = in_memory(place)? * row_bytes;
+                scratch.bytes[at..at + row_bytes].copy_from_slice(row);
+            }
+            Ok(())
+        })?;
+        io.write(segment, rows.start * row_bytes as u64, &scratch.bytes)
+    })?;
+    io.progress(count * width);
     Ok(sums)
 }
 
@@ -323,7 +425,11 @@ impl Source {
         let granule = self.origin.granule(self.rows, self.row_elements);
         let weights = (granule * self.row_elements).max(CHUNK_WEIGHTS).min(all);
         let bytes = |weights| self.block_type.row_bytes(weights).unwrap_or(0);
-        weights.saturating_mul(4 + 4).saturating_add(bytes(weights).max(read::PIECE.min(bytes(all))))
+        let codes = if self.taken.is_some() { weights.saturating_mul(2) } else { 0 };
+        weights
+            .saturating_mul(4 + 4)
+            .saturating_add(codes)
+            .saturating_add(bytes(weights).max(read::PIECE.min(bytes(all))))
     }
 
     /// The checkpoint's name for a row.
@@ -335,12 +441,12 @@ impl Source {
     }
 }
 
-fn level(options: &Options) -> Result<&'static Level> {
+fn level(options: &Options) -> Result<Option<&'static Level>> {
     if let Some(flag) = options.flags_besides_level().into_iter().find(|flag| *flag != "--imatrix") {
         return Err(Failure::usage(format!("{flag} has no meaning for gguf")).hint("choose the precision with --level"));
     }
-    let name = options.level.as_deref().unwrap_or(DEFAULT_LEVEL);
-    Level::named(name).ok_or_else(|| {
+    let Some(name) = options.level.as_deref() else { return Ok(None) };
+    Level::named(name).map(Some).ok_or_else(|| {
         let known: Vec<_> = crate::format::LEVELS.iter().map(|level| level.name).collect();
         Failure::unsupported(format!("gguf has no level `{name}`")).hint(format!("the levels are {}", known.join(", ")))
     })
@@ -389,14 +495,7 @@ fn choose(level: &Level, model: &Model, family: &Family, items: &[Item], weighed
         experts: sizes.experts.as_ref().map_or(0, |experts| experts.count),
         has_importances: weighed,
     };
-    let shapes: Vec<_> = items
-        .iter()
-        .map(|item| Shape {
-            name: &item.name,
-            row_elements: row_shape(&item.shape).0,
-            dimensions: write::dimensions(&item.shape).len(),
-        })
-        .collect();
+    let shapes: Vec<_> = items.iter().map(Into::into).collect();
     recipe::choose(level, facts, &shapes)
 }
 

@@ -5,6 +5,7 @@
 
 mod arrange;
 mod compare;
+mod conversion;
 mod cursor;
 mod decode;
 mod dequantize;
@@ -68,6 +69,7 @@ impl Format for Gguf {
         format.options.push(OptionDescription::new(job::PRE_OPTION, pre));
         let save = "true writes the importance matrix of --imatrix auto beside the file, as llama-imatrix does";
         format.options.push(OptionDescription::new(job::SAVE_OPTION, save));
+        (format.takes, format.gives) = (conversion::takes(), conversion::gives());
         Description::new(vec![format])
     }
 

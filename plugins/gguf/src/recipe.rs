@@ -80,7 +80,7 @@ pub(crate) fn choose(level: &Level, model: ModelFacts, tensors: &[Shape<'_>]) ->
 }
 
 /// Vectors, norms, what chooses experts, positions, and whatever is no weight stay in F32.
-fn stays_f32(tensor: &Shape<'_>) -> bool {
+pub(crate) fn stays_f32(tensor: &Shape<'_>) -> bool {
     let kept = ["_norm.weight", "ffn_gate_inp.weight", "position_embd.weight"];
     let name = tensor.name;
     tensor.dimensions < 2 || !name.ends_with("weight") || kept.iter().any(|kept| name.contains(kept))

@@ -262,3 +262,18 @@ fn an_output_of_another_size_is_refused() {
 fn an_output_of_another_size_is_refused_when_reading() {
     BlockType::Q4_0.dequantize(&[0; 18], &mut [0.0; 64]);
 }
+
+/// Within two parts of a hundred of what is measured.
+#[test]
+fn the_expected_error_is_that_of_normal_weights() {
+    let (_, make) = DISTRIBUTIONS.into_iter().find(|(name, _)| *name == "gauss").unwrap();
+    let x = vectors::weights(make);
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    for block_type in BlockType::ALL {
+        let back = dequantize(block_type, &quantize(block_type, &x, 0));
+        let errors: f64 = x.iter().zip(&back).map(|(x, y)| square(x - y)).sum();
+        let measured = (errors / x.iter().map(|x| square(*x)).sum::<f64>()).sqrt();
+        let expected = block_type.expected_error();
+        assert!((measured - expected).abs() <= 0.02 * expected, "{}: {measured:.3e}", block_type.name());
+    }
+}

@@ -19,12 +19,7 @@ pub(crate) fn q2_k(block: &[u8; q2_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
 #[inline]
 pub(crate) fn q3_k(block: &[u8; q3_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let d = f16(block, q3_k::D);
-    let mut levels = levels_of_2_bits(&block[q3_k::QS..q3_k::SCALES]);
-    for (bit, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        for (level, mask) in levels.iter_mut().zip(&block[q3_k::HMASK..q3_k::QS]) {
-            *level |= (mask >> bit & 1) << 2;
-        }
-    }
+    let levels = levels_of_3_bits(block);
     let sub_blocks = out.as_chunks_mut::<16>().0.iter_mut().zip(levels.as_chunks::<16>().0);
     for (j, (out, levels)) in sub_blocks.enumerate() {
         let scale = d * f32::from(q3_scale(&block[q3_k::SCALES..q3_k::D], j));
@@ -42,25 +37,14 @@ pub(crate) fn q4_k(block: &[u8; q4_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
 
 #[inline]
 pub(crate) fn q5_k(block: &[u8; q5_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
-    let mut levels = levels_of_4_bits(&block[q5_k::QS..]);
-    for (bit, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        for (level, high) in levels.iter_mut().zip(&block[q5_k::QH..q5_k::QS]) {
-            *level |= (high >> bit & 1) << 4;
-        }
-    }
+    let levels = levels_of_5_bits(block);
     above_min(&block[..q5_k::QH], &levels, out);
 }
 
 #[inline]
 pub(crate) fn q6_k(block: &[u8; q6_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let d = f16(block, q6_k::D);
-    let mut levels = levels_of_2_bits(&block[q6_k::QH..q6_k::SCALES]);
-    for (levels, packed) in levels.as_chunks_mut::<128>().0.iter_mut().zip(block[..q6_k::QH].as_chunks::<64>().0) {
-        for (l, packed) in packed.iter().enumerate() {
-            levels[l] = levels[l] << 4 | packed & 0xf;
-            levels[l + 64] = levels[l + 64] << 4 | packed >> 4;
-        }
-    }
+    let levels = levels_of_6_bits(block);
     let sub_blocks = out.as_chunks_mut::<16>().0.iter_mut().zip(levels.as_chunks::<16>().0);
     for ((out, levels), scale) in sub_blocks.zip(&block[q6_k::SCALES..q6_k::D]) {
         let scale = d * f32::from(scale.cast_signed());
@@ -87,7 +71,7 @@ fn above_min(head: &[u8], levels: &[u8; SUPER_BLOCK], out: &mut [f32; SUPER_BLOC
 }
 
 #[inline]
-fn levels_of_4_bits(packed: &[u8]) -> [u8; SUPER_BLOCK] {
+pub(super) fn levels_of_4_bits(packed: &[u8]) -> [u8; SUPER_BLOCK] {
     let mut levels = [0; SUPER_BLOCK];
     for (levels, packed) in levels.as_chunks_mut::<64>().0.iter_mut().zip(packed.as_chunks::<32>().0) {
         for (l, packed) in packed.iter().enumerate() {
@@ -98,7 +82,7 @@ fn levels_of_4_bits(packed: &[u8]) -> [u8; SUPER_BLOCK] {
 }
 
 #[inline]
-fn levels_of_2_bits(packed: &[u8]) -> [u8; SUPER_BLOCK] {
+pub(super) fn levels_of_2_bits(packed: &[u8]) -> [u8; SUPER_BLOCK] {
     let mut levels = [0; SUPER_BLOCK];
     for (levels, packed) in levels.as_chunks_mut::<128>().0.iter_mut().zip(packed.as_chunks::<32>().0) {
         for (l, packed) in packed.iter().enumerate() {
@@ -106,6 +90,40 @@ fn levels_of_2_bits(packed: &[u8]) -> [u8; SUPER_BLOCK] {
             levels[l + 32] = packed >> 2 & 3;
             levels[l + 64] = packed >> 4 & 3;
             levels[l + 96] = packed >> 6;
+        }
+    }
+    levels
+}
+
+#[inline]
+pub(super) fn levels_of_3_bits(block: &[u8; q3_k::BYTES]) -> [u8; SUPER_BLOCK] {
+    let mut levels = levels_of_2_bits(&block[q3_k::QS..q3_k::SCALES]);
+    for (bit, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        for (level, mask) in levels.iter_mut().zip(&block[q3_k::HMASK..q3_k::QS]) {
+            *level |= (mask >> bit & 1) << 2;
+        }
+    }
+    levels
+}
+
+#[inline]
+pub(super) fn levels_of_5_bits(block: &[u8; q5_k::BYTES]) -> [u8; SUPER_BLOCK] {
+    let mut levels = levels_of_4_bits(&block[q5_k::QS..]);
+    for (bit, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        for (level, high) in levels.iter_mut().zip(&block[q5_k::QH..q5_k::QS]) {
+            *level |= (high >> bit & 1) << 4;
+        }
+    }
+    levels
+}
+
+#[inline]
+pub(super) fn levels_of_6_bits(block: &[u8; q6_k::BYTES]) -> [u8; SUPER_BLOCK] {
+    let mut levels = levels_of_2_bits(&block[q6_k::QH..q6_k::SCALES]);
+    for (levels, packed) in levels.as_chunks_mut::<128>().0.iter_mut().zip(block[..q6_k::QH].as_chunks::<64>().0) {
+        for (l, packed) in packed.iter().enumerate() {
+            levels[l] = levels[l] << 4 | packed & 0xf;
+            levels[l + 64] = levels[l + 64] << 4 | packed >> 4;
         }
     }
     levels

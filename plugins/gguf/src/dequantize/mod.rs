@@ -4,6 +4,7 @@
 //! here may use `mul_add`. It knows no tensors and no threads; which type has which function is
 //! [`GgmlType`](crate::ggml_type::GgmlType)'s to say.
 
+pub(crate) mod codes;
 mod float;
 mod grids;
 mod iq;

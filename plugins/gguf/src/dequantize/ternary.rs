@@ -9,12 +9,7 @@ const POWERS_OF_3: [u8; 5] = [1, 3, 9, 27, 81];
 #[inline]
 pub(crate) fn tq1_0(block: &[u8; tq1_0::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let d = f16(block, tq1_0::D);
-    let (long, rest) = block[tq1_0::QS..tq1_0::QH].split_at(32);
-    let four = &block[tq1_0::QH..tq1_0::D];
-    let digits = [(long, 5), (rest, 5), (four, 4)]
-        .into_iter()
-        .flat_map(|(packed, count)| POWERS_OF_3[..count].iter().flat_map(move |power| digits(packed, *power)));
-    for (out, digit) in out.iter_mut().zip(digits) {
+    for (out, digit) in out.iter_mut().zip(digits(block)) {
         *out = signed(digit, 1) * d;
     }
 }
@@ -48,11 +43,19 @@ pub(crate) fn q2_0(block: &[u8; q2_0::BYTES], out: &mut [f32; q2_0::WEIGHTS]) {
     }
 }
 
-/// The digit of each byte that a power of three brings to the front.
+/// The digits of a block of TQ1_0, in the order of its weights.
 #[inline]
-fn digits(packed: &[u8], power: u8) -> impl Iterator<Item = u8> {
-    packed.iter().map(move |packed| {
-        let [_, digit] = (u16::from(packed.wrapping_mul(power)) * 3).to_le_bytes();
-        digit
+pub(super) fn digits(block: &[u8; tq1_0::BYTES]) -> impl Iterator<Item = u8> {
+    let (long, rest) = block[tq1_0::QS..tq1_0::QH].split_at(32);
+    let four = &block[tq1_0::QH..tq1_0::D];
+    [(long, 5), (rest, 5), (four, 4)].into_iter().flat_map(|(packed, count)| {
+        let powers = POWERS_OF_3[..count].iter();
+        powers.flat_map(move |power| packed.iter().map(|packed| leading_digit(packed.wrapping_mul(*power))))
     })
+}
+
+#[inline]
+fn leading_digit(fraction: u8) -> u8 {
+    let [_, digit] = (u16::from(fraction) * 3).to_le_bytes();
+    digit
 }

@@ -8,8 +8,10 @@
 
 mod blocks;
 mod cost;
+mod error;
 mod float;
 mod legacy;
+mod pack;
 mod q2_k;
 mod q3_k;
 mod q4_k;

@@ -313,8 +313,12 @@ impl Special {
     fn config(&self, metadata: &Metadata) -> Json {
         let mut config = object(json!({
             "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false,
-            "add_bos_token": self.first, "add_eos_token": self.last,
         }));
+        for key in ["add_bos_token", "add_eos_token"] {
+            if let Some(adds) = flag(metadata, key) {
+                config.insert(key.into(), adds.into());
+            }
+        }
         for (part, (_, text)) in &self.tokens {
             config.insert(format!("{part}_token"), text.as_str().into());
         }

@@ -3,20 +3,25 @@
 //!
 //! It knows which tensors of the file a tensor of the checkpoint is in; the file's bytes come from the host.
 
+mod encodings;
+mod place;
+
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use qhost_plugin_api::{
-    documents::{Findings, Model, Output, Plan, Reading, RoleKind, StoredTensor, UnitOrder},
-    sdk::{DECODE, Failure, FilesHandle, FormatJob, FormatService, Result, RowDecoder, UnitHandle, decode_service},
+    documents::{Encoding, Findings, Model, Output, Plan, Reading, RoleKind, StoredTensor, UnitOrder},
+    sdk::{
+        DECODE, Failure, FilesHandle, FormatJob, FormatService, Planes, Result, RowDecoder, UnitHandle, decode_service,
+    },
 };
 
 use crate::{
-    arrange::{Origin, in_memory},
+    arrange::Origin,
     families,
-    ggml_type::GgmlType,
     items::{self, Content},
     write,
 };
+use place::{Place, widened};
 
 /// A file as the source of weights.
 pub struct Decoding {
@@ -35,19 +40,6 @@ struct Held {
     columns: u64,
     /// The parts of it, each in a tensor of the file.
     places: Vec<Place>,
-}
-
-/// Rows of a tensor of the file that one tensor of the model gave.
-struct Place {
-    name: String,
-    file: usize,
-    /// The first byte of the first of these rows.
-    start: u64,
-    rows: u64,
-    row_elements: u64,
-    row_bytes: u64,
-    ggml_type: GgmlType,
-    origin: Origin,
 }
 
 impl Decoding {
@@ -106,73 +98,30 @@ impl Decoding {
     }
 }
 
-/// The type of a tensor, and the bytes of its rows.
-fn widened(tensor: &StoredTensor, row_elements: u64) -> Result<(GgmlType, u64)> {
-    let ggml_type = GgmlType::named(&tensor.encoding).filter(|known| known.holds_weights()).ok_or_else(|| {
-        Failure::unsupported(format!("it is of the type {}, which holds no weights", tensor.encoding))
-            .about(&*tensor.name)
-            .hint("llama.cpp does not read it as weights either: where does the file come from?")
-    })?;
-    let row_bytes = ggml_type.row_bytes(row_elements).filter(|row_bytes| {
-        let rows = tensor.elements().checked_div(row_elements).unwrap_or(0);
-        rows.checked_mul(*row_bytes) == Some(tensor.bytes)
-    });
-    let row_bytes = row_bytes.ok_or_else(|| {
-        Failure::corrupt(format!("its rows of {row_elements} are no whole blocks of {}", tensor.encoding))
-            .about(&*tensor.name)
-    })?;
-    Ok((ggml_type, row_bytes))
-}
-
 impl RowDecoder for Decoder {
     fn rows(&self, files: &[&[u8]], tensor: u32, first_row: u64, out: &mut [f32]) -> Result<()> {
-        let held = self.tensors.get(tensor as usize);
-        let held = held.ok_or_else(|| Failure::internal(format!("there is no tensor {tensor}")))?;
+        let held = self.held(tensor)?;
         let wanted = first_row..first_row + (out.len() as u64).checked_div(held.columns).unwrap_or(0);
         held.places.iter().try_for_each(|place| {
             let bytes = place.bytes(files)?;
-            let row_bytes = in_memory(place.row_bytes)?;
-            let mut read = |index: u64, out: &mut [f32]| {
-                let start = in_memory(index)?.checked_mul(row_bytes);
-                let end = start.and_then(|start| start.checked_add(row_bytes));
-                let row = start.zip(end).and_then(|(start, end)| bytes.get(start..end)).ok_or_else(|| place.lost())?;
-                if out.len() as u64 != place.row_elements {
-                    return Err(Failure::internal("a row has another length than its place").about(&*held.name));
-                }
-                place.widen(row, index, out)
-            };
+            let mut read = |index: u64, out: &mut [f32]| place.widen(bytes, index, out);
             place.origin.restore(&wanted, held.columns, (place.rows, place.row_elements), &mut read, out)
         })
     }
+
+    fn encodings(&self, files: &[&[u8]]) -> Result<Vec<Vec<Encoding>>> {
+        self.tensors.iter().map(|held| held.encodings(files)).collect()
+    }
+
+    fn planes(&self, files: &[&[u8]], tensor: u32, first_row: u64, planes: &mut Planes) -> Result<()> {
+        let wanted = first_row..first_row.saturating_add(planes.rows() as u64);
+        self.held(tensor)?.planes(files, &wanted, planes)
+    }
 }
 
-impl Place {
-    /// The bytes of its rows.
-    fn bytes<'a>(&self, files: &[&'a [u8]]) -> Result<&'a [u8]> {
-        let start = usize::try_from(self.start).ok();
-        let end = self.rows.checked_mul(self.row_bytes).and_then(|bytes| self.start.checked_add(bytes));
-        let range = start.zip(end.and_then(|end| usize::try_from(end).ok()));
-        let file = files.get(self.file).copied().unwrap_or_default();
-        range.and_then(|(start, end)| file.get(start..end)).ok_or_else(|| self.lost())
-    }
-
-    /// Widens its row of this index.
-    fn widen(&self, row: &[u8], index: u64, out: &mut [f32]) -> Result<()> {
-        let corrupt =
-            |what: String| Failure::corrupt(what).about(&*self.name).hint("fetch the file again, or make it anew");
-        if let Some(block) = self.ggml_type.first_invalid_block(row) {
-            let at = block as u64 * self.ggml_type.block_elements;
-            return Err(corrupt(format!("a scale or value of row {index} is infinite or NaN, at weight {at}")));
-        }
-        self.ggml_type.dequantize(row, out);
-        match out.iter().position(|weight| !weight.is_finite()) {
-            None => Ok(()),
-            Some(at) => Err(corrupt(format!("weight {at} of row {index} is too large for 32 bits"))),
-        }
-    }
-
-    fn lost(&self) -> Failure {
-        Failure::corrupt("its data are not in the file").about(&*self.name)
+impl Decoder {
+    fn held(&self, tensor: u32) -> Result<&Held> {
+        self.tensors.get(tensor as usize).ok_or_else(|| Failure::internal(format!("there is no tensor {tensor}")))
     }
 }
 
