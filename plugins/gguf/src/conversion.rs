@@ -188,3 +188,63 @@ pub(crate) fn of_floats(item: &Item, block_type: BlockType, model: &Model) -> Fi
         _ => Fidelity::requantised(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(encoding: &Encoding, block_type: BlockType) -> Option<FidelityClass> {
+        packing(encoding, block_type).map(|fidelity| fidelity.class)
+    }
+
+    #[test]
+    fn a_type_takes_what_it_holds_and_nothing_else() {
+        use BlockType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q8_0};
+        use FidelityClass::{Exact, Rounded};
+        let affine = |bits, zeros| Encoding::affine(bits, 128, zeros, "F16");
+        for (encoding, block_type, expected) in [
+            (affine(4, [8, 8]), Q4_0, Some(Exact)),
+            (affine(3, [4, 4]), Q4_0, Some(Exact)),
+            (affine(4, [7, 7]), Q4_0, None),
+            (affine(4, [7, 7]), Q5_0, Some(Exact)),
+            (affine(8, [128, 128]), Q8_0, Some(Exact)),
+            (affine(8, [127, 127]), Q8_0, None),
+            (affine(4, [0, 15]), Q4_0, None),
+            (affine(4, [0, 15]), Q4_1, Some(Rounded)),
+            (affine(5, [0, 31]), Q4_1, None),
+            (affine(5, [0, 31]), Q5_1, Some(Rounded)),
+            (affine(8, [0, 255]), Q5_1, None),
+            (affine(4, [8, 8]), Q4K, None),
+            (Encoding::minimum(4, 32, None, "F16"), Q4_1, Some(Exact)),
+            (Encoding::minimum(4, 32, None, "F32"), Q4_1, None),
+            (Encoding::affine(4, 128, [8, 8], "BF16"), Q4_0, None),
+            (Encoding::affine(4, 48, [8, 8], "F16"), Q4_0, None),
+            (affine(4, [8, 8]).permuted(), Q4_0, None),
+            (own(Q4K.into()), Q4K, Some(Exact)),
+            (own(Q4K.into()), Q4_0, None),
+            (Encoding::float("F16"), Q8_0, None),
+        ] {
+            assert_eq!(class(&encoding, block_type), expected, "{encoding} as {}", block_type.name());
+            // What is taken is declared to be.
+            let declared = takes().iter().any(|pattern| pattern.fits(&encoding));
+            assert!(expected.is_none() || declared, "{encoding}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_is_declared() {
+        for known in GgmlType::all().filter(|known| known.holds_weights() && known.block_elements > 1) {
+            let mut given = vec![own(known)];
+            given.extend(known.grouping().map(|grouping| {
+                let size = grouping.size as u64;
+                match grouping.zero {
+                    Some(zero) => Encoding::affine(grouping.bits, size, [zero.into(); 2], grouping.scales),
+                    None => Encoding::minimum(grouping.bits, size, None, grouping.scales),
+                }
+            }));
+            for encoding in given {
+                assert!(gives().iter().any(|pattern| pattern.fits(&encoding)), "{encoding}");
+            }
+        }
+    }
+}

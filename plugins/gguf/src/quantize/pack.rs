@@ -60,12 +60,11 @@ impl BlockType {
         if let (Some([least, greatest]), false) = (self.range(), minimum) {
             let mut levels = [0; BLOCK];
             for (level, code) in levels.iter_mut().zip(codes) {
-                let weight = f32::from(*code) - offset;
+                let above = f32::from(*code) - offset;
                 #[expect(clippy::cast_possible_truncation, reason = "a small whole number, which is looked at")]
-                let whole = weight as i64;
-                if !(least..=greatest).contains(&whole) || f32::from(i16::try_from(whole).unwrap_or(i16::MAX)) != weight
-                {
-                    return Err(Failure::corrupt(format!("the code {code} is {weight} above its zero point")));
+                let whole = above as i64;
+                if !(least..=greatest).contains(&whole) || above.fract() != 0.0 {
+                    return Err(Failure::corrupt(format!("the code {code} is {above} above its zero point")));
                 }
                 *level = (whole - if self == Self::Q8_0 { 0 } else { least }).to_le_bytes()[0];
             }
