@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use qhost_packed::{AutoRound, flag, settings_in, text};
+use qhost_packed::{autoround, flag, settings_in, text};
 use qhost_plugin_api::sdk::{Failure, FileView, Result};
 use serde_json::{Map, Value};
 
@@ -47,7 +47,10 @@ pub(crate) fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Valu
         // The first writers named no method; the file's name and these keys were enough.
         let is_old = *file == SETTINGS && has(["w_bit", "bits"]) && has(["q_group_size", "group_size"]);
         let of_method = text(settings, "quant_method").map_or(is_old, |method| method.eq_ignore_ascii_case(METHOD));
-        AutoRound::of(settings).map_or(of_method, |packing| packing == AutoRound::Awq)
+        autoround(settings).map_or(of_method, |packing| {
+            // After the family: `auto_round:auto_awq`.
+            packing.split_once(':').is_some_and(|(_, packing)| packing.contains(METHOD))
+        })
     }))
 }
 
@@ -125,7 +128,7 @@ fn is_group(size: i64) -> bool {
 /// The layout, by whichever key the writer uses.
 fn layout(written: &Map<String, Value>, file: &'static str) -> Result<Layout> {
     let named = ["version", "checkpoint_format", "format"].iter().find_map(|key| text(written, key));
-    let named = named.filter(|_| AutoRound::of(written).is_none()).unwrap_or(Layout::Gemm.name()).to_lowercase();
+    let named = named.filter(|_| autoround(written).is_none()).unwrap_or(Layout::Gemm.name()).to_lowercase();
     Layout::of(&named).ok_or_else(|| {
         let what = if named == "marlin" { "tiles for the Marlin kernel" } else { "one that is not known" };
         Failure::unsupported(format!("its layout is `{named}`: {what}"))

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use qhost_packed::testing::{Source, files};
+use qhost_packed::testing::{Source, expected, files};
 use qhost_plugin_api::{documents::Encoding, sdk::FailureKind};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
@@ -59,9 +59,8 @@ fn read(files: &Files) -> qhost_plugin_api::sdk::Result<Source> {
 fn weights_are_those_of_the_reference_in_every_encoding() {
     for variant in ["asym", "autoround", "bf16", "gemv", "gemv_fast", "row", "sym"] {
         let source = read(&folder(variant)).unwrap();
-        let bytes = std::fs::read(path(variant).join("expected.safetensors")).unwrap();
-        let expected = SafeTensors::deserialize(&bytes).unwrap();
-        for (name, weights) in expected.tensors() {
+        let bytes = expected(&path(variant)).unwrap();
+        for (name, weights) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
             let (_, tensor) = source.tensor(&name).unwrap();
             let rows = tensor.rows();
             let floats = source.rows(&name, 0, rows).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use qhost_packed::{AutoRound, Content, Packing, Seen, ZEROS, finding};
+use qhost_packed::{Content, Packing, Seen, ZEROS, autoround, finding};
 use qhost_plugin_api::documents::Check;
 
 use super::{layout::Layout, linear::MIDDLE, settings::Settings};
@@ -65,7 +65,7 @@ pub(super) fn loads(content: &Content<'_, Settings>, loader: &str) -> Result<(),
     if asks && layout != Layout::Gemm {
         return Err(format!("it takes the layout {} and not {}", Layout::Gemm.name(), layout.name()));
     }
-    if AutoRound::of(&content.written).is_some() {
+    if autoround(&content.written).is_some() {
         // What is left out is told in words of its own.
         return Ok(());
     }

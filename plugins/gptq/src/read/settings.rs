@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use qhost_packed::{AutoRound, flag, settings_in, text};
+use qhost_packed::{autoround, flag, settings_in, text};
 use qhost_plugin_api::sdk::{Failure, FileView, Result};
 use serde_json::{Map, Value};
 
@@ -63,7 +63,8 @@ pub(crate) struct Settings {
 pub(crate) fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Value>, &'static str)>> {
     let Some((settings, file)) = settings_in(files, &[SETTINGS])? else { return Ok(None) };
     let ours = match text(&settings, "quant_method") {
-        Some(method) => method == METHOD || AutoRound::of(&settings).is_some_and(|packing| packing != AutoRound::Awq),
+        // `AutoRound` writes other tensors under the same method.
+        Some(method) => method == METHOD || autoround(&settings).is_some_and(|packing| !packing.contains("awq")),
         // The first writers named no method; the file's name and these keys were enough.
         None => file == SETTINGS && settings.contains_key("bits") && settings.contains_key("group_size"),
     };
@@ -143,16 +144,29 @@ fn is_symmetric(written: &Map<String, Value>) -> bool {
 /// How zero points are stored, by whichever key the writer uses.
 fn version(written: &Map<String, Value>, file: &'static str) -> Result<Version> {
     let named = text(written, "checkpoint_format").or_else(|| text(written, "format"));
-    match (AutoRound::of(written), named) {
-        (Some(AutoRound::AsTheyAre), _) | (None, Some("gptq_v2")) => Ok(Version::V2),
-        (Some(AutoRound::LessOne), _) | (None, Some("gptq") | None) => Ok(Version::V1),
+    let found = match (autoround(written), named) {
+        (Some(packing), _) => of_autoround(packing).ok_or(packing),
+        (None, Some("gptq") | None) => Ok(Version::V1),
+        (None, Some("gptq_v2")) => Ok(Version::V2),
         (None, Some("gptq_p")) => Ok(Version::Planar),
-        (packing, named) => {
-            let other = packing.map_or(named.unwrap_or_default(), |_| AutoRound::named(written));
-            Err(Failure::unsupported(format!("its checkpoint format is `{other}`"))
-                .about(file)
-                .hint("`gptq`, `gptq_v2` and `gptq_p` are read; others are made for one kernel"))
-        }
+        (None, Some(other)) => Err(other),
+    };
+    found.map_err(|other| {
+        Failure::unsupported(format!("its checkpoint format is `{other}`"))
+            .about(file)
+            .hint("`gptq`, `gptq_v2` and `gptq_p` are read; others are made for one kernel")
+    })
+}
+
+/// How `AutoRound` stores zero points, by what it says of its packing: a family, and whose tensors.
+fn of_autoround(packing: &str) -> Option<Version> {
+    match packing.split_once(':').unwrap_or((packing, "")) {
+        // What is not told readers take for this.
+        ("auto", _) => Some(Version::V1),
+        (_, whose) if whose.contains("gptqmodel") => Some(Version::V2),
+        (_, whose) if whose.contains("gptq") => Some(Version::V1),
+        ("auto_round", "" | "exllamav2" | "triton" | "tritonv2") => Some(Version::V2),
+        _ => None,
     }
 }
 
@@ -183,10 +197,20 @@ mod tests {
         let old = json!({"bits": 3, "group_size": -1, "damp_percent": 0.01, "desc_act": true});
         let found = read(&json!({"model_type": "llama"}), Some(&old)).unwrap();
         assert_eq!((found.bits, found.group_size, found.version, found.file), (3, -1, Version::V1, SETTINGS));
-        for (packing, version) in [("auto_round:auto_gptq", Version::V1), ("auto_round", Version::V2)] {
-            let config =
-                json!({KEY: {"quant_method": "auto-round", "bits": 2, "group_size": 32, "packing_format": packing}});
-            assert_eq!(read(&config, None).unwrap().version, version);
+        for (key, packing, version) in [
+            ("packing_format", "auto_round:auto_gptq", Version::V1),
+            ("packing_format", "auto_round:gptq", Version::V1),
+            ("packing_format", "auto_round", Version::V2),
+            ("packing_format", "auto_round:gptqmodel", Version::V2),
+            ("backend", "auto_round:exllamav2", Version::V2),
+            ("backend", "auto_round:gptq:exllamav2", Version::V1),
+            ("backend", "auto", Version::V1),
+            ("sym", "", Version::V1),
+        ] {
+            for method in ["auto-round", "intel/auto-round"] {
+                let config = json!({KEY: {"quant_method": method, "bits": 2, "group_size": 32, key: packing}});
+                assert_eq!(read(&config, None).unwrap().version, version, "{config}");
+            }
         }
     }
 
@@ -219,5 +243,7 @@ mod tests {
         assert!(autoround("packing_format", "auto_round:auto_awq").unwrap_err().message.contains("another"));
         let other = autoround("data_type", "mx_fp").unwrap_err();
         assert!(other.kind == FailureKind::UNSUPPORTED && other.message.contains("mx_fp"), "{other}");
+        let other = autoround("packing_format", "auto_round:llm_compressor").unwrap_err();
+        assert!(other.kind == FailureKind::UNSUPPORTED && other.message.contains("llm_compressor"), "{other}");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use half::f16;
-use qhost_packed::testing::{Source, files};
+use qhost_packed::testing::{Source, expected, files};
 use qhost_plugin_api::{documents::Encoding, sdk::FailureKind};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -47,9 +47,8 @@ fn weights_are_those_of_the_reference_in_every_encoding() {
     let path = |variant: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gptq").join(variant);
     for variant in ["autoround", "autoround2", "b2", "b3zero", "b4", "b4order", "b4v2", "b4zero", "b8row", "planar"] {
         let source = read(&folder(variant)).unwrap();
-        let bytes = std::fs::read(path(variant).join("expected.safetensors")).unwrap();
-        let expected = SafeTensors::deserialize(&bytes).unwrap();
-        for (name, weights) in expected.tensors() {
+        let bytes = expected(&path(variant)).unwrap();
+        for (name, weights) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
             let (_, tensor) = source.tensor(&name).unwrap();
             let rows = tensor.rows();
             let weights: Vec<_> = weights.data().as_chunks().0.iter().map(|raw| f16::from_le_bytes(*raw)).collect();

@@ -3,7 +3,6 @@
 //! A format says by its [`Packing`] how codes lie in the tensors of a linear and what its settings are; the rest is the
 //! same for all of them. Names are the checkpoint's own, so which parameter is which is the host's to say.
 
-mod autoround;
 mod compare;
 mod content;
 mod decode;
@@ -19,7 +18,6 @@ pub mod testing;
 mod values;
 mod verify;
 
-pub use autoround::AutoRound;
 pub use compare::Comparison;
 pub use content::Content;
 pub use decode::Decoding;
@@ -27,6 +25,6 @@ pub use job::Job;
 pub use linear::{CODES, Linear, MINIMA, ORDER, Packed, Place, SCALES, Shape, ZEROS, word};
 pub use packing::Packing;
 pub use reader::Reader;
-pub use settings::{CONFIG, KEY, flag, settings_in, text};
+pub use settings::{CONFIG, KEY, autoround, flag, settings_in, text};
 pub use tensors::{Tensors, in_memory, matrix, misshapen};
 pub use verify::{Seen, finding};

@@ -31,6 +31,19 @@ pub fn settings_in(
     })
 }
 
+/// How `AutoRound` says that it packs, which writes folders of several formats under a method of its own; none if settings
+/// are not its. What is no whole numbers is told as its type.
+#[must_use]
+pub fn autoround(written: &Map<String, Value>) -> Option<&str> {
+    /// The names of its method, the older one last.
+    const METHODS: [&str; 2] = ["auto-round", "intel/auto-round"];
+    text(written, "quant_method").filter(|method| METHODS.contains(method))?;
+    // Releases before that key named what loads the folder.
+    let packing = text(written, "packing_format").or_else(|| text(written, "backend"));
+    let other = text(written, "data_type").filter(|kind| *kind != "int");
+    Some(other.or(packing).unwrap_or("auto"))
+}
+
 /// The text that a key has.
 #[must_use]
 pub fn text<'a>(written: &'a Map<String, Value>, key: &str) -> Option<&'a str> {

@@ -35,6 +35,14 @@ pub fn files(folder: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
     Ok(files)
 }
 
+/// The tensors that the reference makes of a folder, as a file.
+///
+/// # Errors
+/// Fails when it cannot be read.
+pub fn expected(folder: &Path) -> io::Result<Vec<u8>> {
+    fs::read(folder.join("expected.safetensors"))
+}
+
 impl Source {
     /// Reads files as a format.
     ///
