@@ -118,6 +118,10 @@ impl Loss {
         let mut classes: Vec<LossClass> = Vec::new();
         for segment in &plan.segments {
             let SegmentContent::Tensor(tensor) = &segment.content else { continue };
+            if tensor.elements == 0 && segment.bytes > 0 {
+                // Scales and the like: what is done to numbers is told with their codes.
+                continue;
+            }
             let Some(class) = LossClass::of(tensor, segment.bytes, negotiated)? else { continue };
             match classes.iter_mut().find(|before| before.is_like(&class)) {
                 Some(before) => {
