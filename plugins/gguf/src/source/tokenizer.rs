@@ -16,6 +16,7 @@ use crate::{
 const KEYS: &str = "tokenizer.ggml";
 /// The numbers of `tokenizer.ggml.token_type`.
 const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
@@ -201,7 +202,8 @@ fn sentencepiece_parts(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Part
     }
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let merges: Vec<_> = merges.into_iter().map(|(_, _, _, left, right)| json!([left, right])).collect();
-    let unknown = id_of(metadata, "unknown_token_id").and_then(|id| vocabulary.texts.get(id));
+    let marked = || vocabulary.tokens().map(|(id, _)| id).find(|id| vocabulary.kind(*id) == UNKNOWN);
+    let unknown = id_of(metadata, "unknown_token_id").or_else(marked).and_then(|id| vocabulary.texts.get(id));
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
     let prepend = json!({"type": "Prepend", "prepend": SPACE});
     let steps = if prefixes { vec![prepend, replace] } else { vec![replace] };
