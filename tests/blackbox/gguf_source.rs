@@ -105,7 +105,7 @@ fn nothing_is_left_to_the_defaults_of_classes() {
         ("gpt_neox", "rotary_pct", json!(0.5)),
         ("gpt_neox", "rotary_emb_base", json!(10000.0)),
         ("gemma3_text", "rope_local_base_freq", json!(10000.0)),
-        ("exaone4-full", "layer_types", json!(vec!["full_attention"; 4])),
+        ("exaone4-full", "layer_types", json!(vec!["full_attention"; 3])),
     ] {
         let model = checkpoint(family, "bpe-gpt2", &folder.path().join(format!("{family}-{key}")));
         let file = quantize(&model, "BF16", &folder.path().join(format!("{family}-{key}.gguf")));
