@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::{
     metadata::{Array, Metadata, Value},
-    tokenizer::{KNOWN_ENDS, splits_whole, splitting},
+    tokenizer::{ends::KNOWN_ENDS, splits_whole, splitting},
 };
 
 const KEYS: &str = "tokenizer.ggml";

@@ -6,7 +6,7 @@
 //! itself, and weights and hyperparameters are none of its business.
 
 mod bpe;
-mod ends;
+pub(crate) mod ends;
 mod family;
 mod hugging_face;
 mod kind;
@@ -21,7 +21,6 @@ use qhost_plugin_api::sdk::{Failure, FilesHandle, Result};
 use serde_json::{Map, Value};
 
 use crate::metadata::Metadata;
-pub(crate) use ends::KNOWN_ENDS;
 use hugging_face::{AddedToken, Bpe, ModelKind, TokenizerConfig, TokenizerJson, read_json};
 use kind::{foreign, is_byte_level, is_tiktoken, missing};
 pub(crate) use pre::{adds_bos, splits_whole, splitting};
