@@ -75,7 +75,6 @@ fn files_of_llama_cpps_own_levels_are_a_source() {
         let recipe = Recipe { importances: importances.clone(), ..Recipe::new(file_type) };
         quantize_file(&base, &file, &recipe).unwrap();
         let (difference, loss) = difference(&file);
-        eprintln!("{level}: {difference:e} of {loss}");
         assert!(difference.abs() < noise, "{level}: {difference} of {loss}");
     }
 }
