@@ -14,6 +14,7 @@ mod ffi;
 mod file;
 mod gguf;
 mod kernels;
+mod levels;
 mod log;
 mod model;
 mod perplexity;
@@ -25,5 +26,6 @@ pub use kernels::{
     TypeInfo, dequantize, file_type_name, quantize_chunk, quantize_chunk_into, quantize_chunk_weighted, row_size,
     type_info, validate_row_data,
 };
+pub use levels::{LEVELS, Level};
 pub use model::{Logits, Model};
 pub use perplexity::{Perplexity, Scored};

@@ -6,37 +6,18 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use qhost_oracle::{Gguf, Model, Recipe, Scored, Value, quantize_file, type_info};
+use qhost_oracle::{Gguf, LEVELS, Level, Model, Recipe, Scored, Value, quantize_file, type_info};
 
 const USAGE: &str = "usage:
   qhost-oracle quantize IN.gguf OUT.gguf LEVEL [--pure]
+  qhost-oracle levels IN.gguf FOLDER [LEVEL...]
   qhost-oracle list FILE.gguf
   qhost-oracle tokenize FILE.gguf --text FILE [--no-special]
   qhost-oracle perplexity FILE.gguf --text FILE [--ctx N] [--all] [--threads N]
 
-LEVEL is a name such as Q4_K_M or a number of llama.cpp's file types. Perplexity scores the second
+LEVEL is a name such as Q4_K_M or a number of llama.cpp's file types. `levels` makes FOLDER/LEVEL.gguf of
+each, or of all levels, those that need an importance matrix with a made-up one. Perplexity scores the second
 half of each window of N tokens (512), with --all every token but the first.";
-
-/// Names of llama.cpp's file types; written here again, so that the judge has no word from the judged.
-const LEVELS: [(&str, u32); 17] = [
-    ("F32", 0),
-    ("F16", 1),
-    ("Q4_0", 2),
-    ("Q4_1", 3),
-    ("Q8_0", 7),
-    ("Q5_0", 8),
-    ("Q5_1", 9),
-    ("Q2_K", 10),
-    ("Q3_K_S", 11),
-    ("Q3_K_M", 12),
-    ("Q3_K_L", 13),
-    ("Q4_K_S", 14),
-    ("Q4_K_M", 15),
-    ("Q5_K_S", 16),
-    ("Q5_K_M", 17),
-    ("Q6_K", 18),
-    ("BF16", 32),
-];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,12 +34,18 @@ fn run(arguments: &[String], out: &mut impl Write) -> Result<(), Box<dyn Error>>
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["quantize", input, output, level, ref rest @ ..] => {
-            let named = LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(level)).map(|found| found.1);
+            let named = Level::named(level).map(|found| found.file_type);
             let file_type =
                 named.map_or_else(|| level.parse(), Ok).map_err(|_| format!("no level is called {level}"))?;
             let mut recipe = Recipe::new(file_type);
             recipe.pure = rest.contains(&"--pure");
             quantize_file(Path::new(input), Path::new(output), &recipe)?;
+        }
+        ["levels", input, folder, ref names @ ..] => {
+            for level in LEVELS.iter().filter(|level| names.is_empty() || names.contains(&level.name)) {
+                level.quantize(Path::new(input), &Path::new(folder).join(format!("{}.gguf", level.name)))?;
+                writeln!(out, "{}", level.name)?;
+            }
         }
         ["list", file] => list(&Gguf::open(Path::new(file))?, out)?,
         ["tokenize", file, ref rest @ ..] => {
