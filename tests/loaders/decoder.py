@@ -24,13 +24,12 @@ FORMATS = {"gptq": gptq, "awq": awq}
 
 
 def read_model(folder):
-    """The config, all weights in f32 by the names of an unquantised checkpoint, and what is told of the quantisation."""
+    """The config, all weights in f32 by the names of an unquantised checkpoint, and those linears that are packed."""
     config = json.loads((folder / "config.json").read_text())
     quantisation = config.get("quantization_config")
     tensors = read_folder(folder)
-    told = {"linears": {}, "zeros": {}}
     if quantisation is None:
-        return config, {name: array.astype(np.float32) for name, array in tensors.items()}, told
+        return config, {name: array.astype(np.float32) for name, array in tensors.items()}, {}
     demand(quantisation["quant_method"] in FORMATS, f"quant_method is {quantisation['quant_method']}")
     form = FORMATS[quantisation["quant_method"]]
     packed = {}
@@ -39,14 +38,21 @@ def read_model(folder):
         packed.setdefault(module, {})[suffix] = tensors.pop(name)
     form.check_folder(folder, quantisation, packed, tensors)
     weights = {name: array.astype(np.float32) for name, array in tensors.items()}
-    for module, parts in packed.items():
-        array, bits, zeros = form.dequantise(module, parts, quantisation)
+    linears = {module: form.unpacked(module, parts, quantisation) for module, parts in packed.items()}
+    for module, linear in linears.items():
         demand(module + ".weight" not in weights, f"{module} is packed and is not")
-        weights[module + ".weight"] = array
-        told["linears"][module] = hashlib.sha256(array.tobytes()).hexdigest()
-        seen = [*told["zeros"].get(str(bits), []), int(zeros.min()), int(zeros.max())]
-        told["zeros"][str(bits)] = [min(seen), max(seen)]
-    return config, weights, told
+        weights[module + ".weight"] = np.ascontiguousarray(linear.weights())
+    return config, weights, linears
+
+
+def told_of(weights, linears):
+    """A digest of each linear's weights, and the range of the zero-points of each width."""
+    digests = {module: hashlib.sha256(weights[module + ".weight"].tobytes()).hexdigest() for module in linears}
+    zeros = {}
+    for linear in linears.values():
+        seen = [*zeros.get(str(linear.bits), []), int(linear.zeros.min()), int(linear.zeros.max())]
+        zeros[str(linear.bits)] = [min(seen), max(seen)]
+    return {"linears": digests, "zeros": zeros}
 
 
 def same_shapes(weights, original):
@@ -58,7 +64,8 @@ def same_shapes(weights, original):
 
 def main(folder, rows, source=None):
     rows = [json.loads(line)["input_ids"] for line in pathlib.Path(rows).read_text().splitlines() if line.strip()]
-    config, weights, told = read_model(pathlib.Path(folder))
+    config, weights, linears = read_model(pathlib.Path(folder))
+    told = told_of(weights, linears)
     model = Model(config, weights)
     original = None
     if source:

@@ -5,7 +5,8 @@ import json
 import numpy as np
 
 from . import demand
-from .files import product, shaped, typed
+from .files import shaped, typed
+from .packed import Packed
 
 SUFFIXES = {"qweight": "int32", "qzeros": "int32", "scales": "float16"}
 
@@ -47,8 +48,8 @@ def check_folder(folder, quantisation, packed, tensors):
     demand(not missing, f"modules_to_not_convert does not name {sorted(missing)[:3]}")
 
 
-def dequantise(module, parts, quantisation):
-    """The weights [out, in] of one linear, its bits and its zero-points."""
+def unpacked(module, parts, quantisation):
+    """One linear."""
     typed(module, parts, SUFFIXES)
     demand(set(parts) == set(SUFFIXES), f"{module} has {sorted(set(parts) - set(SUFFIXES))}")
     inputs, words = parts["qweight"].shape
@@ -58,6 +59,4 @@ def dequantise(module, parts, quantisation):
     codes, zeros = unpack(parts["qweight"]), unpack(parts["qzeros"])
     if not quantisation["zero_point"]:
         demand((zeros == 8).all(), f"{module}.qzeros is not the middle, though zero_point is false")
-    group_of = np.arange(inputs) // group
-    weights = product(parts["scales"][group_of], codes, zeros[group_of])
-    return np.ascontiguousarray(weights.T), 4, zeros
+    return Packed(4, codes.T, parts["scales"].T, zeros.T, np.arange(inputs) // group)

@@ -5,7 +5,8 @@ import re
 import numpy as np
 
 from . import demand
-from .files import product, same_settings, shaped, typed
+from .files import same_settings, shaped, typed
+from .packed import Packed
 
 SUFFIXES = {"qweight": "int32", "qzeros": "int32", "scales": "float16", "g_idx": "int32"}
 
@@ -34,8 +35,8 @@ def check_folder(folder, quantisation, packed, tensors):
     same_settings(folder, "quantize_config.json", quantisation, ("bits", "group_size", "desc_act", "sym", "checkpoint_format", "dynamic"))
 
 
-def dequantise(module, parts, quantisation):
-    """The weights [out, in] of one linear, its bits and its zero-points."""
+def unpacked(module, parts, quantisation):
+    """One linear."""
     settings = settings_of(module, quantisation)
     demand(settings is not None, f"{module}: is quantised, though a rule leaves it alone")
     typed(module, parts, SUFFIXES)
@@ -56,5 +57,4 @@ def dequantise(module, parts, quantisation):
         demand((group_of == np.arange(inputs) // group).all(), f"{module}.g_idx is not trivial, though desc_act is false")
     if settings["sym"]:
         demand((zeros == 1 << (bits - 1)).all(), f"{module}.qzeros is not the middle, though sym is true")
-    weights = product(parts["scales"][group_of], codes, zeros[group_of])
-    return np.ascontiguousarray(weights.T), bits, zeros
+    return Packed(bits, codes.T, parts["scales"].T, zeros.T, group_of)

@@ -1,0 +1,66 @@
+"""Whether two models have the same numbers, whatever they are stored as: folders, packed or not, and GGUF files.
+
+    comparer.py A B
+
+prints one JSON document: how many tensors are the same number for number in f32, and which are not, by how much; of the linears
+that both have as codes, how many have the same codes, scales and zero-points for every weight, and which do not. The sign of a
+zero is not compared: a product of it has none in the text of most formats.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from decoder import read_model
+from decoding import Malformed
+from decoding.gguf import read_file
+from decoding.packed import Packed
+
+
+def read(path):
+    """All weights in f32, and the packed linears."""
+    if path.is_dir():
+        _, weights, linears = read_model(path)
+        return weights, linears
+    _, found = read_file(path)
+    packed = {name: rows for name, rows in found.items() if isinstance(rows, Packed)}
+    weights = {name: rows.weights() if name in packed else rows for name, rows in found.items()}
+    return weights, {name.removesuffix(".weight"): rows for name, rows in packed.items()}
+
+
+def difference(a, b):
+    """Nothing if all numbers are the same."""
+    if a.shape != b.shape:
+        return f"shapes {list(a.shape)} and {list(b.shape)}"
+    a, b = a + np.float32(0), b + np.float32(0)
+    if a.tobytes() == b.tobytes():
+        return None
+    unlike = a != b
+    return f"{int(unlike.sum())} of {a.size} numbers, by at most {float(np.abs(a - b).max())}"
+
+
+def differences(a, b, compare):
+    told = {name: compare(a[name], b[name]) for name in sorted(a.keys() & b.keys())}
+    return {"same": sum(said is None for said in told.values()), "different": {name: said for name, said in told.items() if said}}
+
+
+def codes(a, b):
+    for part, one, other in zip(("codes", "scales", "zero-points"), a.spread(), b.spread(), strict=True):
+        if one.shape != other.shape or not (one == other).all():
+            return part
+    return None
+
+
+def main(a, b):
+    (weights, packed), (others, packed_too) = read(pathlib.Path(a)), read(pathlib.Path(b))
+    only = {"a": sorted(weights.keys() - others.keys()), "b": sorted(others.keys() - weights.keys())}
+    return {"tensors": differences(weights, others, difference), "only": only, "codes": differences(packed, packed_too, codes)}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(main(*sys.argv[1:])))
+    except Malformed as fault:
+        sys.exit(f"{' or '.join(sys.argv[1:])}: {fault}")
