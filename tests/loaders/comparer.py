@@ -2,9 +2,9 @@
 
     comparer.py A B
 
-prints one JSON document: how many tensors are the same number for number in f32, and which are not, by how much; of the linears
-that both have as codes, how many have the same codes, scales and zero-points for every weight, and which do not. The sign of a
-zero is not compared: a product of it has none in the text of most formats.
+of which B was written by this project, and A by anybody. It prints one JSON document: how many tensors are the same number for
+number in f32, and which are not, by how much; of the linears that both have as codes, how many have the same codes, scales and
+zero-points for every weight, and which do not. The sign of a zero is not compared: most formats' texts do not speak of it.
 """
 
 import json
@@ -19,10 +19,10 @@ from decoding.gguf import read_file
 from decoding.packed import Packed
 
 
-def read(path):
+def read(path, strict):
     """All weights in f32, and the packed linears."""
     if path.is_dir():
-        _, weights, linears = read_model(path)
+        _, weights, linears = read_model(path, strict)
         return weights, linears
     _, found = read_file(path)
     packed = {name: rows for name, rows in found.items() if isinstance(rows, Packed)}
@@ -54,7 +54,7 @@ def codes(a, b):
 
 
 def main(a, b):
-    (weights, packed), (others, packed_too) = read(pathlib.Path(a)), read(pathlib.Path(b))
+    (weights, packed), (others, packed_too) = read(pathlib.Path(a), False), read(pathlib.Path(b), True)
     only = {"a": sorted(weights.keys() - others.keys()), "b": sorted(others.keys() - weights.keys())}
     return {"tensors": differences(weights, others, difference), "only": only, "codes": differences(packed, packed_too, codes)}
 

@@ -23,8 +23,9 @@ from decoding.forward import Model
 FORMATS = {"gptq": gptq, "awq": awq}
 
 
-def read_model(folder):
-    """The config, all weights in f32 by the names of an unquantised checkpoint, and those linears that are packed."""
+def read_model(folder, strict=True):
+    """The config, all weights in f32 by the names of an unquantised checkpoint, and those linears that are packed. Whoever is strict
+    wants all that this project's folders have to have; other writers leave some of it out."""
     config = json.loads((folder / "config.json").read_text())
     quantisation = config.get("quantization_config")
     tensors = read_folder(folder)
@@ -36,7 +37,8 @@ def read_model(folder):
     for name in [name for name in tensors if name.rpartition(".")[2] in gptq.SUFFIXES]:
         module, _, suffix = name.rpartition(".")
         packed.setdefault(module, {})[suffix] = tensors.pop(name)
-    form.check_folder(folder, quantisation, packed, tensors)
+    if strict:
+        form.check_folder(folder, quantisation, packed, tensors)
     weights = {name: array.astype(np.float32) for name, array in tensors.items()}
     linears = {module: form.unpacked(module, parts, quantisation) for module, parts in packed.items()}
     for module, linear in linears.items():

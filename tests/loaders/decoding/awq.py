@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from . import demand
-from .files import shaped, typed
+from .files import shaped, there, typed
 from .packed import Packed
 
 SUFFIXES = {"qweight": "int32", "qzeros": "int32", "scales": "float16"}
@@ -34,9 +34,7 @@ def same_settings(folder, quantisation):
 
 
 def check_folder(folder, quantisation, packed, tensors):
-    """What the format asks of the folder as a whole: above all that what is not packed is named, and nothing else."""
-    demand(quantisation["bits"] == 4, f"{quantisation['bits']} bits")
-    demand(quantisation["version"].lower() == "gemm", f"version {quantisation['version']}")
+    """What the format asks of a folder that this project writes: above all that what is not packed is named, and nothing else."""
     same_settings(folder, quantisation)
     left = quantisation.get("modules_to_not_convert") or []
     # vLLM asks whether the name of a module contains one of these.
@@ -46,11 +44,15 @@ def check_folder(folder, quantisation, packed, tensors):
     linears = [module for module in linears if not module.rpartition(".")[2].endswith(NO_LINEARS)]
     missing = [module for module in {*linears, "lm_head"} if not any(part in module for part in left)]
     demand(not missing, f"modules_to_not_convert does not name {sorted(missing)[:3]}")
+    for module, parts in packed.items():
+        typed(module, parts, SUFFIXES)
 
 
 def unpacked(module, parts, quantisation):
     """One linear."""
-    typed(module, parts, SUFFIXES)
+    demand(quantisation["bits"] == 4, f"{quantisation['bits']} bits")
+    demand(quantisation["version"].lower() == "gemm", f"version {quantisation['version']}")
+    there(module, parts, SUFFIXES)
     demand(set(parts) == set(SUFFIXES), f"{module} has {sorted(set(parts) - set(SUFFIXES))}")
     inputs, words = parts["qweight"].shape
     group = quantisation["group_size"] if quantisation["group_size"] > 0 else inputs

@@ -47,10 +47,16 @@ def same_settings(folder, name, quantisation, keys):
         demand(beside.get(key) == quantisation.get(key), f"{name} and config.json differ in {key}")
 
 
+def there(module, parts, suffixes):
+    """A packed linear has every part."""
+    for suffix in suffixes:
+        demand(suffix in parts, f"{module}.{suffix} is missing")
+
+
 def typed(module, parts, types):
     """Every part of a packed linear is there, and of its type."""
+    there(module, parts, types)
     for suffix, dtype in types.items():
-        demand(suffix in parts, f"{module}.{suffix} is missing")
         demand(parts[suffix].dtype == dtype, f"{module}.{suffix} is {parts[suffix].dtype}, and not {dtype}")
 
 

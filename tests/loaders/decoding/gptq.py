@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from . import demand
-from .files import same_settings, shaped, typed
+from .files import same_settings, shaped, there, typed
 from .packed import Packed
 
 SUFFIXES = {"qweight": "int32", "qzeros": "int32", "scales": "float16", "g_idx": "int32"}
@@ -31,15 +31,17 @@ def settings_of(module, quantisation):
 
 
 def check_folder(folder, quantisation, packed, tensors):
-    """What the format asks of the folder as a whole."""
+    """What the format asks of a folder that this project writes."""
     same_settings(folder, "quantize_config.json", quantisation, ("bits", "group_size", "desc_act", "sym", "checkpoint_format", "dynamic"))
+    for module, parts in packed.items():
+        typed(module, parts, SUFFIXES)
 
 
 def unpacked(module, parts, quantisation):
     """One linear."""
     settings = settings_of(module, quantisation)
     demand(settings is not None, f"{module}: is quantised, though a rule leaves it alone")
-    typed(module, parts, SUFFIXES)
+    there(module, parts, SUFFIXES)
     bits = settings["bits"]
     (inputs,) = parts["g_idx"].shape
     group = settings["group_size"] if settings["group_size"] > 0 else inputs
