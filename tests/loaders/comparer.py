@@ -33,12 +33,12 @@ def read(path, strict):
 def difference(a, b):
     """Nothing if all numbers are the same."""
     if a.shape != b.shape:
-        return f"shapes {list(a.shape)} and {list(b.shape)}"
+        return {"shapes": [a.shape, b.shape]}
     a, b = a + np.float32(0), b + np.float32(0)
     if a.tobytes() == b.tobytes():
         return None
-    unlike = a != b
-    return f"{int(unlike.sum())} of {a.size} numbers, by at most {float(np.abs(a - b).max())}"
+    gap, size = (a.astype(np.float64) - b), np.linalg.norm(a.astype(np.float64))
+    return {"numbers": int((a != b).sum()), "largest": float(np.abs(gap).max()), "relative_rms": float(np.linalg.norm(gap) / size) if size else None}
 
 
 def differences(a, b, compare):

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) model: Model,
+    /// What it is quantised to first, so that the folder is converted from that.
+    pub(crate) before: &'static [&'static str],
     pub(crate) format: &'static str,
     pub(crate) options: &'static [&'static str],
     /// Loaders that cannot read such folders, as far as they are known.
@@ -34,7 +36,7 @@ pub(crate) enum Model {
 /// CPU no groups beyond 256. transformers 5 has a layer's experts in one tensor, which its readers of packed linears leave
 /// at random values. gptqmodel has modules of its own in the place of phi3's fused ones and of mixtral's experts: of GPTQ it
 /// misses their tensors, of AWQ it leaves them at random values.
-pub(crate) const CASES: [Case; 27] = [
+pub(crate) const CASES: [Case; 33] = [
     gptq("4bit-g128", &[], &[]),
     gptq("4bit-g128-asym", &["--asym"], &["vllm"]),
     gptq("4bit-g32", &["--group-size", "32"], &[]),
@@ -71,10 +73,26 @@ pub(crate) const CASES: [Case; 27] = [
     awq_of("awq-phi3", "phi3", &[], &["gptqmodel"]),
     awq_of("awq-mixtral", "mixtral", &["vllm"], &["gptqmodel", "transformers"]),
     awq_of("awq-qwen2-moe", "qwen2_moe", &["vllm"], &["transformers"]),
+    converted("q4_0-to-gptq", &["--format", "gguf", "--level", "Q4_0"], "gptq", &[], &[]),
+    converted("q8_0-to-gptq", &["--format", "gguf", "--level", "Q8_0"], "gptq", &[], &["vllm"]),
+    converted("q4_k_m-to-gptq", &["--format", "gguf", "--level", "Q4_K_M"], "gptq", &["--bits", "4"], &[]),
+    converted("q4_k_m-to-awq", &["--format", "gguf", "--level", "Q4_K_M"], "awq", &["--bits", "4", "--asym"], &[]),
+    converted("gptq-to-awq", &["--format", "gptq", "--asym"], "awq", &[], &[]),
+    converted("awq-to-gptq", &["--format", "awq", "--asym"], "gptq", &[], &["vllm"]),
 ];
 
+const fn converted(
+    name: &'static str,
+    before: &'static [&'static str],
+    format: &'static str,
+    options: &'static [&'static str],
+    refused_by: &'static [&'static str],
+) -> Case {
+    Case { name, model: Model::Trained, before, format, options, refused_by, misread_by: &[] }
+}
+
 const fn gptq(name: &'static str, options: &'static [&'static str], refused_by: &'static [&'static str]) -> Case {
-    Case { name, model: Model::Trained, format: "gptq", options, refused_by, misread_by: &[] }
+    Case { name, model: Model::Trained, before: &[], format: "gptq", options, refused_by, misread_by: &[] }
 }
 
 const fn gptq_of(
@@ -84,11 +102,11 @@ const fn gptq_of(
     misread_by: &'static [&'static str],
 ) -> Case {
     let options = &["--group-size", "32"];
-    Case { name, model: Model::Family(family), format: "gptq", options, refused_by, misread_by }
+    Case { name, model: Model::Family(family), before: &[], format: "gptq", options, refused_by, misread_by }
 }
 
 const fn awq(name: &'static str, options: &'static [&'static str], refused_by: &'static [&'static str]) -> Case {
-    Case { name, model: Model::Trained, format: "awq", options, refused_by, misread_by: &[] }
+    Case { name, model: Model::Trained, before: &[], format: "awq", options, refused_by, misread_by: &[] }
 }
 
 const fn awq_of(
@@ -98,7 +116,7 @@ const fn awq_of(
     misread_by: &'static [&'static str],
 ) -> Case {
     let options = &["--group-size", "32", "--asym"];
-    Case { name, model: Model::Family(family), format: "awq", options, refused_by, misread_by }
+    Case { name, model: Model::Family(family), before: &[], format: "awq", options, refused_by, misread_by }
 }
 
 impl Model {
@@ -143,7 +161,7 @@ fn loadable(config: &str) -> Result<Value> {
 }
 
 /// Rows of another vocabulary's tokens, folded into one that is smaller.
-fn within(rows: &str, vocabulary: u64) -> Result<String> {
+pub(crate) fn within(rows: &str, vocabulary: u64) -> Result<String> {
     let mut text = String::new();
     for line in rows.lines() {
         let row: Value = serde_json::from_str(line)?;

@@ -6,7 +6,6 @@
 //! of every test run.
 
 use std::{
-    env,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -19,6 +18,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     cargo::{self, Workspace},
     cases::{CASES, Case, Model},
+    conversions::{Findings, Workshop},
+    imports,
     python::{self, Python},
     stage,
 };
@@ -36,7 +37,7 @@ struct Loader {
 
 const GPTQMODEL: python::Environment = python::Environment {
     name: "gptqmodel",
-    packages: &["gptqmodel==7.7.0", "torch==2.15.0", "transformers==5.23.0", "optimum==2.3.0"],
+    packages: &["gptqmodel==7.7.0", "torch==2.15.0", "transformers==5.23.0", "optimum==2.3.0", "gguf==0.19.0"],
     alone: None,
     gigabytes: 6,
 };
@@ -73,7 +74,10 @@ pub(crate) fn decode(dist: &Path) -> Result<()> {
         println!("skipped: the independent decoder of packed folders; there is no python3 with numpy or pip");
         return Ok(());
     };
-    Check { dist, target: &target, numpy, loaders: Vec::new(), faults: Vec::new() }.run(None)
+    let workshop = Workshop { dist, target: &target, numpy: &numpy, packages: None };
+    let mut findings = Check { workshop: &workshop, loaders: Vec::new(), findings: Findings::default() }.run(None);
+    findings.add(workshop.run(None)?);
+    conclude(&workshop, findings)
 }
 
 /// Cases by all loaders.
@@ -89,7 +93,25 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         }
         loaders.push((loader, loader.environment.make(&target)?));
     }
-    Check { dist: &dist, target: &target, numpy, loaders, faults: Vec::new() }.run(filter)
+    let python = loaders.first().map(|(_, python)| python.clone()).context("there are no loaders")?;
+    let workshop = Workshop { dist: &dist, target: &target, numpy: &numpy, packages: Some(&python) };
+    let mut findings = Check { workshop: &workshop, loaders, findings: Findings::default() }.run(filter);
+    findings.add(workshop.run(filter)?);
+    findings.add(imports::run(&workshop, &python, filter)?);
+    conclude(&workshop, findings)
+}
+
+/// Keeps what was told, and fails if anything is wrong.
+fn conclude(workshop: &Workshop<'_>, findings: Findings) -> Result<()> {
+    let Findings { told, faults } = findings;
+    ensure!(!told.is_empty() || !faults.is_empty(), "no case has a name like that");
+    let results = workshop.folder("")?.join("results.json");
+    fs::write(&results, serde_json::to_string_pretty(&json!({"cases": told, "faults": faults}))?)?;
+    println!("{}", results.display());
+    if !faults.is_empty() {
+        bail!("others do not read what was written as they should:\n{}", faults.join("\n"));
+    }
+    Ok(())
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -103,16 +125,13 @@ fn has_avx512() -> bool {
 }
 
 struct Check<'a> {
-    dist: &'a Path,
-    target: &'a Path,
-    numpy: Python,
+    workshop: &'a Workshop<'a>,
     loaders: Vec<(&'static Loader, Python)>,
-    faults: Vec<String>,
+    findings: Findings,
 }
 
 impl Check<'_> {
-    fn run(mut self, filter: Option<&str>) -> Result<()> {
-        let mut cases = Map::new();
+    fn run(mut self, filter: Option<&str>) -> Findings {
         let chosen = CASES.iter().filter(|case| filter.is_none_or(|filter| case.name.contains(filter)));
         let names: Vec<_> = self.loaders.iter().map(|(loader, _)| format!("{:>14}", loader.name)).collect();
         println!("{:<22}{:>12}{:>12}{:>12}{}", "mean loss", "divergence", "qhost eval", "decoder", names.concat());
@@ -122,33 +141,18 @@ impl Check<'_> {
                 Value::Null
             });
             println!("{}", self.line(case, &told));
-            cases.insert(case.name.to_owned(), told);
+            self.findings.told.insert(case.name.to_owned(), told);
         }
-        ensure!(!cases.is_empty(), "no case has a name like that");
-        let results = self.folder().join("results.json");
-        fs::write(&results, serde_json::to_string_pretty(&json!({"cases": cases, "faults": self.faults}))?)?;
-        println!("{}", results.display());
-        if !self.faults.is_empty() {
-            bail!("packed folders are not read as they should be:\n{}", self.faults.join("\n"));
-        }
-        Ok(())
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.target.join("loaders")
+        self.findings
     }
 
     /// Makes a folder and has it read by all.
     fn check(&mut self, case: &Case) -> Result<Value> {
-        let (model, rows) = case.model.prepare(&self.folder().join("models"))?;
-        let mut quantize = self.qhost("quantize", &model);
-        quantize.args(["--format", case.format, "--samples", "16", "--seq-len", "128", "--force", "--fresh"]);
-        quantize.arg("--calibration").arg(qhost_tests::fixture("text/prose.txt"));
-        quantize.args(case.options).arg("-o").arg(self.folder().join("folders").join(case.name));
-        let quantized = document(&mut quantize)?;
-        let folder = PathBuf::from(quantized["output_path"].as_str().context("the result has no output_path")?);
-        let eval = document(self.qhost("eval", &folder).arg("--dataset").arg(&rows).arg("--against").arg(&model))?;
-        let decoded = document(self.numpy.script("decoder.py").arg(&folder).arg(&rows).arg(&model))?;
+        let (model, rows) = case.model.prepare(&self.workshop.folder("models")?)?;
+        let folder = self.make(case, &model)?;
+        let eval =
+            document(self.workshop.qhost("eval", &folder).arg("--dataset").arg(&rows).arg("--against").arg(&model))?;
+        let decoded = document(self.workshop.numpy.script("decoder.py").arg(&folder).arg(&rows).arg(&model))?;
         self.expect_near(case, "qhost eval", &eval, &decoded, "mean_nll", SAME);
         self.expect_near(case, "qhost eval", &eval, &decoded, "kl_mean", SAME);
         self.expect_equal(case, "qhost eval", &eval, &decoded, "tokens");
@@ -169,10 +173,15 @@ impl Check<'_> {
         Ok(Value::Object(told))
     }
 
-    fn qhost(&self, command: &str, model: &Path) -> Command {
-        let mut qhost = Command::new(self.dist.join(format!("qhost{}", env::consts::EXE_SUFFIX)));
-        qhost.arg(command).arg(model).args(["--quiet", "--json"]).env("HF_HUB_OFFLINE", "1");
-        qhost
+    /// The folder of a case: quantised from the checkpoint, or from what that was quantised to before.
+    fn make(&self, case: &Case, model: &Path) -> Result<PathBuf> {
+        let folder = self.workshop.folder("folders")?;
+        let options = [&["--format", case.format], case.options].concat();
+        if case.before.is_empty() {
+            return self.workshop.quantize(model, &options, &folder.join(case.name));
+        }
+        let before = self.workshop.quantize(model, case.before, &folder.join(format!("before-{}", case.name)))?;
+        self.workshop.convert(&before, &options, &folder.join(case.name))
     }
 
     /// What a loader told, without what only this comparison needs.
@@ -241,7 +250,7 @@ impl Check<'_> {
     }
 
     fn fault(&mut self, case: &Case, who: &str, what: &str) {
-        self.faults.push(format!("{}: {who}: {what}", case.name));
+        self.findings.faults.push(format!("{}: {who}: {what}", case.name));
     }
 
     fn line(&self, case: &Case, told: &Value) -> String {
@@ -276,7 +285,7 @@ fn without_digests(mut told: Value) -> Value {
 }
 
 /// Runs what prints a JSON document; what it says beside that is shown if it fails.
-fn document(command: &mut Command) -> Result<Value> {
+pub(crate) fn document(command: &mut Command) -> Result<Value> {
     let output =
         command.stdin(Stdio::null()).output().with_context(|| format!("{} cannot be run", cargo::shown(command)))?;
     let text = String::from_utf8_lossy(&output.stdout);

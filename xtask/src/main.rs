@@ -7,6 +7,9 @@
 mod bench;
 mod cargo;
 mod cases;
+mod chains;
+mod conversions;
+mod imports;
 mod loaders;
 mod provision;
 mod python;
