@@ -34,7 +34,8 @@ impl Step {
     }
 }
 
-fn format_of(options: &[&'static str]) -> Option<&'static str> {
+/// What is after `--format`.
+pub(crate) fn format_of(options: &[&'static str]) -> Option<&'static str> {
     options.iter().skip_while(|option| **option != "--format").nth(1).copied()
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     cargo,
-    chains::{CHAINS, Chain, Source, Step},
+    chains::{CHAINS, Chain, Source, Step, format_of},
     loaders::document,
     provision,
     python::Python,
@@ -92,14 +92,25 @@ impl Workshop<'_> {
         Ok(())
     }
 
-    /// Converts a model into a folder, and gives the file or folder that was made there.
+    /// Quantises a checkpoint into a folder, and gives the file or folder that was made there.
+    pub(crate) fn quantize(&self, model: &Path, options: &[&'static str], output: &Path) -> Result<PathBuf> {
+        let mut quantize = self.qhost("quantize", model);
+        if format_of(options) != Some("gguf") {
+            calibrate(&mut quantize);
+        }
+        make(quantize.args(options), output)
+    }
+
+    /// Converts a quantised model without rounding, or without calibration at least.
     pub(crate) fn convert(&self, source: &Path, options: &[&str], output: &Path) -> Result<PathBuf> {
         make(self.qhost("convert", source).args(options).arg("--yes"), output)
     }
 
-    /// Quantises a checkpoint into a folder, and gives the file or folder that was made there.
-    pub(crate) fn quantize(&self, model: &Path, options: &[&str], output: &Path) -> Result<PathBuf> {
-        make(self.qhost("quantize", model).args(options), output)
+    /// Quantises a quantised model anew.
+    pub(crate) fn requantize(&self, source: &Path, options: &[&str], output: &Path) -> Result<PathBuf> {
+        let mut convert = self.qhost("convert", source);
+        calibrate(&mut convert);
+        make(convert.args(options).arg("--yes"), output)
     }
 
     pub(crate) fn qhost(&self, command: &str, model: &Path) -> Command {
@@ -164,11 +175,14 @@ impl Workshop<'_> {
     }
 }
 
-/// Runs a command that makes something, with few samples: how good the weights are means nothing here.
+/// With few samples: how good the weights are means nothing here.
+fn calibrate(command: &mut Command) {
+    command.args(["--samples", "16", "--seq-len", "128", "--calibration"]);
+    command.arg(qhost_tests::fixture("text/prose.txt"));
+}
+
 fn make(command: &mut Command, output: &Path) -> Result<PathBuf> {
-    command.args(["--samples", "16", "--seq-len", "128", "--force", "--fresh"]);
-    command.arg("--calibration").arg(qhost_tests::fixture("text/prose.txt"));
-    let told = document(command.arg("-o").arg(output))?;
+    let told = document(command.args(["--force", "--fresh", "-o"]).arg(output))?;
     Ok(told["output_path"].as_str().context("the result has no output_path")?.into())
 }
 

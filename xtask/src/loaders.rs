@@ -181,7 +181,10 @@ impl Check<'_> {
             return self.workshop.quantize(model, &options, &folder.join(case.name));
         }
         let before = self.workshop.quantize(model, case.before, &folder.join(format!("before-{}", case.name)))?;
-        self.workshop.convert(&before, &options, &folder.join(case.name))
+        // With options of its own it is quantised anew.
+        let is_new = !case.options.is_empty();
+        let make = if is_new { Workshop::requantize } else { Workshop::convert };
+        make(self.workshop, &before, &options, &folder.join(case.name))
     }
 
     /// What a loader told, without what only this comparison needs.
