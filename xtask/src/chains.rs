@@ -86,7 +86,7 @@ pub(crate) const CHAINS: &[Chain] = &[
     // Written by gptqmodel.
     fixture("fixture-b4", "gptq/b4", &[GPTQ_V2, GGUF, GPTQ_V1]),
     fixture("fixture-b4v2", "gptq/b4v2", &[GPTQ_V1, AWQ, GPTQ_V2]),
-    fixture("fixture-b4zero", "gptq/b4zero", &[GPTQ_V1, FLOATS]),
+    fixture("fixture-b4zero", "gptq/b4zero", &[GPTQ_V2, FLOATS]),
     fixture("fixture-b8row", "gptq/b8row", &[GGUF, GPTQ]),
     fixture("fixture-b3asym", "gptq/b3asym", &[GPTQ_V2, GPTQ_V1]),
     fixture("fixture-b4order", "gptq/b4order", &[GPTQ_V2, GPTQ_V1]),

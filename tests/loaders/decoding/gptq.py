@@ -52,8 +52,8 @@ def unpacked(module, parts, quantisation):
     codes = unpack(parts["qweight"], bits)
     zeros = unpack(np.ascontiguousarray(parts["qzeros"].T), bits).T
     if quantisation.get("checkpoint_format", "gptq") == "gptq":
-        # Version 1 stores one less.
-        zeros = zeros + 1
+        # Version 1 stores one less, and what is less than nothing goes around.
+        zeros = (zeros + 1) & ((1 << bits) - 1)
     group_of = parts["g_idx"]
     if not settings["desc_act"]:
         demand((group_of == np.arange(inputs) // group).all(), f"{module}.g_idx is not trivial, though desc_act is false")
