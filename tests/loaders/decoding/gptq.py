@@ -18,6 +18,23 @@ def unpack(words, bits):
     return (stream.astype(np.int32) << np.arange(bits, dtype=np.int32)[None, :, None]).sum(1, dtype=np.int32)
 
 
+def more_by_one(words, bits):
+    """Version 1 stores zero-points less one. gptqmodel adds it to whole words, as it has taken it off: what is less than nothing
+    borrows from the field above. Fields of 3 bits, which do not fill a word, go around."""
+    if bits == 3:
+        stored = unpack(np.ascontiguousarray(words.T), bits).T
+        return repacked((stored + 1) & 7)
+    ones = sum(1 << place for place in range(0, 32, bits))
+    return (words.view(np.uint32) + np.uint32(ones)).view(np.int32)
+
+
+def repacked(codes):
+    """[n, codes] of 3 bits -> [n, words]."""
+    stream = (codes[:, :, None] >> np.arange(3)) & 1
+    single = stream.reshape(len(codes), -1, 32).astype(np.uint32)
+    return (single << np.arange(32, dtype=np.uint32)).sum(-1, dtype=np.uint32).view(np.int32)
+
+
 def settings_of(module, quantisation):
     """How a linear is quantised, or nothing where a rule leaves it alone: the first rule that matches decides."""
     settings = {key: quantisation[key] for key in ("bits", "group_size", "sym", "desc_act")}
@@ -50,10 +67,10 @@ def unpacked(module, parts, quantisation):
     shapes = {"qweight": (inputs * bits // 32, outputs), "qzeros": (groups, outputs * bits // 32), "scales": (groups, outputs)}
     shaped(module, parts, shapes)
     codes = unpack(parts["qweight"], bits)
-    zeros = unpack(np.ascontiguousarray(parts["qzeros"].T), bits).T
+    words = parts["qzeros"]
     if quantisation.get("checkpoint_format", "gptq") == "gptq":
-        # Version 1 stores one less, and what is less than nothing goes around.
-        zeros = (zeros + 1) & ((1 << bits) - 1)
+        words = more_by_one(words, bits)
+    zeros = unpack(np.ascontiguousarray(words.T), bits).T
     group_of = parts["g_idx"]
     if not settings["desc_act"]:
         demand((group_of == np.arange(inputs) // group).all(), f"{module}.g_idx is not trivial, though desc_act is false")
