@@ -64,6 +64,16 @@ const AWQ: Step = exactly(&["--format", "awq"]);
 const GGUF: Step = exactly(&["--format", "gguf"]);
 const FLOATS: Step = exactly(&["--format", "safetensors", "--level", "F32"]);
 
+/// GPTQ and AWQ leave embeddings and the head as floats of 16 bits, which hold less than what files of GGUF say of them.
+const GPTQ_OF_GGUF: Step = rounded(&["--format", "gptq"]);
+const AWQ_OF_GGUF: Step = rounded(&["--format", "awq"]);
+const GGUF_AGAIN: Step = rounded(&["--format", "gguf"]);
+
+/// Half of the last of eleven bits.
+const fn rounded(options: &'static [&'static str]) -> Step {
+    Step { options, error: 0.000_49 }
+}
+
 const fn exactly(options: &'static [&'static str]) -> Step {
     Step { options, error: 0.0 }
 }
@@ -79,9 +89,9 @@ pub(crate) const CHAINS: &[Chain] = &[
     quantised("gptq-4bit-to-gguf", &["--format", "gptq", "--group-size", "32"], &[GGUF, GPTQ]),
     quantised("gptq-8bit-to-gguf", &["--format", "gptq", "--bits", "8"], &[GGUF, GPTQ]),
     quantised("gptq-order-to-floats", &["--format", "gptq", "--desc-act"], &[FLOATS]),
-    quantised("q4_0-to-gptq", &["--format", "gguf", "--level", "Q4_0"], &[GPTQ, GGUF]),
-    quantised("q4_0-to-awq", &["--format", "gguf", "--level", "Q4_0"], &[AWQ, GGUF]),
-    quantised("q8_0-to-gptq", &["--format", "gguf", "--level", "Q8_0"], &[GPTQ, GGUF]),
+    quantised("q4_0-to-gptq", &["--format", "gguf", "--level", "Q4_0"], &[GPTQ_OF_GGUF, GGUF_AGAIN]),
+    quantised("q4_0-to-awq", &["--format", "gguf", "--level", "Q4_0"], &[AWQ_OF_GGUF, GGUF_AGAIN]),
+    quantised("q8_0-to-gptq", &["--format", "gguf", "--level", "Q8_0"], &[GPTQ_OF_GGUF, GGUF_AGAIN]),
     quantised("q5_1-to-floats", &["--format", "gguf", "--level", "Q5_1"], &[FLOATS]),
     // Written by gptqmodel.
     fixture("fixture-b4", "gptq/b4", &[GPTQ_V2, GGUF, GPTQ_V1]),
@@ -110,8 +120,8 @@ pub(crate) const CHAINS: &[Chain] = &[
     gptqmodel("gptqmodel-8bit", r#"{"bits": 8, "group_size": 128, "sym": true}"#, &[GGUF, GPTQ]),
     gptqmodel("gptqmodel-awq", r#"{"method": "awq", "bits": 4, "group_size": 64, "sym": false}"#, &[FLOATS]),
     // Written by llama.cpp.
-    level("llama.cpp-q4_0", "Q4_0", &[GPTQ, GGUF]),
-    level("llama.cpp-q8_0", "Q8_0", &[GPTQ, GGUF]),
+    level("llama.cpp-q4_0", "Q4_0", &[GPTQ_OF_GGUF, GGUF_AGAIN]),
+    level("llama.cpp-q8_0", "Q8_0", &[GPTQ_OF_GGUF, GGUF_AGAIN]),
     level("llama.cpp-q5_0", "Q5_0", &[FLOATS]),
 ];
 

@@ -87,7 +87,7 @@ impl Workshop<'_> {
             let codes = &compared["codes"];
             let is_back = chain.source.format() == Some(step.format());
             let is_same = codes["different"].as_object().is_some_and(Map::is_empty) && codes["same"] != 0;
-            ensure!(!is_back || step.error > 0.0 || is_same, "other codes after {shown}");
+            ensure!(!is_back || is_same, "other codes after {shown}");
         }
         Ok(())
     }

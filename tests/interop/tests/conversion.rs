@@ -130,8 +130,8 @@ fn every_level_of_llama_cpp_has_the_weights_that_ggml_makes_of_it() {
     let seen = assert_every_weight(&llama, &LEVELS);
     let expected = [
         "bf16", "f16", "f32", "iq1_m", "iq1_s", "iq2_s", "iq2_xs", "iq2_xxs", "iq3_s", "iq3_xxs", "iq4_nl", "iq4_xs",
-        "mxfp4", "q1_0", "q2_0", "q2_K", "q3_K", "q4_0", "q4_1", "q4_K", "q5_0", "q5_1", "q5_K", "q6_K", "q8_0", "tq1_0",
-        "tq2_0",
+        "mxfp4", "q1_0", "q2_0", "q2_K", "q3_K", "q4_0", "q4_1", "q4_K", "q5_0", "q5_1", "q5_K", "q6_K", "q8_0",
+        "tq1_0", "tq2_0",
     ];
     assert_eq!(seen, expected);
 }
