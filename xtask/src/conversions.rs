@@ -167,10 +167,12 @@ impl Workshop<'_> {
     pub(crate) fn have_llama_cpp_write(&self, levels: &[&str]) -> Result<PathBuf> {
         let (folder, floats) = (self.folder("llama.cpp-writes")?, self.folder("floats")?);
         let base = self.quantize(&qhost_tests::fixture("tinylm"), &["--format", "gguf", "--level", "F32"], &floats)?;
-        let mut oracle = cargo::cargo();
-        provision::provision(self.target)?.apply(&mut oracle);
-        oracle.args(["run", "--quiet", "--package", "qhost-oracle", "--", "levels"]).arg(base).arg(&folder);
-        cargo::read(oracle.args(levels))?;
+        // Chosen like this, it is built with the features that it has in the tests, and llama.cpp not a second time.
+        let mut build = cargo::cargo();
+        provision::provision(self.target)?.apply(&mut build);
+        cargo::run(build.args(["build", "--quiet", "--workspace", "--bin", "qhost-oracle"]))?;
+        let oracle = self.target.join("debug").join(format!("qhost-oracle{}", env::consts::EXE_SUFFIX));
+        cargo::read(Command::new(oracle).arg("levels").arg(base).arg(&folder).args(levels))?;
         Ok(folder)
     }
 }
