@@ -154,7 +154,9 @@ impl Workshop<'_> {
         eprintln!("gptqmodel quantises {} times …", settings.len());
         let mut writer = python.script("gptqmodel_writer.py");
         writer.arg(qhost_tests::fixture("tinylm")).arg(qhost_tests::fixture("text/prose.tinylm.jsonl"));
-        let told = document(writer.arg(self.folder("gptqmodel-writes")?).args(settings))?;
+        // It writes a log where it stands.
+        let folder = self.folder("gptqmodel-writes")?;
+        let told = document(writer.current_dir(&folder).arg(&folder).args(settings))?;
         for chain in chains {
             if let Some(refusal) = told[chain.name].as_str() {
                 bail!("gptqmodel does not quantise for {}: {refusal}", chain.name);
