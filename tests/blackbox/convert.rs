@@ -145,7 +145,7 @@ fn a_quantised_model_of_a_hub_is_fetched_and_converted() {
 fn a_plugin_in_between_leads_from_one_format_to_another() {
     let folder = tempfile::tempdir().unwrap();
     let plugins = plugins(folder.path(), &["nibble", "bridge"]);
-    let listed = Qhost::new(["plugins", "list", "--json", "--plugin-dir"]).arg(&plugins).json();
+    let listed = Qhost::new(["plugins", "list", "--plugin-dir"]).arg(&plugins).json();
     let bridge = listed["plugins"].as_array().unwrap().iter().find(|plugin| plugin["id"] == "bridge").unwrap();
     assert_eq!((&bridge["status"], bridge["transcodes"][0]["from"].as_str()), (&"ready".into(), Some("nibble/blocks")));
     let file = nibbles(folder.path(), &plugins);

@@ -64,7 +64,7 @@ impl Sources {
     /// Fails with kind `PLUGIN` when there is no such tensor or row, and with whatever keeps them from being decoded.
     pub fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Borrowed, Failure> {
         let Some(source) = self.model.tensors.get(tensor as usize) else {
-            return Err(broken(&format!("there is no tensor {tensor}")));
+            return Err(broken(&format!("tensor {tensor} is not in the source")));
         };
         let borrowed = |id: u64, bytes: &[u8]| Borrowed {
             id,

@@ -67,7 +67,8 @@ fn files_of_llama_cpps_own_levels_are_a_source() {
     let folder = tempfile::tempdir().unwrap();
     let base = quantize(&fixture("tinylm"), "F32", &folder.path().join("base"));
     // Some of its quantisers demand importances; which ones does not matter here.
-    let columns = |tensor: &qhost_oracle::TensorInfo| (tensor.name.clone(), vec![1.0; tensor.dims[0] as usize]);
+    let columns =
+        |tensor: &qhost_oracle::TensorInfo| (tensor.name.clone(), vec![1.0; usize::try_from(tensor.dims[0]).unwrap()]);
     let importances: BTreeMap<String, Vec<f32>> =
         Gguf::open(&base).unwrap().tensors.iter().filter(|tensor| tensor.dims.len() == 2).map(columns).collect();
     for (file_type, level, noise) in THEIRS {
