@@ -113,8 +113,6 @@ fn what_cannot_be_made_is_refused_in_the_plan() {
         ("tinylm", &["--plugin-option", &nowhere], 2, "nowhere", "model.layers."),
         ("stories260K", &[], 4, "inputs", "modules-to-not-convert"),
         ("arch/deepseek_v2", &["--group-size", "32"], 4, "kv_b_proj", "--group-size 8"),
-        ("gptq/b4", &[], 4, "already quantised (gptq)", "original checkpoint"),
-        ("awq/asym", &[], 4, "already quantised (awq)", "original checkpoint"),
     ];
     for (model, arguments, exit, word, hint) in cases {
         let error = plan(&fixture(model), arguments, *exit);

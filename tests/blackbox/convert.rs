@@ -52,7 +52,11 @@ fn commands_say_which_of_them_takes_what() {
     let file = file.arg(&checkpoint).json();
     let file = Path::new(file["output_path"].as_str().unwrap());
     let quantize = Qhost::new(["quantize", "--format", "gguf", "--level", "Q4_0", "--json"]).arg(file);
-    refused(&quantize.run(), 2, &["is a file", "qhost convert"]);
+    refused(&quantize.run(), 4, &["is a file", "qhost convert"]);
+    for (name, words) in [("gptq/b4", "already quantised (gptq)"), ("awq/asym", "already quantised (awq)")] {
+        let quantize = Qhost::new(["quantize", "--format", "awq", "--json"]).arg(fixture(name));
+        refused(&quantize.run(), 4, &[words, "original checkpoint", "`convert`"]);
+    }
     let absent = folder.path().join("no/such/file.gguf");
     assert_eq!(convert(&absent, "gguf", folder.path()).arg("--json").run().code, Some(3));
     // `plan` takes both, and says the same as --dry-run.

@@ -44,8 +44,8 @@ impl Documented {
             self.walk("", document, &mut seen);
         }
         // Further keys of a message are there or not.
-        // These models are no hub's; tests of hubs look at what is told of one.
-        let elsewhere = |key: &str| key == "*" || key.starts_with("hub.");
+        // These models are no hub's and not converted; tests of hubs and of conversions look at what is told then.
+        let elsewhere = |key: &str| key == "*" || ["hub.", "conversion.", "loss"].iter().any(|of| key.starts_with(of));
         let unseen: Vec<_> = self.0.keys().filter(|key| !elsewhere(key) && !seen.contains(*key)).collect();
         assert!(unseen.is_empty(), "documented, and in no document: {unseen:?}");
     }
@@ -119,6 +119,24 @@ fn resumed(folder: &Path) -> (Value, Value, Vec<Value>) {
 
 fn lines(stderr: &str) -> Vec<Value> {
     stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_conversion_is_told_with_keys_that_are_documented() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = gguf("quantize", &fixture("tinylm"), "Q4_K_M", folder.path()).json();
+    let source = Path::new(made["output_path"].as_str().unwrap());
+    let convert = |level: &str, output: &str| gguf("convert", source, level, &folder.path().join(output)).arg("--yes");
+    let plan = convert("Q4_0", "a").arg("--dry-run").json();
+    assert!(plan["conversion"]["classes"].as_array().unwrap().len() > 2, "{plan}");
+    Documented::of(&["qhost.run-plan/1"]).walk("", &plan, &mut BTreeSet::new());
+    let result = convert("Q4_0", "a").json();
+    Documented::of(&["Result and report", "qhost.result/1"]).walk("", &result, &mut BTreeSet::new());
+    Documented::of(&["Result and report", "qhost.report/1"]).walk(
+        "",
+        &report(&folder.path().join("a")),
+        &mut BTreeSet::new(),
+    );
 }
 
 #[test]

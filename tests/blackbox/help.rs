@@ -4,9 +4,10 @@ use std::fs;
 
 use qhost_tests::{command::Qhost, repository};
 
-const COMMANDS: [&[&str]; 10] = [
+const COMMANDS: [&[&str]; 11] = [
     &[],
     &["quantize"],
+    &["convert"],
     &["plan"],
     &["inspect"],
     &["verify"],

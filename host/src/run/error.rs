@@ -167,11 +167,10 @@ impl Fault for Error {
             Self::BadHubName { .. }
             | Self::RevisionOfFolder { .. }
             | Self::CalibrationUnused { .. }
-            | Self::NotQuantised { .. }
-            | Self::IsFile { .. } => ExitCode::Usage,
+            | Self::NotQuantised { .. } => ExitCode::Usage,
             Self::Quantised(error) => error.exit_code(),
             Self::Convert(error) => error.exit_code(),
-            Self::QuantisedOnHub { .. } => ExitCode::Unsupported,
+            Self::QuantisedOnHub { .. } | Self::IsFile { .. } => ExitCode::Unsupported,
             Self::Model(error) => error.exit_code(),
             Self::Plugin(error) => error.exit_code(),
             Self::Plan(error) => error.exit_code(),
