@@ -112,7 +112,11 @@ fn what_is_lost_is_measured_against_the_original() {
     let file = nibbles(folder.path(), &plugins);
     let text = folder.path().join("text.txt");
     fs::write(&text, fs::read_to_string(qhost_tests::repository().join("README.md")).unwrap()).unwrap();
-    let made = convert(&file, "nibble", &folder.path().join("out")).arg("--plugin-dir").arg(&plugins);
+    let output = folder.path().join("out");
+    let made = || convert(&file, "nibble", &output).arg("--plugin-dir").arg(&plugins);
+    let absent = made().arg("--against").arg(folder.path().join("absent")).fail_with(3);
+    assert!(absent["message"].as_str().unwrap().contains("absent") && !output.exists(), "{absent}");
+    let made = made();
     let made = made.arg("--against").arg(fixture("tinylm")).arg("--dataset").arg(&text).json();
     let (source, output) = (&made["loss"]["source"], &made["loss"]["output"]);
     assert!(source["kl_mean"].as_f64().unwrap() > 1e-4, "{made}");

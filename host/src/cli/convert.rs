@@ -1,6 +1,9 @@
 //! `qhost convert`.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::{
+    io::{self, BufRead, IsTerminal},
+    path::Path,
+};
 
 use super::{
     CommandResult, Session,
@@ -42,11 +45,16 @@ pub(super) fn run(session: &Session, arguments: ConvertArguments) -> CommandResu
         return show_plan(session, &prepared);
     }
     consent(session, &prepared, yes)?;
+    if let Some(original) = &against {
+        // What it is measured against is looked for before the work, and not after it.
+        let hub = hub::Settings::of_process();
+        measure::look_for(original, &hub, &session.catalog()?, &run::connect(&resources)?)?;
+    }
     let made = make_output(session, prepared, no_report)?;
     let measured = match against {
         None => Vec::new(),
         Some(original) => {
-            let measure = |path: &std::path::Path| measure(session, path, &original, dataset.clone(), &resources);
+            let measure = |path: &Path| measure(session, path, &original, dataset.clone(), &resources);
             vec![measure(&path)?, measure(&made.outcome.path)?]
         }
     };
@@ -78,15 +86,14 @@ fn consent(session: &Session, prepared: &Prepared, yes: bool) -> CommandResult {
     let read = io::stdin().lock().read_line(&mut answer);
     // Whoever ends the input has not agreed.
     let agreed = read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
-    let _ = io::stderr().flush();
     if agreed { Ok(()) } else { Err(refused("the conversion was not confirmed".into())) }
 }
 
 /// Holds a model against the original.
 fn measure(
     session: &Session,
-    path: &std::path::Path,
-    original: &std::path::Path,
+    path: &Path,
+    original: &Path,
     dataset: Option<String>,
     resources: &Resources,
 ) -> Result<Measurement, Problem> {

@@ -9,7 +9,7 @@ mod subject;
 mod text;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -170,6 +170,14 @@ pub fn measure(
         max_memory: settings.ledger.limit(),
         warnings: told,
     })
+}
+
+/// Opens a model that is to be measured later, and reads no weight.
+///
+/// # Errors
+/// Fails when it is not there, damaged, or cannot be run.
+pub fn look_for(path: &Path, hub: &hub::Settings, catalog: &Catalog, settings: &ConnectSettings) -> Result<(), Error> {
+    decoder(&Subject::open(path, None, hub, catalog, settings)?).map(drop)
 }
 
 fn subject_and_original<'a>(subject: &'a Subject, original: Option<&'a Subject>) -> Vec<&'a Subject> {

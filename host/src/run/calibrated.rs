@@ -13,7 +13,7 @@ use std::{
 
 use qhost_compute::{Device, DeviceChoice, Opened};
 use qhost_plugin_api::{
-    abi::{DType, Failure, FailureKind},
+    abi::{DType, Failure},
     documents::{
         InputGroup, LossRequest, Model, Plan, PlannedUnit, SourceTensor, Statistic, StatisticsNeed, SubstituteRequest,
         UnitKind,
@@ -23,13 +23,12 @@ use qhost_plugin_api::{
 use rayon::ThreadPool;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Event, Events, sources::broken};
+use super::{Event, Events, sources::broken, unit::as_failure};
 use crate::{
     calibrate::{
         self, Answer, Calibrating, Calibration, Decoder, Engine, Needs, Numbers, Refusal, Step, Virtual, Weights,
     },
     dataset::Samples,
-    exit_code::Fault,
     plan::Forward,
     plugin::{Borrowed, ConnectSettings},
 };
@@ -414,10 +413,4 @@ fn parsed<T: DeserializeOwned>(request: &str) -> Result<T, Failure> {
 
 fn refused(refusal: &Refusal) -> Failure {
     broken(&refusal.to_string())
-}
-
-/// An error of the forward pass on its way through the plugin back to the host.
-pub(super) fn as_failure(error: &calibrate::Error) -> Failure {
-    let kind = FailureKind(error.exit_code() as u32);
-    Failure::new(kind, error.to_string()).hint(error.hint().unwrap_or_default())
 }

@@ -18,7 +18,8 @@ use rayon::{
     slice::ParallelSliceMut,
 };
 
-use crate::{exit_code::Fault, quantised::QuantisedSource};
+use super::unit::as_failure;
+use crate::quantised::QuantisedSource;
 
 /// Weights that are decoded at a time by a thread.
 const PIECE: usize = 1 << 18;
@@ -89,15 +90,24 @@ impl Decoded {
         let dtype = self.files.model.tensors.get(tensor as usize).map(|source| source.dtype.as_str());
         // The narrow types are told only where they hold every number.
         Ok(match dtype {
-            Some("F16") => numbers.into_iter().flat_map(|number| f16::from_f32(number).to_le_bytes()).collect(),
-            Some("BF16") => numbers.into_iter().flat_map(|number| bf16::from_f32(number).to_le_bytes()).collect(),
-            _ => numbers.into_iter().flat_map(f32::to_le_bytes).collect(),
+            Some("F16") => in_bytes(&numbers, |number| f16::from_f32(number).to_le_bytes()),
+            Some("BF16") => in_bytes(&numbers, |number| bf16::from_f32(number).to_le_bytes()),
+            _ => in_bytes(&numbers, f32::to_le_bytes),
         })
     }
 
     fn books(&self) -> MutexGuard<'_, HashMap<u64, Arc<Vec<u8>>>> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Numbers one behind the other, each as so many bytes.
+fn in_bytes<const BYTES: usize>(numbers: &[f32], narrow: impl Fn(f32) -> [u8; BYTES]) -> Vec<u8> {
+    let mut bytes = vec![0; numbers.len() * BYTES];
+    for (place, number) in bytes.as_chunks_mut::<BYTES>().0.iter_mut().zip(numbers) {
+        *place = narrow(*number);
+    }
+    bytes
 }
 
 /// Bytes of an element that is lent.
@@ -107,10 +117,4 @@ fn element(dtype: &str) -> usize {
 
 fn too_long() -> Failure {
     Failure::new(FailureKind::RESOURCES, "a tensor is longer than memory")
-}
-
-/// An error of reading on its way through a plugin back to the host.
-pub(super) fn as_failure(error: &impl Fault) -> Failure {
-    let kind = FailureKind(error.exit_code() as u32);
-    Failure::new(kind, error.to_string()).hint(error.hint().unwrap_or_default())
 }

@@ -8,7 +8,7 @@ use qhost_plugin_api::{
     sdk::{FormatService, Operand, OperandMut, PLANES, ServiceAnswer},
 };
 
-use super::{decoded::as_failure, sources::broken};
+use super::{sources::broken, unit::as_failure};
 use crate::{convert::Negotiated, quantised::QuantisedSource};
 
 /// What a conversion offers to its units.

@@ -227,8 +227,8 @@ fn covers(ranges: Option<&mut Vec<(u64, u64)>>, length: u64) -> bool {
     next == length
 }
 
-/// A disk error on its way through the plugin back to the host.
-pub(super) fn as_failure(error: &WriteError) -> Failure {
+/// An error of the host on its way through the plugin back to the host.
+pub(super) fn as_failure(error: &impl Fault) -> Failure {
     let kind = FailureKind(error.exit_code() as u32);
     Failure::new(kind, error.to_string()).hint(error.hint().unwrap_or_default())
 }
