@@ -292,8 +292,14 @@ impl Curvature {
     pub(crate) fn group_in_file(&self, group: usize) -> usize {
         match self.order {
             Order::Activation => group,
-            Order::Natural | Order::GroupAware => self.columns[group * self.grouping.size()] / self.grouping.size(),
+            _ => self.columns[group * self.grouping.size()] / self.grouping.size(),
         }
+    }
+
+    /// The block that a column is in, where a group is one, and which of its columns it is.
+    pub(crate) fn panel(&self, place: usize) -> (usize, usize) {
+        debug_assert!(self.grouping.size() <= BLOCK, "a group is one block");
+        (place / self.grouping.size(), place % self.grouping.size())
     }
 
     /// The blocks of a group.

@@ -10,6 +10,7 @@
 //! `scale · (code − zero)` share it.
 #![expect(clippy::inline_always, reason = "a loop is compiled for an instruction set only with all that it calls")]
 
+mod blocks;
 mod grid;
 mod hessian;
 mod improve;
@@ -25,6 +26,7 @@ mod tile;
 pub use half::f16;
 
 pub use self::{
+    blocks::{Blocks, Minima, Scheme, Values, arrangement, round_blocks},
     grid::Grid,
     hessian::{Conditioning, Curvature, DampedBy, NotPositive},
     nearest::{energy_of, round_to_nearest},

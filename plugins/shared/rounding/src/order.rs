@@ -54,6 +54,14 @@ pub enum Order {
     Natural,
     /// Grouping by their largest input, and the columns of each by theirs; a group stays a run of neighbours.
     GroupAware,
+    /// Runs of `outer` columns by their largest input, the groups in each by theirs, runs of `inner` columns in those, and
+    /// columns in the end: runs of all three lengths stay runs of neighbours. Each length divides the one before it.
+    Nested {
+        /// Columns of the longest runs, of which the width is a multiple.
+        outer: usize,
+        /// Columns of the shortest.
+        inner: usize,
+    },
     /// All columns by their inputs ("act-order"): groups are whatever comes together, and a file has to say which.
     Activation,
 }
@@ -69,16 +77,24 @@ impl Order {
         match self {
             Self::Natural => {}
             Self::Activation => columns.sort_by_key(key),
-            Self::GroupAware => {
-                let mut runs: Vec<&mut [usize]> = columns.chunks_mut(groups.size).collect();
-                for run in &mut runs {
-                    run.sort_by_key(key);
-                }
-                runs.sort_by_key(|run| run.first().map(key));
-                columns = runs.iter().flat_map(|run| run.iter().copied()).collect();
-            }
+            Self::GroupAware => sort_runs(&mut columns, &[groups.size, 1], key),
+            Self::Nested { outer, inner } => sort_runs(&mut columns, &[outer, groups.size, inner, 1], key),
         }
         columns
+    }
+}
+
+/// Sorts runs of columns, each by its first, within the runs of the next greater length; the shortest are single columns.
+fn sort_runs<K: Ord>(columns: &mut [usize], lengths: &[usize], key: impl Fn(&usize) -> K + Copy) {
+    let whole = columns.len();
+    for (index, &length) in lengths.iter().enumerate().rev() {
+        let within = if index == 0 { whole } else { lengths[index - 1] };
+        for part in columns.chunks_mut(within) {
+            let mut runs: Vec<&[usize]> = part.chunks(length).collect();
+            runs.sort_by_key(|run| run.first().map(key));
+            let sorted = runs.concat();
+            part.copy_from_slice(&sorted);
+        }
     }
 }
 
@@ -111,6 +127,14 @@ mod tests {
         assert_eq!(Order::GroupAware.columns(groups, &energy), [2, 3, 1, 0, 4, 5]);
         assert_eq!(Order::Activation.columns(groups, &energy), [2, 1, 4, 5, 0, 3]);
         assert_eq!(Order::Natural.columns(groups, &energy), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn runs_within_runs_stay_together() {
+        let energy = [1.0, 2.0, 9.0, 0.0, 3.0, 8.0, 7.0, 6.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 10.0];
+        let groups = Grouping::new(16, 4).unwrap();
+        let order = Order::Nested { outer: 8, inner: 2 };
+        assert_eq!(order.columns(groups, &energy), [15, 14, 12, 13, 8, 9, 10, 11, 2, 3, 1, 0, 5, 4, 6, 7]);
     }
 
     #[test]

@@ -51,11 +51,26 @@ impl Panels {
         left: &[Lanes],
         sums: &mut [Lanes],
     ) {
+        debug_assert_eq!(sums.len(), self.blocks[block].columns.len(), "a sum for every column");
+        self.multiply_from(simd, (block, 0), rows, left, sums);
+    }
+
+    /// The same for some of a block's columns, from a whole number of strips on.
+    #[inline(always)]
+    pub(crate) fn multiply_from<S: Simd>(
+        &self,
+        simd: S,
+        (block, column): (usize, usize),
+        rows: Range<usize>,
+        left: &[Lanes],
+        sums: &mut [Lanes],
+    ) {
         let block = &self.blocks[block];
-        let strips = sums.chunks_mut(STRIP).len();
+        let first_strip = column / STRIP;
         for first in rows.clone().step_by(DEPTH) {
             let part = first..(first + DEPTH).min(rows.end);
-            for (strip, sums) in block.numbers.chunks_exact(block.rows).zip(sums.chunks_mut(STRIP)) {
+            let strips = block.numbers.chunks_exact(block.rows).skip(first_strip);
+            for (strip, sums) in strips.zip(sums.chunks_mut(STRIP)) {
                 let (left, strip) = (&left[part.clone()], &strip[part.clone()]);
                 if let Ok(sums) = <&mut [Lanes; STRIP]>::try_from(&mut *sums) {
                     simd.multiply(left, strip, sums);
@@ -67,7 +82,6 @@ impl Panels {
                 }
             }
         }
-        debug_assert_eq!(strips, block.columns.len().div_ceil(STRIP), "a sum for every column");
     }
 
     /// What is at a row of a block, in the order of its columns from `from` on, given by place within the block.
