@@ -235,6 +235,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let plugin = LoadedPlugin::load(found, manifest, &settings)?;
     tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
     let mut open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
+    open.calibrates = request.calibration.dataset.is_some();
     let taking = described(&plugin, &request.format)?;
     of_source.extend(input.put_in_order(&taking.takes)?);
     let negotiated = negotiated(&input, &open.model, &taking, catalog, &settings)?;

@@ -81,6 +81,10 @@ pub struct OpenRequest {
     /// plan asks for statistics; apart from what it tells of the data, it then plans the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationData>,
+    /// Set where the user named data to take activations from: a format that can do with them and without has to use
+    /// them then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub calibrates: bool,
     /// What the units of a provisional plan have saved, by its keys: the job now plans what is written. Usually absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surveyed: Option<BTreeMap<String, String>>,
@@ -120,6 +124,7 @@ impl OpenRequest {
             existing: None,
             decode: false,
             calibration: None,
+            calibrates: false,
             surveyed: None,
             conversion: None,
         }

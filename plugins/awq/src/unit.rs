@@ -200,7 +200,7 @@ impl<'a> Unit<'a> {
             scale_columns(&mut weights, columns);
         }
         write_codes(io, module, &made.rounded)?;
-        tell(io, calibration.damp, module, inputs, made.sums);
+        tell(io, calibration.damp, (module.first_segment, &module.name), inputs, made.sums);
         Ok((weights, made.rounded.scales))
     }
 }

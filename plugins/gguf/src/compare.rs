@@ -22,7 +22,8 @@ use crate::{
     families,
     ggml_type::GgmlType,
     items::{self, Content, Item},
-    job::{RELATIVE_ERROR, squared_errors},
+    job::RELATIVE_ERROR,
+    rows::squared_errors,
     write,
 };
 

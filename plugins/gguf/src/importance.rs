@@ -53,14 +53,34 @@ impl Input {
         Some(Self { group, experts })
     }
 
-    fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+    /// What the head is multiplied with, of which an importance matrix has no entry.
+    pub(crate) fn of_head() -> Self {
+        Self { group: InputGroup::OutputIn, experts: None }
+    }
+
+    /// The linears that share it.
+    pub(crate) fn group(&self) -> &InputGroup {
+        &self.group
+    }
+
+    /// Whether each expert has one.
+    pub(crate) fn is_of_experts(&self) -> bool {
+        self.experts.is_some()
+    }
+
+    /// How many matrices of a tensor have one each.
+    pub(crate) fn matrices(&self) -> u64 {
+        self.experts.unwrap_or(1).max(1).into()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         let experts = self.experts.map_or(vec![None], |experts| (0..experts).map(Some).collect());
         experts.into_iter().map(|expert| (self.group.clone(), expert))
     }
 }
 
 /// An input: its group, and the expert where each has its own.
-type Key = (InputGroup, Option<u32>);
+pub(crate) type Key = (InputGroup, Option<u32>);
 
 /// What a plan has to ask for these inputs of a unit.
 pub(crate) fn needs<'a>(inputs: impl Iterator<Item = &'a Input>) -> Vec<StatisticsNeed> {
@@ -111,7 +131,7 @@ pub(crate) struct Gathered {
 
 impl Gathered {
     /// As `llama-quantize` takes it from sums and counts in `f32`, which is how `llama-imatrix` saves them.
-    fn new(means: &[f32], tokens: u64) -> Self {
+    pub(crate) fn new(means: &[f32], tokens: u64) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "the reference counts in `f32`, too")]
         let count = tokens as f32;
         let sums: Vec<_> = means.iter().map(|mean| mean * count).collect();

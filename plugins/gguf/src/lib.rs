@@ -4,6 +4,7 @@
 //! threads and no checkpoint names.
 
 mod arrange;
+mod calibrated;
 mod compare;
 mod conversion;
 mod cursor;
@@ -23,10 +24,12 @@ mod job;
 mod layout;
 pub mod metadata;
 mod name_trap;
+mod options;
 pub mod quantize;
 mod read;
 mod reader;
 mod recipe;
+mod rows;
 mod source;
 pub mod tokenizer;
 mod usage;
@@ -36,7 +39,7 @@ mod write;
 use std::{borrow::Cow, sync::Arc};
 
 use qhost_plugin_api::{
-    documents::{Description, Findings, FormatDescription, LevelDescription, OpenRequest, OptionDescription, Plan},
+    documents::{Description, Findings, FormatDescription, LevelDescription, OpenRequest, Plan},
     sdk::{
         FilesHandle, Format, FormatJob, FormatService, HostHandle, READER, Result, UnitHandle, VERIFY, reader_service,
         verify_service,
@@ -63,12 +66,9 @@ impl Format for Gguf {
             let bits_per_weight = level.base.block_bytes() as f64 * 8.0 / level.base.block_elements() as f64;
             LevelDescription::new(level.name, level.summary, bits_per_weight)
         });
-        let pre = "name of the pre-tokenizer for llama.cpp, where it is not recognised (llama-bpe, qwen2, …)";
         let mut format = FormatDescription::new("gguf", levels.collect());
-        format.default_level = Some(job::DEFAULT_LEVEL.into());
-        format.options.push(OptionDescription::new(job::PRE_OPTION, pre));
-        let save = "true writes the importance matrix of --imatrix auto beside the file, as llama-imatrix does";
-        format.options.push(OptionDescription::new(job::SAVE_OPTION, save));
+        format.default_level = Some(options::DEFAULT_LEVEL.into());
+        format.options = options::descriptions();
         (format.takes, format.gives) = (conversion::takes(), conversion::gives());
         Description::new(vec![format])
     }

@@ -77,6 +77,6 @@ fn make(io: &UnitHandle, choices: &Choices, module: &Module, inputs: &Inputs<'_>
     let made = round(io, module, curvature, search, (originals.as_deref(), None), &mut weights)?;
     refuse_infinite(module, &made.rounded, "leave the module as it is with --plugin-option dynamic=…")?;
     write_module(io, module, &made.rounded, made.groups(), choices.format)?;
-    tell(io, choices.calibration.damp, module, inputs, made.sums);
+    tell(io, choices.calibration.damp, (module.first_segment, &module.name), inputs, made.sums);
     Ok(weights)
 }

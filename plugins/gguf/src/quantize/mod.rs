@@ -10,13 +10,13 @@ mod blocks;
 mod cost;
 mod error;
 mod float;
-mod legacy;
+pub(crate) mod legacy;
 mod pack;
 mod q2_k;
-mod q3_k;
-mod q4_k;
-mod q5_k;
-mod q6_k;
+pub(crate) mod q3_k;
+pub(crate) mod q4_k;
+pub(crate) mod q5_k;
+pub(crate) mod q6_k;
 mod round;
 mod search;
 

@@ -66,7 +66,11 @@ fn finish(x: &[[f32; 16]], levels: &mut [u8; SUPER_BLOCK], out: &mut [u8; q3_k::
         let scale = q3_scale(&out[q3_k::SCALES..q3_k::D], j);
         signed_levels(4.0, x, d * f32::from(scale), levels);
     }
+    put_levels(levels, out);
+}
 
+/// Stores levels; what is left of them are the low bits.
+pub(crate) fn put_levels(levels: &mut [u8; SUPER_BLOCK], out: &mut [u8]) {
     out[q3_k::HMASK..q3_k::QS].fill(0);
     for (bit, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         for (mask, level) in out[q3_k::HMASK..q3_k::QS].iter_mut().zip(levels) {

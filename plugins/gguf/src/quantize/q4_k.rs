@@ -53,7 +53,11 @@ fn finish(x: &[[f32; 32]], levels: &mut [u8; SUPER_BLOCK], stored: &[(f32, f32);
     for ((x, levels), (scale, min)) in x.iter().zip(levels.as_chunks_mut().0).zip(stored) {
         levels_above_min(15.0, x, *scale, *min, levels);
     }
+    put_levels(levels, out);
+}
 
+/// Stores levels.
+pub(crate) fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     for (packed, levels) in out[q4_k::QS..].as_chunks_mut::<32>().0.iter_mut().zip(levels.as_chunks::<64>().0) {
         for (l, packed) in packed.iter_mut().enumerate() {
             *packed = levels[l] | levels[l + 32] << 4;

@@ -53,7 +53,11 @@ fn finish(x: &[[f32; 32]], levels: &mut [u8; SUPER_BLOCK], stored: &[(f32, f32);
     for ((x, levels), (scale, min)) in x.iter().zip(levels.as_chunks_mut().0).zip(stored) {
         levels_above_min(31.0, x, *scale, *min, levels);
     }
+    put_levels(levels, out);
+}
 
+/// Stores levels.
+pub(crate) fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     let (head, low) = out.split_at_mut(q5_k::QS);
     let high = &mut head[q5_k::QH..];
     high.fill(0);

@@ -39,12 +39,16 @@ fn super_block(x: &[f32; SUPER_BLOCK], importance: &[f32; SUPER_BLOCK], out: &mu
         out[q6_k::SCALES + j] = scale;
         signed_levels(32.0, x, d * f32::from(scale.cast_signed()), levels);
     }
+    put_levels(&levels, out);
+}
 
+/// Stores levels.
+pub(crate) fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     let low = &mut out[q6_k::QL..q6_k::QH];
     for (packed, levels) in low.as_chunks_mut::<64>().0.iter_mut().zip(levels.as_chunks::<128>().0) {
         for (l, packed) in packed.iter_mut().enumerate() {
             *packed = (levels[l] & 0xf) | levels[l + 64] << 4;
         }
     }
-    put_2_bits(&mut out[q6_k::QH..q6_k::SCALES], &each(&levels, |level| level >> 4));
+    put_2_bits(&mut out[q6_k::QH..q6_k::SCALES], &each(levels, |level| level >> 4));
 }

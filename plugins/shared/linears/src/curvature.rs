@@ -29,8 +29,30 @@ pub fn curvature(
     if columns.is_some_and(|columns| columns.len() as u64 != width) {
         return Err(Failure::internal(format!("the inputs have {width} columns, their factors are others")));
     }
-    let gram: &[f64] = bytemuck::try_cast_slice(rows.bytes())
-        .map_err(|error| Failure::internal(format!("the host lends a Gram matrix that is none: {error}")))?;
+    conditioned(io, gram_of(rows.bytes())?, how, (columns, sizes), keeps_factor)
+}
+
+/// The numbers of a Gram matrix that the host lends.
+///
+/// # Errors
+/// Fails when they are none.
+pub fn gram_of(bytes: &[u8]) -> Result<&[f64]> {
+    bytemuck::try_cast_slice(bytes)
+        .map_err(|error| Failure::internal(format!("the host lends a Gram matrix that is none: {error}")))
+}
+
+/// A matrix that is as a Hessian is, ready for rounding, and its factor; as [`curvature`].
+///
+/// # Errors
+/// Fails when the host does not compute.
+pub fn conditioned(
+    io: &UnitHandle,
+    gram: &[f64],
+    how: &Conditioning,
+    (columns, sizes): (Option<&[f32]>, Option<&[f64]>),
+    keeps_factor: bool,
+) -> Result<(Curvature, Option<Matrix>)> {
+    let width = how.grouping.width() as u64;
     let compute = io.host().compute().ok_or_else(|| Failure::internal("the host does not compute"))?;
     let mut factor = None;
     let factorise = |matrix: Vec<f64>| {

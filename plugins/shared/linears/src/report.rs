@@ -6,7 +6,7 @@ use qhost_plugin_api::{
 };
 use qhost_rounding::Curvature;
 
-use crate::{Difference, Module};
+use crate::Difference;
 
 /// The keys of figures.
 pub mod metric {
@@ -72,18 +72,15 @@ pub fn share(part: f64, all: f64) -> f64 {
     if all > 0.0 { part / all } else { 0.0 }
 }
 
-/// Tells the report how a module came out that was to be rounded with such damping.
-pub fn tell(io: &UnitHandle, damp: f64, module: &Module, inputs: &Inputs<'_>, sums: Sums) {
+/// Tells the report how a module came out, given by its segment and its name, that was to be rounded with such damping.
+pub fn tell(io: &UnitHandle, damp: f64, (segment, name): (u32, &str), inputs: &Inputs<'_>, sums: Sums) {
     let Inputs { answer, curvature, .. } = inputs;
-    let metric = |key: &str, value: f64| io.metric(module.first_segment, key, value);
+    let metric = |key: &str, value: f64| io.metric(segment, key, value);
     let loss = share(sums.loss, sums.energy);
     let error = share(sums.errors, sums.squares).sqrt();
     metric(metric::RELATIVE_ERROR, error);
     if error > LOST {
-        tracing::warn!(
-            "{}: hardly anything is left of its weights, which 16-bit scales may be too coarse for",
-            module.name
-        );
+        tracing::warn!("{}: hardly anything is left of its weights, which 16-bit scales may be too coarse for", name);
     }
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let (tokens, dead) = (answer.tokens as f64, curvature.dead() as f64);
@@ -96,13 +93,13 @@ pub fn tell(io: &UnitHandle, damp: f64, module: &Module, inputs: &Inputs<'_>, su
     }
     if curvature.is_plain() {
         metric(metric::PLAIN, 1.0);
-        tracing::warn!("{}: the calibration data tell nothing of its inputs: rounded to nearest", module.name);
+        tracing::warn!("{name}: the calibration data tell nothing of its inputs: rounded to nearest");
         return;
     }
     metric(metric::OUTPUT_LOSS, loss);
     if curvature.damping() > damp {
         metric(metric::DAMPING, curvature.damping());
-        tracing::warn!("{}: its Hessian took damping of {}", module.name, curvature.damping());
+        tracing::warn!("{name}: its Hessian took damping of {}", curvature.damping());
     }
-    tracing::debug!("{}: output loss {loss:.2e}", module.name);
+    tracing::debug!("{name}: output loss {loss:.2e}");
 }

@@ -1,6 +1,6 @@
 //! What the host is asked for each unit: statistics of the inputs of its modules, and memory.
 
-use qhost_plugin_api::documents::{Model, PlannedUnit, Precision, Statistic, StatisticsNeed};
+use qhost_plugin_api::documents::{InputGroup, Model, PlannedUnit, Precision, Statistic, StatisticsNeed};
 
 use crate::{Calibration, Contents, Module, difference, memory, memory_per_thread};
 
@@ -22,22 +22,23 @@ pub fn units(
         let mut groups: Vec<_> = rounded.map(|module| &module.group).collect();
         groups.sort_unstable();
         groups.dedup();
-        planned.statistics = groups
-            .into_iter()
-            .map(|group| {
-                let mut what = vec![Statistic::Gram];
-                if calibration.corrects {
-                    what.extend(difference::statistics(group));
-                }
-                let mut need = StatisticsNeed::new(group.clone(), what);
-                need.precision = Precision::Double;
-                need.fewest_tokens = calibration.fewest_tokens;
-                need.scarce = calibration.scarce;
-                need
-            })
-            .collect();
+        planned.statistics = groups.into_iter().map(|group| need(group, calibration)).collect();
         planned.replays = !planned.statistics.is_empty();
         planned
     });
     units.collect()
+}
+
+/// What is asked about the inputs of a group.
+#[must_use]
+pub fn need(group: &InputGroup, calibration: &Calibration) -> StatisticsNeed {
+    let mut what = vec![Statistic::Gram];
+    if calibration.corrects {
+        what.extend(difference::statistics(group));
+    }
+    let mut need = StatisticsNeed::new(group.clone(), what);
+    need.precision = Precision::Double;
+    need.fewest_tokens = calibration.fewest_tokens;
+    need.scarce = calibration.scarce;
+    need
 }

@@ -1,5 +1,5 @@
 //! Rounding to blocks against the definitions: losses computed in full, and what simpler ways lose.
-#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 
@@ -102,10 +102,8 @@ fn rows_do_not_depend_on_each_other() {
     let curvature = curvature(&gram, 256);
     for scheme in &SCHEMES {
         let all = round_blocks(&curvature, scheme, effort(2), &weights);
-        let codes: Vec<u8> = weights
-            .chunks_exact(256)
-            .flat_map(|row| round_blocks(&curvature, scheme, effort(2), row).codes)
-            .collect();
+        let codes: Vec<u8> =
+            weights.chunks_exact(256).flat_map(|row| round_blocks(&curvature, scheme, effort(2), row).codes).collect();
         assert_eq!(all.codes, codes);
     }
 }

@@ -10,8 +10,8 @@
 )]
 
 use qhost_rounding::{
-    Conditioning, Curvature, DampedBy, Effort, Grid, Grouping, Groups, Order, Rounded, TILE, Tile,
-    energy_of, round_rows,
+    Conditioning, Curvature, DampedBy, Effort, Grid, Grouping, Groups, Order, Rounded, TILE, Tile, energy_of,
+    round_rows,
 };
 
 mod common;

@@ -166,7 +166,7 @@ impl ToyJob {
         for (part, bytes) in (0..).zip([&made.rounded.codes, &scales, &made.rounded.zeros]) {
             io.write(module.first_segment + part, 0, bytes)?;
         }
-        tell(io, self.choices.calibration.damp, module, inputs, made.sums);
+        tell(io, self.choices.calibration.damp, (module.first_segment, &module.name), inputs, made.sums);
         if let Some(columns) = columns {
             scale_columns(&mut weights, columns);
         }

@@ -109,12 +109,12 @@ impl Best {
     #[inline(always)]
     pub(super) fn take(&mut self, loss: &Lanes, affine: &Affine) -> [bool; TILE] {
         let mut better = [false; TILE];
-        for lane in 0..TILE {
-            better[lane] = loss.0[lane] < self.loss.0[lane] && affine.scale.0[lane].is_finite();
-            self.loss.0[lane] = if better[lane] { loss.0[lane] } else { self.loss.0[lane] };
+        for (lane, better) in better.iter_mut().enumerate() {
+            *better = loss.0[lane] < self.loss.0[lane] && affine.scale.0[lane].is_finite();
+            self.loss.0[lane] = if *better { loss.0[lane] } else { self.loss.0[lane] };
             let own = &mut self.affine;
-            own.scale.0[lane] = if better[lane] { affine.scale.0[lane] } else { own.scale.0[lane] };
-            own.offset.0[lane] = if better[lane] { affine.offset.0[lane] } else { own.offset.0[lane] };
+            own.scale.0[lane] = if *better { affine.scale.0[lane] } else { own.scale.0[lane] };
+            own.offset.0[lane] = if *better { affine.offset.0[lane] } else { own.offset.0[lane] };
         }
         better
     }

@@ -50,13 +50,7 @@ pub(super) fn pass<S: Simd, V: Nearest>(simd: S, curvature: &Curvature, state: &
                 for other in state.sub_blocks(block).filter(|other| *other != sub_block) {
                     let its = state.columns_of(other);
                     let gradient = &mut gradient[its.start - columns.start..its.end - columns.start];
-                    curvature.hessian.multiply_from(
-                        simd,
-                        curvature.panel(its.start),
-                        own.clone(),
-                        &changes,
-                        gradient,
-                    );
+                    curvature.hessian.multiply_from(simd, curvature.panel(its.start), own.clone(), &changes, gradient);
                 }
             }
         }
@@ -227,8 +221,11 @@ fn refit<S: Simd, V: Nearest>(
         for scale_tried in [wish.floor(), wish.ceil()] {
             let scale_tried = scale_tried.clamp(range[0], range[1]);
             let by = d * (scale_tried - scale);
-            let minimum_tried =
-                if m > 0.0 { (minimum - plane.best_second(by) / m).clamp(0.0, most).round_ties_even() } else { minimum };
+            let minimum_tried = if m > 0.0 {
+                (minimum - plane.best_second(by) / m).clamp(0.0, most).round_ties_even()
+            } else {
+                minimum
+            };
             let gain = plane.gain(by, -m * (minimum_tried - minimum));
             if gain > best.0 {
                 best = (gain, scale_tried, minimum_tried);

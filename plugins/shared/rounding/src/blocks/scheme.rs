@@ -130,7 +130,7 @@ impl Nearest for Book {
 
     #[inline(always)]
     fn place(&self, value: f32) -> u8 {
-        (0_u8..).zip(self.values).take_while(|(_, other)| *other < value).count() as u8
+        self.values.into_iter().fold(0, |place, other| place + u8::from(other < value))
     }
 }
 

@@ -208,9 +208,9 @@ pub(super) fn multiples<S: Simd, V: Nearest>(
             let offset = Lanes::of(|lane| -m.0[lane] * minimum.0[lane]);
             let affine = Affine { scale, offset };
             let better = best.take(&loss::<S, V>(nearest, &affine, targets, weights), &affine);
-            for lane in 0..TILE {
-                scales.0[lane] = if better[lane] { tried.0[lane] } else { scales.0[lane] };
-                minima.0[lane] = if better[lane] { minimum.0[lane] } else { minima.0[lane] };
+            for (lane, better) in better.into_iter().enumerate() {
+                scales.0[lane] = if better { tried.0[lane] } else { scales.0[lane] };
+                minima.0[lane] = if better { minimum.0[lane] } else { minima.0[lane] };
             }
         }
     }

@@ -8,10 +8,7 @@ use super::{
     Blocks,
     scheme::{Nearest, Scheme},
 };
-use crate::{
-    Curvature, TILE,
-    simd::Lanes,
-};
+use crate::{Curvature, TILE, simd::Lanes};
 
 /// The rows at work; columns are in the order in which they are rounded.
 pub(super) struct State<V> {

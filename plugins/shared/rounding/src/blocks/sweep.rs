@@ -39,8 +39,7 @@ pub(super) fn sweep<S: Simd, V: Nearest>(simd: S, curvature: &Curvature, candida
             curvature.factor.multiply_from(simd, curvature.panel(own.start), before, &state.errors, targets);
             if scheme.count > 1 {
                 let (units, weights) = ((&state.d[block], &state.m[block]), &curvature.conditional[own.clone()]);
-                let (scales, minima) =
-                    multiples::<S, V>(&scheme, nearest, units, &free.affine, targets, weights);
+                let (scales, minima) = multiples::<S, V>(&scheme, nearest, units, &free.affine, targets, weights);
                 (state.scales[sub_block], state.minima[sub_block]) = (scales, minima);
             } else if scheme.minima == Minima::None {
                 state.minima[sub_block] = Lanes::ZERO;

@@ -2,7 +2,6 @@
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
-    clippy::needless_range_loop,
     reason = "small numbers, and matrices as formulas have them"
 )]
 

@@ -1,0 +1,196 @@
+//! All tensors of a unit that are rounded under the Hessian of their inputs, in the order of the data flow.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use qhost_linears::{Calibration, Difference, Inputs, conditioned, curvature, gram_of, share, tell};
+use qhost_plugin_api::{
+    documents::{InputGroup, Model, Statistic, StatisticsAnswer},
+    sdk::{Failure, Result, UnitHandle},
+};
+use qhost_rounding::{Conditioning, DampedBy, Scheme, arrangement};
+
+use super::{
+    matrix::{How, Matrix, importances},
+    readers::Readers,
+    scheme,
+    substitutes::Substitutes,
+};
+use crate::{
+    arrange::in_memory,
+    importance::{Gathered, Input},
+    job::RELATIVE_ERROR,
+    rows::Source,
+};
+
+/// A tensor to be made: its segment, its name in the file, and how it is made.
+pub(crate) type Named<'a> = (u32, &'a str, &'a Source);
+
+/// How tensors are rounded.
+#[derive(Debug, Clone)]
+pub(crate) struct Rounding {
+    pub(crate) calibration: Calibration,
+    /// What reads the embedding first.
+    pub(crate) readers: Readers,
+}
+
+/// Makes some tensors of a unit.
+pub(crate) fn make_unit(io: &UnitHandle, model: &Model, rounding: &Rounding, tensors: &[Named<'_>]) -> Result<()> {
+    let calibration = &rounding.calibration;
+    let mut groups: BTreeMap<InputGroup, Vec<Named<'_>>> = BTreeMap::new();
+    for &(segment, name, source) in tensors {
+        match &source.input {
+            Some(input) => groups.entry(input.group().clone()).or_default().push((segment, name, source)),
+            None => make_embedding(io, rounding, (segment, name, source))?,
+        }
+    }
+    for (group, of_group) in groups {
+        make_group(io, model, calibration, &group, &of_group)?;
+    }
+    Ok(())
+}
+
+/// Makes the tensors that share an input, expert by expert where each has its own.
+fn make_group(
+    io: &UnitHandle,
+    model: &Model,
+    calibration: &Calibration,
+    group: &InputGroup,
+    tensors: &[Named<'_>],
+) -> Result<()> {
+    let sources: Vec<_> = tensors.iter().map(|(_, _, source)| *source).collect();
+    let mut substitutes = (*group != InputGroup::OutputIn).then(|| Substitutes::of(model, &sources));
+    let keys = sources.iter().filter_map(|source| source.input.as_ref()).flat_map(Input::keys);
+    let experts: BTreeSet<Option<u32>> = keys.map(|(_, expert)| expert).collect();
+    let mut shares = Shares::default();
+    for expert in experts {
+        let is_of_experts = |source: &Source| source.input.as_ref().is_some_and(Input::is_of_experts);
+        let of_expert = tensors.iter().filter(|(_, _, source)| is_of_experts(source) == expert.is_some());
+        let matrices = of_expert.map(|(segment, name, source)| {
+            let rows = source.rows / source.matrices();
+            Matrix { source, segment: *segment, name, first: rows * u64::from(expert.unwrap_or(0)), rows }
+        });
+        let matrices: Vec<_> = matrices.collect();
+        make_matrices(io, calibration, (group, expert), &matrices, (&mut substitutes, &mut shares))?;
+    }
+    shares.tell(io);
+    Ok(())
+}
+
+/// Makes an embedding, of which nothing is multiplied with a matrix of its own.
+fn make_embedding(io: &UnitHandle, rounding: &Rounding, (segment, name, source): Named<'_>) -> Result<()> {
+    let metric = rounding.readers.metric(io, source)?;
+    let mut how = conditioning(source.row_elements, &rounding.calibration)?;
+    how.damping = how.damping.max(LEAST_DAMPING_OF_EMBEDDING);
+    let (curvature, _) = conditioned(io, &metric, &how, (None, None), false)?;
+    drop(metric);
+    let scheme = scheme_of(source, name)?;
+    let matrix = Matrix { source, segment, name, first: 0, rows: source.rows };
+    let search = rounding.calibration.effort.search();
+    let how = How::Compensated { curvature: &curvature, difference: None, scheme: &scheme, search };
+    let sums = matrix.make(io, how, None)?;
+    io.metric(segment, RELATIVE_ERROR, share(sums.errors, sums.squares).sqrt());
+    Ok(())
+}
+
+/// The metric of an embedding is of weights, and says less of what is read further on.
+const LEAST_DAMPING_OF_EMBEDDING: f64 = 0.05;
+
+/// How inputs of so many columns are conditioned.
+fn conditioning(columns: u64, calibration: &Calibration) -> Result<Conditioning> {
+    let uneven = || Failure::internal(format!("{columns} columns are no whole blocks"));
+    let (grouping, order) = arrangement(in_memory(columns)?).ok_or_else(uneven)?;
+    Ok(Conditioning { damping: calibration.damp, damped_by: DampedBy::Mean, order, grouping })
+}
+
+/// The scheme of a tensor's type.
+fn scheme_of(source: &Source, name: &str) -> Result<Scheme> {
+    scheme(source.block_type).ok_or_else(|| Failure::internal("floats are not rounded").about(name))
+}
+
+/// Errors of tensors, over all their matrices.
+#[derive(Default)]
+struct Shares(BTreeMap<u32, (f64, f64)>);
+
+impl Shares {
+    fn add(&mut self, segment: u32, errors: f64, squares: f64) {
+        let own = self.0.entry(segment).or_default();
+        *own = (own.0 + errors, own.1 + squares);
+    }
+
+    fn tell(&self, io: &UnitHandle) {
+        for (segment, (errors, squares)) in &self.0 {
+            io.metric(*segment, RELATIVE_ERROR, share(*errors, *squares).sqrt());
+        }
+    }
+}
+
+/// Makes the matrices that are multiplied with the same.
+fn make_matrices(
+    io: &UnitHandle,
+    calibration: &Calibration,
+    (group, expert): (&InputGroup, Option<u32>),
+    matrices: &[Matrix<'_>],
+    (substitutes, shares): (&mut Option<Substitutes<'_>>, &mut Shares),
+) -> Result<()> {
+    let answer = io.statistic(group.clone(), Statistic::Gram, expert)?;
+    let mut make = |matrix: &Matrix<'_>, how: How<'_>, inputs: Option<&Inputs<'_>>| -> Result<()> {
+        let mut whole = match substitutes {
+            Some(_) => Some(vec![0.0; in_memory(matrix.rows * matrix.source.row_elements)?]),
+            None => None,
+        };
+        let sums = matrix.make(io, how, whole.as_deref_mut())?;
+        shares.add(matrix.segment, sums.errors, sums.squares);
+        if let Some(inputs) = inputs.filter(|_| expert.is_none()) {
+            tell(io, calibration.damp, (matrix.segment, matrix.name), inputs, sums);
+        }
+        match (substitutes.as_mut(), whole) {
+            (Some(substitutes), Some(made)) => substitutes.put(io, matrix, &made),
+            _ => Ok(()),
+        }
+    };
+    if expert.is_some() && answer.tokens < calibration.fewest_tokens {
+        let gathered = weighed(io, &answer)?;
+        for matrix in matrices {
+            io.metric(matrix.segment, FEW_TOKENS, 1.0);
+            make(matrix, How::Weighed(&gathered), None)?;
+        }
+        if let Some(matrix) = matrices.first() {
+            tracing::warn!(
+                "expert {} of {}: {} tokens are too few to round under their Hessian: each weight is rounded for itself",
+                expert.unwrap_or(0),
+                matrix.name.rsplit_once('.').map_or(matrix.name, |(module, _)| module),
+                answer.tokens
+            );
+        }
+        return Ok(());
+    }
+    let how = conditioning(answer.rows, calibration)?;
+    let difference = calibration.corrects.then(|| Difference::of(io, group, expert)).transpose()?;
+    let (curvature, factor) = curvature(io, &answer, &how, (None, None), calibration.corrects)?;
+    let inputs =
+        Inputs { answer: &answer, curvature: &curvature, difference: difference.as_ref().zip(factor.as_ref()) };
+    let search = calibration.effort.search();
+    for matrix in matrices {
+        let scheme = scheme_of(matrix.source, matrix.name)?;
+        let how = How::Compensated { curvature: &curvature, difference: inputs.difference, scheme: &scheme, search };
+        make(matrix, how, Some(&inputs))?;
+    }
+    Ok(())
+}
+
+/// 1 where an expert saw too few tokens.
+const FEW_TOKENS: &str = "few_tokens";
+
+/// The importances of the columns of inputs.
+fn weighed(io: &UnitHandle, answer: &StatisticsAnswer) -> Result<Arc<Gathered>> {
+    let mut diagonal = Vec::new();
+    for row in 0..answer.rows {
+        let lent = io.rows(answer.tensor, row, 1)?;
+        let numbers = gram_of(lent.bytes())?;
+        diagonal.push(numbers.get(in_memory(row)?).copied().unwrap_or(0.0));
+    }
+    Ok(importances(&diagonal, answer.tokens))
+}

@@ -1,0 +1,211 @@
+//! Rows of a tensor of the file: fetched, quantised or taken over, and written.
+//!
+//! It knows one tensor at a time; which there are and what was decided about them is the job's.
+
+use std::{ops::Range, sync::Arc};
+
+use qhost_plugin_api::{
+    documents::Encoding,
+    sdk::{CHUNK_WEIGHTS, Failure, Result, UnitHandle, with_scratch},
+};
+
+use crate::{
+    arrange::{Origin, in_memory},
+    format::BlockType,
+    importance::{Gathered, Input},
+    read,
+};
+
+/// How a tensor of the file is made from the checkpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) origin: Origin,
+    pub(crate) unit: u32,
+    pub(crate) rows: u64,
+    pub(crate) row_elements: u64,
+    pub(crate) block_type: BlockType,
+    /// What is gathered of its columns.
+    pub(crate) input: Option<Input>,
+    /// Whether they are weighed by that, each row for itself.
+    pub(crate) weighed: bool,
+    /// Whether it is rounded under the Hessian of its inputs.
+    pub(crate) compensated: bool,
+    /// The encoding in which its rows are taken, if not as floats, and whether nothing is lost then.
+    pub(crate) taken: Option<(Encoding, bool)>,
+}
+
+/// Makes some rows of a tensor, and gives the sums of squared errors and of squares.
+///
+/// `columns` has what was gathered for each of its matrices, if its columns are weighed.
+pub(crate) fn make_rows(
+    io: &UnitHandle,
+    segment: u32,
+    source: &Source,
+    columns: &[Arc<Gathered>],
+    rows: &Range<u64>,
+) -> Result<(f64, f64)> {
+    if let Some((encoding, exact)) = &source.taken {
+        return take_rows(io, segment, source, (encoding, *exact), rows);
+    }
+    let count = rows.end - rows.start;
+    let row_bytes = source.block_type.row_bytes(source.row_elements).unwrap_or(0);
+    let sums = with_scratch(|scratch| {
+        source.origin.fetch(io, rows, (source.rows, source.row_elements), scratch)?;
+        scratch.bytes.resize(in_memory(count * row_bytes)?, 0);
+        source.quantize(columns, rows, &scratch.floats, &mut scratch.bytes)?;
+        if source.block_type.first_invalid_block(&scratch.bytes).is_some() {
+            return Err(too_large(source.block_type).about(source.name_of(io, rows.start)));
+        }
+        scratch.more_floats.resize(scratch.floats.len(), 0.0);
+        source.block_type.dequantize(&scratch.bytes, &mut scratch.more_floats);
+        io.write(segment, rows.start * row_bytes, &scratch.bytes)?;
+        Ok(squared_errors(&scratch.floats, &scratch.more_floats))
+    })?;
+    io.progress(count * source.row_elements);
+    Ok(sums)
+}
+
+/// Makes some rows out of what the source stores, and gives the sums of squared errors and of squares; those of rows that
+/// are copied are nothing.
+fn take_rows(
+    io: &UnitHandle,
+    segment: u32,
+    source: &Source,
+    (encoding, exact): (&Encoding, bool),
+    rows: &Range<u64>,
+) -> Result<(f64, f64)> {
+    let count = rows.end - rows.start;
+    let (block_type, width) = (source.block_type, source.row_elements);
+    let row_bytes = in_memory(block_type.row_bytes(width).unwrap_or(0))?;
+    let mut sums = (0.0, 0.0);
+    with_scratch(|scratch| {
+        scratch.bytes.resize(in_memory(count)? * row_bytes, 0);
+        source.origin.whole_rows(rows, source.rows, |tensor, (first, lines), places| {
+            let planes = io.planes(tensor, first, lines, encoding)?;
+            let mut packed = Vec::new();
+            let made = if encoding.is_grouped() {
+                packed.resize(in_memory(lines)? * row_bytes, 0);
+                let named = |failure: Failure| failure.about(io.tensor_name(tensor));
+                block_type.pack(&planes, &mut packed).map_err(named)?;
+                if block_type.first_invalid_block(&packed).is_some() {
+                    return Err(named(too_large(block_type)));
+                }
+                scratch.floats.resize(planes.bytes.len(), 0.0);
+                planes.weights(&mut scratch.floats)?;
+                scratch.more_floats.resize(planes.bytes.len(), 0.0);
+                block_type.dequantize(&packed, &mut scratch.more_floats);
+                let (errors, squares) = squared_errors(&scratch.floats, &scratch.more_floats);
+                if exact && errors > 0.0 {
+                    return Err(named(Failure::internal(format!("{} does not hold its numbers", block_type.name()))));
+                }
+                sums = (sums.0 + errors, sums.1 + squares);
+                &packed
+            } else {
+                &planes.bytes
+            };
+            for (place, row) in places.zip(made.chunks_exact(row_bytes.max(1))) {
+                let at = in_memory(place)? * row_bytes;
+                scratch.bytes[at..at + row_bytes].copy_from_slice(row);
+            }
+            Ok(())
+        })?;
+        io.write(segment, rows.start * row_bytes as u64, &scratch.bytes)
+    })?;
+    io.progress(count * width);
+    Ok(sums)
+}
+
+impl Source {
+    /// The matrices that have inputs of their own.
+    pub(crate) fn matrices(&self) -> u64 {
+        self.input.as_ref().map_or(1, Input::matrices)
+    }
+
+    /// The rows that must stay together, or should.
+    pub(crate) fn granule(&self) -> u64 {
+        self.origin.granule(self.rows, self.row_elements)
+    }
+
+    /// Quantises some rows, those of each matrix with its own importances.
+    pub(crate) fn quantize(
+        &self,
+        columns: &[Arc<Gathered>],
+        rows: &Range<u64>,
+        x: &[f32],
+        out: &mut [u8],
+    ) -> Result<()> {
+        if columns.is_empty() {
+            self.block_type.quantize(x, out);
+            return Ok(());
+        }
+        let each = (self.rows / columns.len() as u64).max(1);
+        let row_bytes = self.block_type.row_bytes(self.row_elements).unwrap_or(0);
+        let (mut x, mut out, mut row) = (x, out, rows.start);
+        while row < rows.end {
+            let matrix = row / each;
+            let end = rows.end.min((matrix + 1) * each);
+            let (this_x, rest_x) = x.split_at(in_memory((end - row) * self.row_elements)?);
+            let (this_out, rest_out) = out.split_at_mut(in_memory((end - row) * row_bytes)?);
+            let importances = columns.get(in_memory(matrix)?);
+            let importances = importances.ok_or_else(|| Failure::internal("a matrix without importances"))?;
+            self.block_type.quantize_weighted(this_x, &importances.columns, this_out);
+            (x, out, row) = (rest_x, rest_out, end);
+        }
+        Ok(())
+    }
+
+    /// Buffers for one chunk: the weights twice as `f32`, and the bytes; the last holds a piece of the file
+    /// when it is checked.
+    pub(crate) fn chunk_memory(&self) -> u64 {
+        let all = self.rows.saturating_mul(self.row_elements);
+        let granule = self.granule();
+        let weights = (granule * self.row_elements).max(CHUNK_WEIGHTS).min(all);
+        let bytes = |weights| self.block_type.row_bytes(weights).unwrap_or(0);
+        let codes = if self.taken.is_some() { weights.saturating_mul(2) } else { 0 };
+        weights
+            .saturating_mul(4 + 4)
+            .saturating_add(codes)
+            .saturating_add(bytes(weights).max(read::PIECE.min(bytes(all))))
+    }
+
+    /// The checkpoint's name for a row.
+    pub(crate) fn name_of(&self, io: &UnitHandle, row: u64) -> String {
+        let tensors = &self.origin.tensors;
+        let each = (self.rows / (tensors.len() as u64).max(1)).max(1);
+        let index = usize::try_from(row / each).unwrap_or(0);
+        tensors.get(index).or(tensors.first()).map_or_else(String::new, |tensor| io.tensor_name(*tensor))
+    }
+}
+
+pub(crate) fn too_large(block_type: BlockType) -> Failure {
+    Failure::unsupported(format!("its weights are too large for the 16-bit scales of {}", block_type.name()))
+        .hint("use --level BF16 or F32")
+}
+
+/// The sum of squared differences, and the sum of squares of `x`.
+pub(crate) fn squared_errors(x: &[f32], y: &[f32]) -> (f64, f64) {
+    // Eight sums side by side: the order of additions is fixed, and the CPU can do them at once.
+    let (mut errors, mut squares) = ([0.0_f64; 8], [0.0_f64; 8]);
+    for (x, y) in x.chunks(8).zip(y.chunks(8)) {
+        for (lane, (x, y)) in x.iter().zip(y).enumerate() {
+            let (x, y) = (f64::from(*x), f64::from(*y));
+            errors[lane] += (x - y) * (x - y);
+            squares[lane] += x * x;
+        }
+    }
+    (errors.iter().sum(), squares.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squared_errors_are_those_of_the_definition() {
+        let x: Vec<f32> = (0..19_u8).map(f32::from).collect();
+        let y: Vec<f32> = x.iter().map(|x| x + 0.5).collect();
+        let (errors, squares) = squared_errors(&x, &y);
+        assert!((errors - 19.0 * 0.25).abs() < 1e-9);
+        assert!((squares - f64::from((0..19_u32).map(|x| x * x).sum::<u32>())).abs() < 1e-9);
+    }
+}
