@@ -34,11 +34,15 @@ pub enum BlockType {
     Q5K,
     /// 6 bits in super-blocks of 256; 8-bit scales for 16 weights.
     Q6K,
+    /// 4 bits for values of uneven steps, a scale for 32 weights.
+    IQ4NL,
+    /// The values of IQ4_NL in super-blocks of 256; 6-bit scales for 32 weights.
+    IQ4XS,
 }
 
 impl BlockType {
     /// Every type.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -52,6 +56,8 @@ impl BlockType {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::IQ4NL,
+        Self::IQ4XS,
     ];
 
     /// The number that stands for it in a tensor's description.
@@ -70,6 +76,8 @@ impl BlockType {
             Self::Q4K => 12,
             Self::Q5K => 13,
             Self::Q6K => 14,
+            Self::IQ4NL => 20,
+            Self::IQ4XS => 23,
             Self::BF16 => 30,
         }
     }
@@ -91,6 +99,8 @@ impl BlockType {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::IQ4NL => "IQ4_NL",
+            Self::IQ4XS => "IQ4_XS",
         }
     }
 
@@ -99,8 +109,8 @@ impl BlockType {
     pub const fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => layout::BLOCK,
-            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => layout::SUPER_BLOCK,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4NL => layout::BLOCK,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::IQ4XS => layout::SUPER_BLOCK,
         }
     }
 
@@ -120,6 +130,8 @@ impl BlockType {
             Self::Q4K => layout::q4_k::BYTES,
             Self::Q5K => layout::q5_k::BYTES,
             Self::Q6K => layout::q6_k::BYTES,
+            Self::IQ4NL => layout::iq4_nl::BYTES,
+            Self::IQ4XS => layout::iq4_xs::BYTES,
         }
     }
 
@@ -148,12 +160,14 @@ pub struct Level {
 }
 
 /// Every level, from small to exact.
-pub const LEVELS: [Level; 17] = [
+pub const LEVELS: [Level; 19] = [
     level("Q2_K", 10, BlockType::Q2K, "2 bits with 3 and 4 for attention values: smallest, clear loss"),
     level("Q3_K_S", 11, BlockType::Q3K, "3 bits nearly everywhere: small, noticeable loss"),
     level("Q3_K_M", 12, BlockType::Q3K, "3 bits, more for attention values and ffn_down: small, moderate loss"),
     level("Q3_K_L", 13, BlockType::Q3K, "3 bits, 5 for attention values and ffn_down: the best of the 3-bit levels"),
+    level("IQ4_XS", 30, BlockType::IQ4XS, "4 bits of uneven steps in super-blocks: the smallest of the 4-bit levels"),
     level("Q4_0", 2, BlockType::Q4_0, "4 bits, one scale per 32 weights: the plain old format, fastest to make"),
+    level("IQ4_NL", 25, BlockType::IQ4NL, "4 bits of uneven steps, one scale per 32 weights: less loss than Q4_0"),
     level("Q4_1", 3, BlockType::Q4_1, "4 bits, scale and minimum per 32 weights: old format"),
     level("Q4_K_S", 14, BlockType::Q4K, "4 bits in super-blocks: a little smaller than Q4_K_M"),
     level("Q4_K_M", 15, BlockType::Q4K, "4 bits in super-blocks, 6 for sensitive tensors: the usual choice"),
@@ -211,6 +225,8 @@ mod tests {
                 ("Q4_K", 12, 256, 144),
                 ("Q5_K", 13, 256, 176),
                 ("Q6_K", 14, 256, 210),
+                ("IQ4_NL", 20, 32, 18),
+                ("IQ4_XS", 23, 256, 136),
             ]
         );
     }

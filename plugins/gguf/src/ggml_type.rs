@@ -55,7 +55,7 @@ macro_rules! widen {
 }
 
 /// What can be written as well, in the order of [`BlockType`].
-const WRITTEN: [GgmlType; 13] = [
+const WRITTEN: [GgmlType; 15] = [
     weights(0, "F32", (1, 4), Numbers::F32, widen!(from::f32)),
     weights(1, "F16", (1, 2), Numbers::F16(0, 0), widen!(from::f16)),
     weights(30, "BF16", (1, 2), Numbers::BF16, widen!(from::bf16)),
@@ -69,18 +69,18 @@ const WRITTEN: [GgmlType; 13] = [
     weights(12, "Q4_K", (SUPER_BLOCK, q4_k::BYTES), Numbers::F16(q4_k::D, q4_k::DMIN), widen!(from::q4_k)),
     weights(13, "Q5_K", (SUPER_BLOCK, q5_k::BYTES), Numbers::F16(q5_k::D, q5_k::DMIN), widen!(from::q5_k)),
     weights(14, "Q6_K", (SUPER_BLOCK, q6_k::BYTES), one(q6_k::D), widen!(from::q6_k)),
+    weights(20, "IQ4_NL", (BLOCK, iq4_nl::BYTES), one(iq4_nl::D), widen!(from::iq4_nl)),
+    weights(23, "IQ4_XS", (SUPER_BLOCK, iq4_xs::BYTES), one(iq4_xs::D), widen!(from::iq4_xs)),
 ];
 
 /// What else holds weights.
-const READ_ONLY: [GgmlType; 15] = [
+const READ_ONLY: [GgmlType; 13] = [
     weights(16, "IQ2_XXS", (SUPER_BLOCK, iq2_xxs::BYTES), one(iq2_xxs::D), widen!(from::iq2_xxs)),
     weights(17, "IQ2_XS", (SUPER_BLOCK, iq2_xs::BYTES), one(iq2_xs::D), widen!(from::iq2_xs)),
     weights(18, "IQ3_XXS", (SUPER_BLOCK, iq3_xxs::BYTES), one(iq3_xxs::D), widen!(from::iq3_xxs)),
     weights(19, "IQ1_S", (SUPER_BLOCK, iq1_s::BYTES), one(iq1_s::D), widen!(from::iq1_s)),
-    weights(20, "IQ4_NL", (BLOCK, iq4_nl::BYTES), one(iq4_nl::D), widen!(from::iq4_nl)),
     weights(21, "IQ3_S", (SUPER_BLOCK, iq3_s::BYTES), one(iq3_s::D), widen!(from::iq3_s)),
     weights(22, "IQ2_S", (SUPER_BLOCK, iq2_s::BYTES), one(iq2_s::D), widen!(from::iq2_s)),
-    weights(23, "IQ4_XS", (SUPER_BLOCK, iq4_xs::BYTES), one(iq4_xs::D), widen!(from::iq4_xs)),
     weights(29, "IQ1_M", (SUPER_BLOCK, iq1_m::BYTES), Numbers::Iq1M, widen!(from::iq1_m)),
     weights(34, "TQ1_0", (SUPER_BLOCK, tq1_0::BYTES), one(tq1_0::D), widen!(from::tq1_0)),
     weights(35, "TQ2_0", (SUPER_BLOCK, tq2_0::BYTES), one(tq2_0::D), widen!(from::tq2_0)),

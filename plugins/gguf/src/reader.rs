@@ -21,19 +21,17 @@ use crate::{
 pub(crate) const FORMAT: &str = "gguf";
 
 /// The levels that this plugin does not make: numbers of `general.file_type`, and llama.cpp's names.
-const OTHER_LEVELS: [(u32, &str); 19] = [
+const OTHER_LEVELS: [(u32, &str); 17] = [
     (19, "IQ2_XXS"),
     (20, "IQ2_XS"),
     (21, "Q2_K_S"),
     (22, "IQ3_XS"),
     (23, "IQ3_XXS"),
     (24, "IQ1_S"),
-    (25, "IQ4_NL"),
     (26, "IQ3_S"),
     (27, "IQ3_M"),
     (28, "IQ2_S"),
     (29, "IQ2_M"),
-    (30, "IQ4_XS"),
     (31, "IQ1_M"),
     (36, "TQ1_0"),
     (37, "TQ2_0"),

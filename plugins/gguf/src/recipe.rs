@@ -156,6 +156,7 @@ impl Mixture<'_> {
             "Q3_K_L" => Q5K,
             "Q4_K_M" | "Q5_K_M" if gets_more_bits(index, self.value_tensors) => Q6K,
             "Q4_K_S" if index < 4 => Q5K,
+            "IQ4_NL" | "IQ4_XS" if self.model.grouped_heads >= 4 => Q5K,
             _ => base,
         };
         if self.model.experts == 8 {
@@ -175,6 +176,7 @@ impl Mixture<'_> {
             "Q3_K_L" => Q5K,
             "Q4_K_M" | "Q5_K_M" if gets_more_bits(index, layers) => Q6K,
             "Q4_K_S" if index < layers / 8 => Q5K,
+            "IQ4_NL" | "IQ4_XS" if !self.model.has_importances && index < layers / 8 => Q5K,
             // With importances the first layers can go wrong, and without them a minimum would.
             "Q4_0" if self.model.has_importances && index < layers / 8 => Q4_1,
             "Q5_0" if self.model.has_importances && index < layers / 8 => Q5_1,
@@ -184,7 +186,7 @@ impl Mixture<'_> {
 
     fn attention_output_of_eight(&self) -> BlockType {
         match self.level.name {
-            "Q2_K" | "Q3_K_S" | "Q3_K_M" | "Q4_K_S" | "Q4_K_M" => BlockType::Q5K,
+            "Q2_K" | "Q3_K_S" | "Q3_K_M" | "IQ4_NL" | "IQ4_XS" | "Q4_K_S" | "Q4_K_M" => BlockType::Q5K,
             _ => self.level.base,
         }
     }
@@ -207,7 +209,7 @@ fn gets_more_bits(index: usize, count: usize) -> bool {
 
 /// The type itself if rows are whole blocks of it, else the reference's substitute.
 fn fitting(wanted: BlockType, row_elements: u64) -> BlockType {
-    use BlockType::{F16, Q2K, Q3K, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    use BlockType::{F16, IQ4NL, IQ4XS, Q2K, Q3K, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     if wanted.row_bytes(row_elements).is_some() {
         return wanted;
     }
@@ -216,6 +218,7 @@ fn fitting(wanted: BlockType, row_elements: u64) -> BlockType {
         Q4K => Q5_0,
         Q5K => Q5_1,
         Q6K => Q8_0,
+        IQ4XS => IQ4NL,
         other => other,
     };
     if smaller.row_bytes(row_elements).is_some() { smaller } else { F16 }
@@ -240,7 +243,8 @@ mod tests {
         assert_eq!(fitting(BlockType::Q3K, 64), BlockType::Q4_0);
         assert_eq!(fitting(BlockType::Q5K, 96), BlockType::Q5_1);
         assert_eq!(fitting(BlockType::Q6K, 96), BlockType::Q8_0);
-        for block_type in [BlockType::Q4_0, BlockType::Q8_0, BlockType::Q6K] {
+        assert_eq!(fitting(BlockType::IQ4XS, 96), BlockType::IQ4NL);
+        for block_type in [BlockType::Q4_0, BlockType::Q8_0, BlockType::Q6K, BlockType::IQ4NL, BlockType::IQ4XS] {
             assert_eq!(fitting(block_type, 172), BlockType::F16);
         }
     }
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn importances_raise_the_first_layers_of_two_levels() {
+    fn importances_change_the_first_layers_of_four_levels() {
         let names: Vec<_> = (0..17).map(|layer| format!("blk.{layer}.ffn_down.weight")).collect();
         let tensors: Vec<_> = names.iter().map(|name| Shape { name, row_elements: 256, dimensions: 2 }).collect();
         for level in crate::format::LEVELS.iter().filter(|level| level.base.block_elements() > 1) {
@@ -273,6 +277,10 @@ mod tests {
             match level.name {
                 "Q4_0" => expected[..2].fill(BlockType::Q4_1),
                 "Q5_0" => expected[..2].fill(BlockType::Q5_1),
+                "IQ4_NL" | "IQ4_XS" => {
+                    assert_eq!(expected[..3], [BlockType::Q5K, BlockType::Q5K, level.base]);
+                    expected.fill(level.base);
+                }
                 _ => {}
             }
             assert_eq!(chosen(true), expected, "{}", level.name);

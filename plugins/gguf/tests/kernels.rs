@@ -158,6 +158,8 @@ fn more_bits_mean_less_error_and_each_type_keeps_its_bound() {
         (BlockType::Q5_1, 4.2e-2),
         (BlockType::Q5_0, 4.5e-2),
         (BlockType::Q4K, 7.5e-2),
+        (BlockType::IQ4NL, 7.8e-2),
+        (BlockType::IQ4XS, 7.9e-2),
         (BlockType::Q4_1, 8.7e-2),
         (BlockType::Q4_0, 9.5e-2),
         (BlockType::Q3K, 0.16),

@@ -2,11 +2,9 @@
 
 use super::grids;
 use crate::layout::{
-    BLOCK, SUPER_BLOCK, f16, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, u16_at,
+    BLOCK, SUPER_BLOCK, UNEVEN, f16, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, u16_at,
 };
 
-/// The sixteen levels of IQ4_NL and IQ4_XS (`kvalues_iq4nl`).
-const UNEVEN: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 /// By how much all levels of a group of IQ1_S and IQ1_M are shifted (`IQ1S_DELTA`).
 const DELTA: f32 = 0.125;
 

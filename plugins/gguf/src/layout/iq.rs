@@ -1,4 +1,4 @@
-//! The blocks of the IQ types, which are read and not written.
+//! The blocks of the IQ types, of which IQ4_NL and IQ4_XS are written and the others are read alone.
 //!
 //! "Index" is the place of a group's levels in the type's codebook, "sign" a set bit for each negative weight.
 
@@ -99,6 +99,9 @@ pub(crate) mod iq1_m {
         (0..4).fold(0, |bits, part| bits | super::super::u16_at(block, SCALES + 2 * part) >> 12 << (4 * part))
     }
 }
+
+/// The sixteen values of IQ4_NL and IQ4_XS (`kvalues_iq4nl`).
+pub(crate) const UNEVEN: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Levels of uneven steps.
 pub(crate) mod iq4_nl {

@@ -21,6 +21,8 @@ impl BlockType {
             Self::Q4K => 7.03e-2,
             Self::Q5K => 3.57e-2,
             Self::Q6K => 1.75e-2,
+            Self::IQ4NL => 7.55e-2,
+            Self::IQ4XS => 7.6e-2,
         }
     }
 }

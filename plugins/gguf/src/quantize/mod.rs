@@ -10,6 +10,7 @@ mod blocks;
 mod cost;
 mod error;
 mod float;
+mod iq4;
 pub(crate) mod legacy;
 mod pack;
 mod q2_k;
@@ -21,6 +22,7 @@ mod round;
 mod search;
 
 pub use self::float::{bf16, f16, f32};
+pub use iq4::{iq4_nl, iq4_nl_weighted, iq4_xs, iq4_xs_weighted};
 pub use legacy::{q4_0, q4_0_weighted, q4_1, q4_1_weighted, q5_0, q5_0_weighted, q5_1, q5_1_weighted, q8_0};
 pub use q2_k::{q2_k, q2_k_weighted};
 pub use q3_k::{q3_k, q3_k_weighted};
@@ -57,6 +59,8 @@ impl BlockType {
             Self::Q4K => q4_k(x, out),
             Self::Q5K => q5_k(x, out),
             Self::Q6K => q6_k(x, out),
+            Self::IQ4NL => iq4_nl(x, out),
+            Self::IQ4XS => iq4_xs(x, out),
         }
     }
 
@@ -92,6 +96,8 @@ impl BlockType {
             Self::Q4K => q4_k_weighted(x, columns, out),
             Self::Q5K => q5_k_weighted(x, columns, out),
             Self::Q6K => q6_k_weighted(x, columns, out),
+            Self::IQ4NL => iq4_nl_weighted(x, columns, out),
+            Self::IQ4XS => iq4_xs_weighted(x, columns, out),
         }
     }
 

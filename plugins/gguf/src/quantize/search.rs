@@ -281,7 +281,7 @@ pub(super) fn positive_scale<const N: usize>(
 
 /// The first weight of the largest magnitude; `None` if all count as zero.
 #[inline]
-fn extreme<const N: usize>(x: &[f32; N]) -> Option<f32> {
+pub(super) fn extreme<const N: usize>(x: &[f32; N]) -> Option<f32> {
     let (mut magnitude, mut extreme) = (0.0, 0.0);
     for &x in x {
         if x.abs() > magnitude {
