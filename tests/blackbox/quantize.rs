@@ -13,9 +13,9 @@ use qhost_tests::{
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-const LEVELS: [&str; 17] = [
-    "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M",
-    "Q6_K", "Q8_0", "F16", "BF16", "F32",
+const LEVELS: [&str; 19] = [
+    "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1",
+    "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16", "F32",
 ];
 
 fn quantize(model: &Path, level: &str, output: &Path) -> Qhost {

@@ -81,9 +81,10 @@ fn assert_same_figures(model: &Path, level: &str) {
 
 #[test]
 fn every_level_passes_and_its_errors_are_those_of_the_report() {
-    for level in
-        ["Q2_K", "Q3_K_M", "Q4_0", "Q4_1", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S", "Q6_K", "Q8_0", "F16", "BF16", "F32"]
-    {
+    for level in [
+        "Q2_K", "Q3_K_M", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_1", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S", "Q6_K", "Q8_0",
+        "F16", "BF16", "F32",
+    ] {
         assert_same_figures(&fixture("tinylm"), level);
     }
     assert_same_figures(&fixture("stories260K"), "Q4_K_M");

@@ -141,8 +141,8 @@ qhost_plugin_api::export_plugin! {
             id: "gguf",
             summary: "One file for llama.cpp, Ollama and LM Studio",
             levels: [
-                "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S",
-                "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16", "F32",
+                "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0",
+                "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16", "F32",
             ],
             reads: { ending: "gguf", magic: "47475546" },
             loaders: ["llama.cpp", "ollama", "lm-studio"],

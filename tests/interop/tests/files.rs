@@ -80,7 +80,7 @@ fn odd_rows() {
 }
 
 /// The levels whose types differ from layer to layer.
-const MIXTURES: [&str; 7] = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_M"];
+const MIXTURES: [&str; 9] = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "IQ4_NL", "Q4_K_S", "Q4_K_M", "Q5_K_M"];
 
 /// Rules that count layers and look at the grouping: eight query heads to a key/value head, and more
 /// layers than any third, eighth or sixteenth hides.
@@ -103,7 +103,7 @@ fn mixtures_of_a_model_with_eighty_layers() {
     }
 }
 
-/// Stacked experts, fused and transposed matrices, latent attention: each at the four levels that most
+/// Stacked experts, fused and transposed matrices, latent attention: each at the levels that most
 /// rules speak of. Rows of 64 need the fallbacks; `wide_experts` has rows that fit.
 #[test]
 fn the_other_families() {
@@ -139,7 +139,7 @@ fn the_other_families() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let model = qhost_interop::family(name, folder.path());
-        assert_same_files(&model, "F32", &["Q2_K", "Q3_K_M", "Q4_K_M", "Q8_0"]);
+        assert_same_files(&model, "F32", &["Q2_K", "Q3_K_M", "IQ4_XS", "IQ4_NL", "Q4_K_M", "Q8_0"]);
     }
 }
 

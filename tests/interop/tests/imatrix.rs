@@ -136,7 +136,8 @@ fn assert_same_tensors(model: &Path, vocabulary: u32, levels: &[&str]) {
 
 #[test]
 fn tinylm() {
-    let levels = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_S", "Q6_K"];
+    let levels =
+        ["Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_S", "Q6_K"];
     assert_same_tensors(&fixture("tinylm"), 4096, &levels);
 }
 
@@ -146,7 +147,7 @@ fn levels_whose_mixture_depends_on_there_being_importances() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("deep");
     RandomLlama { ffn: 256, layers: 17, heads: 8, kv_heads: 2, ..RandomLlama::default() }.write(&model);
-    assert_same_tensors(&model, 512, &["Q4_0", "Q5_0", "Q4_K_S"]);
+    assert_same_tensors(&model, 512, &["IQ4_XS", "Q4_0", "IQ4_NL", "Q5_0", "Q4_K_S"]);
 }
 
 /// Every expert has importances of its own.
@@ -155,5 +156,5 @@ fn experts() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("experts");
     RandomLlama { layers: 2, experts: 6, ffn: 256, heads: 8, kv_heads: 2, ..RandomLlama::default() }.write(&model);
-    assert_same_tensors(&model, 512, &["Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q5_1"]);
+    assert_same_tensors(&model, 512, &["Q2_K", "Q3_K_M", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K_M", "Q5_1"]);
 }
