@@ -21,7 +21,8 @@ impl BlockType {
             Self::Q4K => 45.0,
             Self::Q5K => 36.0,
             Self::Q6K => 37.0,
-            Self::IQ4NL | Self::IQ4XS => 30.0,
+            Self::IQ4NL => 17.0,
+            Self::IQ4XS => 18.0,
         }
     }
 
@@ -34,7 +35,7 @@ impl BlockType {
             Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => 80.0,
             Self::Q2K => 100.0,
             Self::Q3K | Self::Q6K => 37.0,
-            Self::IQ4NL | Self::IQ4XS => 35.0,
+            Self::IQ4NL | Self::IQ4XS => 21.0,
         }
     }
 }

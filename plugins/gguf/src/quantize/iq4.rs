@@ -18,27 +18,27 @@ const TRIES: usize = 16;
 /// The first value; the largest weight is mapped to it, since no other is as large.
 const FIRST: f32 = UNEVEN[0] as f32;
 
-/// How far each value lies above the one before.
-const STEPS: [f32; 15] = {
-    let mut steps = [0.0; 15];
-    let mut i = 0;
-    while i < 15 {
-        steps[i] = UNEVEN[i + 1] as f32 - UNEVEN[i] as f32;
-        i += 1;
-    }
-    steps
-};
-
-/// From where on each value is the nearest: a number in the middle goes up. Whole numbers and halves, and the numbers around
-/// them have exact differences to the values, so that comparing with these is comparing the differences.
-const MIDDLES: [f32; 15] = {
-    let mut middles = [0.0; 15];
+/// From where on the value after each is nearer: a number in the middle goes up. Whole numbers and halves, and the numbers
+/// around them have exact differences to the values, so that comparing with these is comparing the differences.
+const MIDDLES: [f32; 16] = {
+    let mut middles = [f32::INFINITY; 16];
     let mut i = 0;
     while i < 15 {
         middles[i] = f32::midpoint(UNEVEN[i] as f32, UNEVEN[i + 1] as f32);
         i += 1;
     }
     middles
+};
+
+/// How far the value after each lies above it.
+const STEPS: [f32; 16] = {
+    let mut steps = [0.0; 16];
+    let mut i = 0;
+    while i < 15 {
+        steps[i] = UNEVEN[i + 1] as f32 - UNEVEN[i] as f32;
+        i += 1;
+    }
+    steps
 };
 
 /// 4 bits and one scale for 32 weights.
@@ -126,17 +126,22 @@ fn scale(x: &[f32; BLOCK], importance: &[f32; BLOCK]) -> f32 {
 }
 
 /// For each try the sums of value · weight and of value², both times the importance.
+///
+/// The scales around one differ by so little that the numbers of a weight, from first to last, have a middle between them
+/// at most: of these tries a weight has the lowest number's value, or the next.
 #[inline]
 fn sums(x: &[f32; BLOCK], importance: &[f32; BLOCK], inverses: &[f32; TRIES]) -> ([f32; TRIES], [f32; TRIES]) {
+    let apart = codes(x, inverses[0]);
+    let lowest = codes_of(&each(x, |x| {
+        let (first, last) = (inverses[1] * x, inverses[TRIES - 1] * x);
+        if first < last { first } else { last }
+    }));
     let (mut sums_vx, mut sums_v2) = ([0.0; TRIES], [0.0; TRIES]);
-    for (&x, &w) in x.iter().zip(importance) {
-        let numbers = each(inverses, |inverse| inverse * x);
-        let mut values = [FIRST; TRIES];
-        for (middle, step) in MIDDLES.into_iter().zip(STEPS) {
-            for (value, number) in values.iter_mut().zip(&numbers) {
-                *value += if *number < middle { 0.0 } else { step };
-            }
-        }
+    for ((&x, &w), (apart, lowest)) in x.iter().zip(importance).zip(apart.into_iter().zip(lowest)) {
+        let lowest = usize::from(lowest & 0xf);
+        let (value, middle, step) = (f32::from(UNEVEN[lowest]), MIDDLES[lowest], STEPS[lowest]);
+        let mut values = each(inverses, |inverse| value + if inverse * x < middle { 0.0 } else { step });
+        values[0] = f32::from(UNEVEN[usize::from(apart & 0xf)]);
         for ((sum_vx, sum_v2), value) in sums_vx.iter_mut().zip(&mut sums_v2).zip(values) {
             *sum_vx += w * value * x;
             *sum_v2 += w * value * value;
@@ -148,11 +153,16 @@ fn sums(x: &[f32; BLOCK], importance: &[f32; BLOCK], inverses: &[f32; TRIES]) ->
 /// The nearest values for a scale, of which this is the inverse.
 #[inline]
 fn codes(x: &[f32; BLOCK], inverse: f32) -> [u8; BLOCK] {
-    let numbers = each(x, |x| inverse * x);
+    codes_of(&each(x, |x| inverse * x))
+}
+
+/// The values that are nearest to numbers.
+#[inline]
+fn codes_of(numbers: &[f32; BLOCK]) -> [u8; BLOCK] {
     let mut codes = [0.0; BLOCK];
-    for middle in MIDDLES {
-        for (code, number) in codes.iter_mut().zip(&numbers) {
-            *code += if *number < middle { 0.0 } else { 1.0 };
+    for middle in &MIDDLES[..15] {
+        for (code, number) in codes.iter_mut().zip(numbers) {
+            *code += if number < middle { 0.0 } else { 1.0 };
         }
     }
     each(&codes, truncated_byte)
@@ -180,9 +190,19 @@ mod tests {
     }
 
     #[test]
+    fn no_two_middles_lie_between_the_numbers_of_a_weight() {
+        let (below, above): (Vec<f32>, Vec<f32>) = MIDDLES[..15].iter().partition(|middle| **middle < 0.0);
+        for (nearer, farther) in
+            below.windows(2).map(|pair| (pair[1], pair[0])).chain(above.windows(2).map(|pair| (pair[0], pair[1])))
+        {
+            assert!(farther / nearer > 1.01 * (FIRST - 7.0) / (FIRST + 7.0), "{nearer} {farther}");
+        }
+    }
+
+    #[test]
     fn a_code_is_that_of_the_nearest_value() {
         let mut numbers: Vec<f32> = (-1200_i16..1200).map(|tenth| f32::from(tenth) / 8.0).collect();
-        for number in MIDDLES.into_iter().chain(UNEVEN.map(f32::from)) {
+        for number in MIDDLES[..15].iter().copied().chain(UNEVEN.map(f32::from)) {
             numbers.extend([number.next_down(), number, number.next_up()]);
         }
         numbers.extend([f32::MIN_POSITIVE, -f32::MIN_POSITIVE, -0.0, f32::MAX, f32::MIN]);
