@@ -73,7 +73,7 @@ fn the_list_of_levels_is_described_by_info() {
     let document = Qhost::new(["plugins", "info", "gguf"]).json();
     let format = &document["plugins"][0]["description"]["formats"][0];
     assert_eq!(format["default_level"], "Q4_K_M");
-    assert_eq!(format["levels"].as_array().unwrap().len(), 17);
+    assert_eq!(format["levels"].as_array().unwrap().len(), 19);
     let missing = Qhost::new(["plugins", "info", "nothing"]).fail_with(7);
     assert!(missing["message"].as_str().unwrap().contains("nothing"));
 }
