@@ -146,6 +146,10 @@ fn inputs(model: &Model, unit: u32, need: &StatisticsNeed) -> BTreeMap<Option<u3
             _ => drop(inputs.insert(tensor.role.expert, input)),
         }
     }
+    if need.group == InputGroup::OutputIn && inputs.is_empty() {
+        // The head may be the embedding, which is of another unit.
+        inputs.insert(None, model.hyperparameters.hidden_size);
+    }
     inputs
 }
 

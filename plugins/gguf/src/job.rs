@@ -72,6 +72,7 @@ struct Decided {
     input: Option<Input>,
     weighed: bool,
     compensated: bool,
+    embeds: bool,
     /// What it is to the embedding.
     reading: Option<Reading>,
     taken: Option<Taken>,
@@ -96,6 +97,7 @@ impl Decided {
                 choice: choice.clone(),
                 weighed: false,
                 compensated: false,
+                embeds: calibrated::is_embedding(&item),
                 reading: None,
                 input: None,
                 taken,
@@ -104,7 +106,7 @@ impl Decided {
             };
             if choices.calibration.is_some() && decided.taken.is_none() {
                 decided.input = calibrated::input(&item, block_type, head, model);
-                decided.compensated = decided.input.is_some() || calibrated::is_embedding(&item, block_type);
+                decided.compensated = calibrated::is_rounded(block_type) && (decided.embeds || decided.input.is_some());
                 decided.reading = Readers::reads(&item, model);
                 if let Content::Weights { unit, .. } = &mut item.content {
                     *unit = calibrated::unit(*unit, decided.input.as_ref(), model);
@@ -208,7 +210,7 @@ impl GgufJob {
         let (mut sources, mut constants) = (BTreeMap::new(), BTreeMap::new());
         let mut readers = Readers::default();
         for ((decided, placed), id) in decided.into_iter().zip(&layout.tensors).zip(HEADER_SEGMENT + 1..) {
-            let Decided { item, choice, input, weighed, compensated, reading, taken, fidelity } = decided;
+            let Decided { item, choice, input, weighed, compensated, embeds, reading, taken, fidelity } = decided;
             let (row_elements, rows) = row_shape(&item.shape);
             let (offset, bytes) = (data_start + placed.offset, placed.bytes);
             segments.push(match item.content {
@@ -234,8 +236,18 @@ impl GgufJob {
                     made.takes = taken.as_ref().map(|taken| taken.encoding.clone());
                     made.fidelity = fidelity;
                     let taken = taken.map(|taken| (taken.encoding, exact));
-                    let source =
-                        Source { origin, unit, rows, row_elements, block_type, input, weighed, compensated, taken };
+                    let source = Source {
+                        origin,
+                        unit,
+                        rows,
+                        row_elements,
+                        block_type,
+                        input,
+                        weighed,
+                        compensated,
+                        embeds,
+                        taken,
+                    };
                     if let Some(reading) = reading {
                         readers.push(reading, source.clone());
                     }

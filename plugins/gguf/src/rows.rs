@@ -30,6 +30,8 @@ pub(crate) struct Source {
     pub(crate) weighed: bool,
     /// Whether it is rounded under the Hessian of its inputs.
     pub(crate) compensated: bool,
+    /// Whether it is the embedding.
+    pub(crate) embeds: bool,
     /// The encoding in which its rows are taken, if not as floats, and whether nothing is lost then.
     pub(crate) taken: Option<(Encoding, bool)>,
 }

@@ -12,9 +12,14 @@ pub(crate) fn input(item: &Item, block_type: BlockType, head: &str, model: &Mode
     if item.name == head { Some(Input::of_head()) } else { Input::of(item, model) }
 }
 
-/// Whether a tensor is an embedding that is rounded under the metric of what reads it.
-pub(crate) fn is_embedding(item: &Item, block_type: BlockType) -> bool {
-    item.name == EMBEDDING && scheme(block_type).is_some()
+/// Whether a type is one of codes.
+pub(crate) fn is_rounded(block_type: BlockType) -> bool {
+    scheme(block_type).is_some()
+}
+
+/// Whether a tensor is the embedding.
+pub(crate) fn is_embedding(item: &Item) -> bool {
+    item.name == EMBEDDING
 }
 
 const EMBEDDING: &str = "token_embd.weight";

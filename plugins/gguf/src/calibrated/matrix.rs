@@ -74,8 +74,6 @@ impl Matrix<'_> {
         let mut originals = None;
         if let How::Compensated { curvature, difference, .. } = how
             && let Some((difference, factor)) = difference.filter(|_| !curvature.is_plain())
-            // What the stream has more is of all rows.
-            && rows == (0..self.rows)
         {
             originals = Some(weights.to_vec());
             difference.correct(io, (curvature, factor), None, weights)?;

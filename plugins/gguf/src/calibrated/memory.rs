@@ -23,8 +23,11 @@ pub(crate) fn memory(model: &Model, sources: &[&Source], corrects: bool) -> (u64
     let largest = sources.iter().map(|source| weights(&source)).max().unwrap_or(0);
     let corrected = sources.iter().filter(|source| corrects && is_read(source));
     let targets = Targets::of(corrected.map(|source| (source.rows / source.matrices(), source.row_elements)));
+    // Its metric is added up beside another of the same size.
+    let embeds = sources.iter().filter(|source| source.embeds);
+    let metric = embeds.map(|source| 16 * source.row_elements * source.row_elements + (4 << 20)).max().unwrap_or(0);
     let own = hessian.before.max(hessian.after + largest + targets.own);
-    (own.saturating_add(Substitutes::memory(model, sources)), hessian.arithmetic + targets.arithmetic)
+    (own.saturating_add(Substitutes::memory(model, sources)), (hessian.arithmetic + targets.arithmetic).max(metric))
 }
 
 /// Memory that every thread takes beside that.

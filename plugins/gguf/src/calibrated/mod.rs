@@ -17,7 +17,7 @@ mod substitutes;
 mod unit;
 
 pub(crate) use cost::cost;
-pub(crate) use inputs::{head, input, is_embedding, unit};
+pub(crate) use inputs::{head, input, is_embedding, is_rounded, unit};
 pub(crate) use keys::push_keys;
 pub(crate) use memory::{memory, memory_per_thread};
 pub(crate) use readers::{Readers, Reading};

@@ -5,7 +5,8 @@ use qhost_rounding::{Blocks, f16};
 use crate::{
     format::BlockType,
     layout::{
-        put_2_bits, put_q3_scales, put_scale_and_min, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
+        iq4_nl, iq4_xs, put_2_bits, put_iq4_scales, put_q3_scales, put_scale_and_min, q2_k, q3_k, q4_0, q4_1, q4_k,
+        q5_0, q5_1, q5_k, q6_k, q8_0,
     },
     quantize::{
         legacy::{put_4_bits, put_5_bits},
@@ -88,6 +89,17 @@ fn put(block_type: BlockType, block: &Block<'_>, out: &mut [u8]) {
         BlockType::Q5K => {
             put_scales_and_minima(out, block);
             five::put_levels(&levels(block), out);
+        }
+        BlockType::IQ4NL => {
+            put_number(out, iq4_nl::D, block.d);
+            put_4_bits(&mut out[iq4_nl::QS..], &levels(block));
+        }
+        BlockType::IQ4XS => {
+            put_number(out, iq4_xs::D, block.d);
+            put_iq4_scales(out, &std::array::from_fn(|at| block.scales[at]));
+            for (out, codes) in out[iq4_xs::QS..].as_chunks_mut::<16>().0.iter_mut().zip(block.codes.as_chunks().0) {
+                put_4_bits(out, codes);
+            }
         }
         BlockType::Q6K => {
             for (out, scale) in out[q6_k::SCALES..q6_k::D].iter_mut().zip(block.scales) {

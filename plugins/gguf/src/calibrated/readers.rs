@@ -81,6 +81,21 @@ impl Readers {
         add(io, &compute, embedding, pieces, None, &total)?;
         total.download_f64()
     }
+
+    /// The metric of an embedding that is the head as well, whose inputs have this Gram matrix: as much of
+    /// one as of the other.
+    pub(super) fn beside(&self, io: &UnitHandle, embedding: &Source, head: &[f64]) -> Result<Vec<f64>> {
+        let mut both = self.metric(io, embedding)?;
+        let diagonal = in_memory(embedding.row_elements)? + 1;
+        let trace = |matrix: &[f64]| matrix.iter().step_by(diagonal).sum::<f64>();
+        let (of_head, of_readers) = (trace(head), trace(&both));
+        if of_head > 0.0 && of_readers > 0.0 {
+            for (both, head) in both.iter_mut().zip(head) {
+                *both = *both / of_readers * of_head + head;
+            }
+        }
+        Ok(both)
+    }
 }
 
 /// Rows that are multiplied at a time.

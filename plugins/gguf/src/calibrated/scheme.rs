@@ -4,7 +4,7 @@ use qhost_rounding::{Minima, Scheme, Values};
 
 use crate::{
     format::BlockType,
-    layout::{BLOCK, SUPER_BLOCK},
+    layout::{BLOCK, SUPER_BLOCK, UNEVEN},
 };
 
 /// The scheme of a type; none of floats.
@@ -22,6 +22,8 @@ pub(crate) const fn scheme(block_type: BlockType) -> Option<Scheme> {
         BlockType::Q3K => around(16, whole(-4, 3), [-32, 31]),
         BlockType::Q4K => above(32, 15, 63),
         BlockType::Q5K => above(32, 31, 63),
+        BlockType::IQ4NL => alone(Values::Book(&UNEVEN), Minima::None),
+        BlockType::IQ4XS => around(32, Values::Book(&UNEVEN), [-32, 31]),
         BlockType::Q6K => around(16, whole(-32, 31), [-128, 127]),
     })
 }

@@ -38,7 +38,6 @@ pub(crate) struct Rounding {
 
 /// Makes some tensors of a unit.
 pub(crate) fn make_unit(io: &UnitHandle, model: &Model, rounding: &Rounding, tensors: &[Named<'_>]) -> Result<()> {
-    let calibration = &rounding.calibration;
     let mut groups: BTreeMap<InputGroup, Vec<Named<'_>>> = BTreeMap::new();
     for &(segment, name, source) in tensors {
         match &source.input {
@@ -47,7 +46,7 @@ pub(crate) fn make_unit(io: &UnitHandle, model: &Model, rounding: &Rounding, ten
         }
     }
     for (group, of_group) in groups {
-        make_group(io, model, calibration, &group, &of_group)?;
+        make_group(io, model, rounding, &group, &of_group)?;
     }
     Ok(())
 }
@@ -56,7 +55,7 @@ pub(crate) fn make_unit(io: &UnitHandle, model: &Model, rounding: &Rounding, ten
 fn make_group(
     io: &UnitHandle,
     model: &Model,
-    calibration: &Calibration,
+    rounding: &Rounding,
     group: &InputGroup,
     tensors: &[Named<'_>],
 ) -> Result<()> {
@@ -73,7 +72,7 @@ fn make_group(
             Matrix { source, segment: *segment, name, first: rows * u64::from(expert.unwrap_or(0)), rows }
         });
         let matrices: Vec<_> = matrices.collect();
-        make_matrices(io, calibration, (group, expert), &matrices, (&mut substitutes, &mut shares))?;
+        make_matrices(io, rounding, (group, expert), &matrices, (&mut substitutes, &mut shares))?;
     }
     shares.tell(io);
     Ok(())
@@ -130,11 +129,12 @@ impl Shares {
 /// Makes the matrices that are multiplied with the same.
 fn make_matrices(
     io: &UnitHandle,
-    calibration: &Calibration,
+    rounding: &Rounding,
     (group, expert): (&InputGroup, Option<u32>),
     matrices: &[Matrix<'_>],
     (substitutes, shares): (&mut Option<Substitutes<'_>>, &mut Shares),
 ) -> Result<()> {
+    let calibration = &rounding.calibration;
     let answer = io.statistic(group.clone(), Statistic::Gram, expert)?;
     let mut make = |matrix: &Matrix<'_>, how: How<'_>, inputs: Option<&Inputs<'_>>| -> Result<()> {
         let mut whole = match substitutes {
@@ -168,8 +168,17 @@ fn make_matrices(
         return Ok(());
     }
     let how = conditioning(answer.rows, calibration)?;
-    let difference = calibration.corrects.then(|| Difference::of(io, group, expert)).transpose()?;
-    let (curvature, factor) = curvature(io, &answer, &how, (None, None), calibration.corrects)?;
+    // A head that is the embedding as well is read by others than the head's inputs.
+    let corrects = calibration.corrects && !matrices.iter().any(|matrix| matrix.source.embeds);
+    let difference = corrects.then(|| Difference::of(io, group, expert)).transpose()?;
+    let (curvature, factor) = match matrices {
+        [Matrix { source, .. }] if source.embeds => {
+            let lent = io.rows(answer.tensor, 0, answer.rows)?;
+            let both = rounding.readers.beside(io, source, gram_of(lent.bytes())?)?;
+            conditioned(io, &both, &how, (None, None), false)?
+        }
+        _ => curvature(io, &answer, &how, (None, None), corrects)?,
+    };
     let inputs =
         Inputs { answer: &answer, curvature: &curvature, difference: difference.as_ref().zip(factor.as_ref()) };
     let search = calibration.effort.search();

@@ -126,3 +126,16 @@ pub(crate) mod iq4_xs {
     pub(crate) const BYTES: usize = QS + 128;
     const _: () = assert!(BYTES == 136);
 }
+
+/// Stores the scales of IQ4_XS, from −32 to 31.
+#[inline]
+pub(crate) fn put_iq4_scales(block: &mut [u8], scales: &[i8; 8]) {
+    let (mut low, mut high) = ([0; 4], 0);
+    for (j, scale) in scales.iter().enumerate() {
+        let stored = (scale + 32).cast_unsigned();
+        low[j / 2] |= (stored & 0xf) << (4 * (j % 2));
+        high |= u16::from(stored >> 4) << (2 * j);
+    }
+    block[iq4_xs::SCALES_HIGH..iq4_xs::SCALES_LOW].copy_from_slice(&high.to_le_bytes());
+    block[iq4_xs::SCALES_LOW..iq4_xs::QS].copy_from_slice(&low);
+}

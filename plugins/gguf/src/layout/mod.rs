@@ -7,7 +7,7 @@ mod few;
 mod iq;
 
 pub(crate) use few::{mxfp4, nvfp4, q1_0, q2_0, tq1_0, tq2_0};
-pub(crate) use iq::{UNEVEN, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
+pub(crate) use iq::{UNEVEN, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, put_iq4_scales};
 
 use crate::float;
 

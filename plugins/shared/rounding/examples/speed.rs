@@ -6,7 +6,30 @@
 
 use std::{hint::black_box, time::Instant};
 
-use qhost_rounding::{Conditioning, Curvature, DampedBy, Effort, Grid, Grouping, NotPositive, Order, TILE, round_rows};
+use qhost_rounding::{
+    Conditioning, Curvature, DampedBy, Effort, Grid, Grouping, Minima, NotPositive, Order, Scheme, TILE, Values,
+    arrangement, round_blocks, round_rows,
+};
+
+/// Four bits with minima, and three bits without.
+const SCHEMES: [Scheme; 2] = [
+    Scheme {
+        size: 32,
+        count: 8,
+        values: Values::Whole { least: 0, greatest: 15 },
+        scales: [0, 63],
+        signed: false,
+        minima: Minima::Multiples(63),
+    },
+    Scheme {
+        size: 16,
+        count: 16,
+        values: Values::Whole { least: -4, greatest: 3 },
+        scales: [-32, 31],
+        signed: true,
+        minima: Minima::None,
+    },
+];
 
 fn main() {
     let mut widths: Vec<usize> = std::env::args().skip(1).map(|width| width.parse().unwrap()).collect();
@@ -26,6 +49,29 @@ fn main() {
         let factor = |_: Vec<f64>| Ok::<_, ()>(Ok::<_, NotPositive>(gram.clone()));
         let curvature = Curvature::of(&gram, &how, None, factor).unwrap();
         let weights: Vec<f32> = (0..TILE * width).map(|i| ((i * 7919 % 1000) as f32 - 500.0) * 1e-4).collect();
+        let (grouping, order) = arrangement(width).unwrap();
+        let of_blocks = Curvature::of(&gram, &Conditioning { order, grouping, ..how }, None, |_: Vec<f64>| {
+            Ok::<_, ()>(Ok::<_, NotPositive>(gram.clone()))
+        })
+        .unwrap();
+        for scheme in &SCHEMES {
+            let seconds = |candidates, passes| {
+                let start = Instant::now();
+                let rounds = 8;
+                for _ in 0..rounds {
+                    black_box(round_blocks(&of_blocks, scheme, Effort { candidates, passes }, black_box(&weights)));
+                }
+                start.elapsed().as_secs_f64() / f64::from(rounds) * 1e9 / (TILE * width) as f64
+            };
+            let (two, all, more) = (seconds(2, 0), seconds(24, 0), seconds(24, 3));
+            println!(
+                "{width} blocks {}x{}: gptq {two:.1} ns, search {:.1} ns, pass {:.1} ns",
+                scheme.count,
+                scheme.size,
+                all - two,
+                (more - all) / 3.0
+            );
+        }
         for (bits, symmetric) in [(4, true), (4, false), (2, true)] {
             let grid = Grid::new(bits, symmetric).unwrap();
             let seconds = |candidates, passes| {

@@ -276,43 +276,59 @@ fn refit_block<S: Simd, V: Nearest>(
     let columns = state.columns_of_block(block);
     let has_minima = state.scheme.minima != Minima::None;
     // A weight is `d · (S v) + m · (−M)`.
-    let (mut first, mut second) = (vec![Lanes::ZERO; columns.end], Vec::new());
-    if has_minima {
-        second.resize(columns.end, Lanes::ZERO);
-    }
+    let mut first = vec![Lanes::ZERO; columns.end];
     for sub_block in state.sub_blocks(block) {
-        let (scales, minima) = (&state.scales[sub_block], &state.minima[sub_block]);
+        let scales = &state.scales[sub_block];
         for place in state.columns_of(sub_block) {
             first[place] = Lanes::of(|lane| scales.0[lane] * state.values[place].0[lane]);
-            if has_minima {
-                second[place] = Lanes::of(|lane| -minima.0[lane]);
-            }
         }
     }
     let mut products = Products::ZERO;
     for sub_block in state.sub_blocks(block) {
         let own = state.columns_of(sub_block);
         let panel = curvature.panel(own.start);
-        let (mut of_first, mut of_second) = ([Lanes::ZERO; super::SUB_BLOCK], [Lanes::ZERO; super::SUB_BLOCK]);
-        let (of_first, of_second) = (&mut of_first[..own.len()], &mut of_second[..own.len()]);
-        curvature.hessian.multiply_from(simd, panel, columns.clone(), &first, of_first);
-        if has_minima {
-            curvature.hessian.multiply_from(simd, panel, columns.clone(), &second, of_second);
-        }
-        for (index, place) in own.enumerate() {
+        // The Hessian is symmetric: what is before a sub-block counts twice.
+        let mut through = [Lanes::ZERO; super::SUB_BLOCK];
+        let through = &mut through[..own.len()];
+        curvature.hessian.multiply_from(simd, panel, columns.start..own.start, &first, through);
+        through.iter_mut().flat_map(|through| &mut through.0).for_each(|number| *number *= 2.0);
+        curvature.hessian.multiply_from(simd, panel, own.clone(), &first, through);
+        for (place, through) in own.clone().zip(&*through) {
             let gradient = &gradient[place - columns.start];
             for lane in 0..TILE {
-                let (a, through) = (first[place].0[lane], of_first[index].0[lane]);
+                let a = first[place].0[lane];
                 products.first.0[lane] = S::mul_add(a, gradient.0[lane], products.first.0[lane]);
-                products.both[0].0[lane] = S::mul_add(a, through, products.both[0].0[lane]);
+                products.both[0].0[lane] = S::mul_add(a, through.0[lane], products.both[0].0[lane]);
             }
-            if has_minima {
-                for lane in 0..TILE {
-                    let (b, through) = (second[place].0[lane], of_second[index].0[lane]);
-                    products.second.0[lane] = S::mul_add(b, gradient.0[lane], products.second.0[lane]);
-                    products.both[1].0[lane] = S::mul_add(b, of_first[index].0[lane], products.both[1].0[lane]);
-                    products.both[2].0[lane] = S::mul_add(b, through, products.both[2].0[lane]);
+        }
+        if !has_minima {
+            continue;
+        }
+        // The minimum of a sub-block is that of all its columns, so that sums over columns of the Hessian are enough.
+        for other in state.sub_blocks(block) {
+            let mut of_other = [0.0; super::SUB_BLOCK];
+            for row in state.columns_of(other) {
+                for (offset, sum) in of_other[..own.len()].iter_mut().enumerate() {
+                    *sum += curvature.hessian.at(panel.0, row, panel.1 + offset);
                 }
+            }
+            let all = of_other[..own.len()].iter().sum::<f32>();
+            let (its, minima) = (&state.minima[other], &state.minima[sub_block]);
+            for lane in 0..TILE {
+                products.both[2].0[lane] = S::mul_add(its.0[lane] * minima.0[lane], all, products.both[2].0[lane]);
+            }
+            for (place, sum) in own.clone().zip(of_other) {
+                for lane in 0..TILE {
+                    let b = -its.0[lane] * sum;
+                    products.both[1].0[lane] = S::mul_add(first[place].0[lane], b, products.both[1].0[lane]);
+                }
+            }
+        }
+        let minima = &state.minima[sub_block];
+        for place in own {
+            let gradient = &gradient[place - columns.start];
+            for lane in 0..TILE {
+                products.second.0[lane] = S::mul_add(-minima.0[lane], gradient.0[lane], products.second.0[lane]);
             }
         }
     }

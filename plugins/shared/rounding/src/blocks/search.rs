@@ -42,16 +42,13 @@ pub(super) fn free<S: Simd, V: Nearest>(
     }
     let (least, greatest) = nearest.range();
     let mut best = Best::NONE;
-    let attempt = |affine: &Affine, best: &mut Best| {
-        let fitted = Sums::of::<S, V>(nearest, affine, targets, weights).solve(scheme.minima, affine);
-        best.take(&loss::<S, V>(nearest, &fitted, targets, weights), &fitted);
-    };
+    let sub_block = SubBlock { minima: scheme.minima, nearest, targets, weights };
     if scheme.minima == Minima::None {
         let reach = Lanes::of(|lane| high.0[lane].max(-low.0[lane]));
         for factor in factors(greatest - least, candidates / 2, -least / greatest) {
             for sign in [1.0, -1.0] {
                 let scale = Lanes::of(|lane| sign * factor * reach.0[lane] / -least);
-                attempt(&Affine { scale, offset: Lanes::ZERO }, &mut best);
+                sub_block.attempt::<S>(&Affine { scale, offset: Lanes::ZERO }, &mut best);
             }
         }
     } else {
@@ -69,14 +66,32 @@ pub(super) fn free<S: Simd, V: Nearest>(
                 Minima::Own => offset.0[lane],
                 _ => offset.0[lane].min(0.0),
             });
-            attempt(&Affine { scale, offset }, &mut best);
+            sub_block.attempt::<S>(&Affine { scale, offset }, &mut best);
         }
     }
     for _ in 0..FITS {
         let affine = best.affine;
-        attempt(&affine, &mut best);
+        sub_block.attempt::<S>(&affine, &mut best);
     }
     Free { sums: Sums::of::<S, V>(nearest, &best.affine, targets, weights), affine: best.affine }
+}
+
+/// A sub-block whose scale is searched.
+struct SubBlock<'a, V> {
+    minima: Minima,
+    nearest: V,
+    targets: &'a [Lanes],
+    weights: &'a [f32],
+}
+
+impl<V: Nearest> SubBlock<'_, V> {
+    /// Fits a scale and an offset to the values that these give, and takes them where they lose less. (A closure would
+    /// not be compiled for the instructions of its caller.)
+    #[inline(always)]
+    fn attempt<S: Simd>(&self, affine: &Affine, best: &mut Best) {
+        let fitted = Sums::of::<S, V>(self.nearest, affine, self.targets, self.weights).solve(self.minima, affine);
+        best.take(&loss::<S, V>(self.nearest, &fitted, self.targets, self.weights), &fitted);
+    }
 }
 
 /// Parts of the scale at which nothing is clipped: with fewer values more is worth clipping.
@@ -98,30 +113,27 @@ fn factors(values: f32, candidates: usize, first: f32) -> impl Iterator<Item = f
 
 /// The numbers of a block, `d` and `m`, for sub-blocks whose scales and offsets would best be these.
 #[inline(always)]
-pub(super) fn numbers(scheme: &Scheme, free: &[Free]) -> (Lanes, Lanes) {
+pub(super) fn numbers<S: Simd>(scheme: &Scheme, free: &[Free]) -> (Lanes, Lanes) {
     if let [only] = free {
         let Affine { scale, offset } = only.affine;
         return (Lanes::of(|lane| stored(scale.0[lane])), Lanes::of(|lane| stored(-offset.0[lane])));
     }
-    let [least, greatest] = scheme.scales.map(f32::from);
-    let (mut d, mut m) = (Lanes::ZERO, Lanes::ZERO);
-    let stiff: Vec<_> = free.iter().map(|free| free.sums.stiffness(scheme.minima)).collect();
-    for lane in 0..TILE {
-        let scales = || free.iter().zip(&stiff).map(|(free, stiff)| (free.affine.scale.0[lane], stiff.0[lane]));
-        d.0[lane] = unit(scales, [least, greatest], scheme.signed);
-        if let Minima::Multiples(most) = scheme.minima {
-            let minima = || {
-                free.iter().map(|Free { affine, sums }| {
-                    let scale = affine.scale.0[lane];
-                    let multiple = multiple(scale, d.0[lane], [least, greatest]);
-                    let offset = shifted(affine, sums, lane, d.0[lane] * multiple);
-                    ((-offset).max(0.0), sums.one)
-                })
-            };
-            m.0[lane] = unit(minima, [0.0, f32::from(most)], false);
-        }
+    let range = scheme.scales.map(f32::from);
+    let mut wished: [(Lanes, Lanes); MOST_SUB_BLOCKS] = [(Lanes::ZERO, Lanes::ZERO); MOST_SUB_BLOCKS];
+    let wished = &mut wished[..free.len()];
+    for (wished, free) in wished.iter_mut().zip(free) {
+        *wished = (free.affine.scale, free.sums.stiffness(scheme.minima));
     }
-    (d, m)
+    let d = unit::<S>(wished, range, scheme.signed);
+    let Minima::Multiples(most) = scheme.minima else { return (d, Lanes::ZERO) };
+    for (wished, Free { affine, sums }) in wished.iter_mut().zip(free) {
+        wished.0 = Lanes::of(|lane| {
+            let multiple = multiple::<S>(affine.scale.0[lane], d.0[lane], range);
+            (-shifted(affine, sums, lane, d.0[lane] * multiple)).max(0.0)
+        });
+        wished.1 = Lanes([sums.one; TILE]);
+    }
+    (d, unit::<S>(wished, [0.0, f32::from(most)], false))
 }
 
 /// The best offset when the scale is another than the best.
@@ -133,41 +145,59 @@ fn shifted(affine: &Affine, sums: &Sums, lane: usize, scale: f32) -> f32 {
 
 /// The multiple of a unit that is nearest to a number.
 #[inline(always)]
-fn multiple(number: f32, unit: f32, [least, greatest]: [f32; 2]) -> f32 {
-    if unit == 0.0 { 0.0_f32.max(least) } else { (number / unit).clamp(least, greatest).round_ties_even() }
+fn multiple<S: Simd>(number: f32, unit: f32, [least, greatest]: [f32; 2]) -> f32 {
+    let exact = if unit == 0.0 { 0.0 } else { number / unit };
+    S::round(exact.max(least).min(greatest))
 }
 
-/// The unit whose multiples come nearest to some numbers, each with the weight of its error.
+/// Sub-blocks of a block, at most.
+const MOST_SUB_BLOCKS: usize = 16;
+
+/// The units whose multiples come nearest to some numbers, each with the weight of its error.
 #[inline(always)]
-fn unit<I: Iterator<Item = (f32, f32)>>(numbers: impl Fn() -> I, [least, greatest]: [f32; 2], signed: bool) -> f32 {
+fn unit<S: Simd>(wished: &[(Lanes, Lanes)], range: [f32; 2], signed: bool) -> Lanes {
     const STEPS: i16 = 6;
-    let extreme = numbers().fold(0.0_f32, |most, (number, _)| if number.abs() > most.abs() { number } else { most });
-    if extreme == 0.0 || !extreme.is_finite() {
-        return 0.0;
+    let mut extreme = Lanes::ZERO;
+    for (number, _) in wished {
+        for lane in 0..TILE {
+            let (most, number) = (extreme.0[lane], number.0[lane]);
+            extreme.0[lane] = if number.abs() > most.abs() { number } else { most };
+        }
     }
-    let mut best = (f32::INFINITY, 0.0);
-    let mut attempt = |unit: f32| {
-        let unit = stored(unit);
-        let (mut loss, mut above, mut below) = (0.0, 0.0, 0.0);
-        for (number, weight) in numbers() {
-            let multiple = multiple(number, unit, [least, greatest]);
-            loss += weight * (number - unit * multiple).powi(2);
-            above += weight * number * multiple;
-            below += weight * multiple * multiple;
-        }
-        if loss < best.0 {
-            best = (loss, unit);
-        }
-        if below > 0.0 { above / below } else { unit }
-    };
-    let ends = [Some(greatest), Some(least).filter(|least| signed && *least < 0.0)];
-    for end in ends.into_iter().flatten() {
+    let mut best = (Lanes([f32::INFINITY; TILE]), Lanes::ZERO);
+    let ends = [range[1], range[0]];
+    for end in &ends[..if signed && range[0] < 0.0 { 2 } else { 1 }] {
         for step in -STEPS..=STEPS {
-            let fitted = attempt(extreme / (end + end.signum() * 0.15 * f32::from(step)));
-            attempt(fitted);
+            let at = end + end.signum() * 0.15 * f32::from(step);
+            let unit = Lanes::of(|lane| extreme.0[lane] / at);
+            let fitted = try_unit::<S>(wished, range, &unit, &mut best);
+            try_unit::<S>(wished, range, &fitted, &mut best);
         }
     }
     best.1
+}
+
+/// Takes units where less is lost with them; gives those that fit the multiples best that these give.
+#[inline(always)]
+fn try_unit<S: Simd>(wished: &[(Lanes, Lanes)], range: [f32; 2], unit: &Lanes, best: &mut (Lanes, Lanes)) -> Lanes {
+    let unit = Lanes::of(|lane| stored(unit.0[lane]));
+    let (mut loss, mut above, mut below) = (Lanes::ZERO, Lanes::ZERO, Lanes::ZERO);
+    for (number, weight) in wished {
+        for lane in 0..TILE {
+            let (number, weight) = (number.0[lane], weight.0[lane]);
+            let multiple = multiple::<S>(number, unit.0[lane], range);
+            let error = S::mul_add(-unit.0[lane], multiple, number);
+            loss.0[lane] = S::mul_add(weight * error, error, loss.0[lane]);
+            above.0[lane] = S::mul_add(weight * number, multiple, above.0[lane]);
+            below.0[lane] = S::mul_add(weight * multiple, multiple, below.0[lane]);
+        }
+    }
+    for lane in 0..TILE {
+        let better = loss.0[lane] < best.0.0[lane];
+        best.0.0[lane] = if better { loss.0[lane] } else { best.0.0[lane] };
+        best.1.0[lane] = if better { unit.0[lane] } else { best.1.0[lane] };
+    }
+    Lanes::of(|lane| if below.0[lane] > 0.0 { above.0[lane] / below.0[lane] } else { unit.0[lane] })
 }
 
 /// The multiples of a sub-block's scale and minimum for these targets, near the best free ones for other targets.
@@ -192,7 +222,7 @@ pub(super) fn multiples<S: Simd, V: Nearest>(
     };
     let mut best = Best::NONE;
     let (mut scales, mut minima) = (Lanes::ZERO, Lanes::ZERO);
-    let middle = Lanes::of(|lane| multiple(affine.scale.0[lane], d.0[lane], range));
+    let middle = Lanes::of(|lane| multiple::<S>(affine.scale.0[lane], d.0[lane], range));
     for step in [0.0, -1.0, 1.0] {
         let tried = Lanes::of(|lane| (middle.0[lane] + step).clamp(range[0], range[1]));
         let scale = Lanes::of(|lane| d.0[lane] * tried.0[lane]);

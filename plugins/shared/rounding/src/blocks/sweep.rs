@@ -31,7 +31,7 @@ pub(super) fn sweep<S: Simd, V: Nearest>(simd: S, curvature: &Curvature, candida
         {
             of_sub_blocks.push(free::<S, V>(&scheme, nearest, candidates, targets, weights));
         }
-        (state.d[block], state.m[block]) = numbers(&scheme, &of_sub_blocks);
+        (state.d[block], state.m[block]) = numbers::<S>(&scheme, &of_sub_blocks);
         for (sub_block, free) in state.sub_blocks(block).zip(&of_sub_blocks) {
             let own = state.columns_of(sub_block);
             let targets = &mut targets[own.start - columns.start..own.end - columns.start];
