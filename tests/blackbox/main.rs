@@ -6,6 +6,7 @@ mod awq_families;
 mod awq_scales;
 mod bad_input;
 mod bad_plugin;
+mod calibrated;
 mod card;
 mod convert;
 mod converter;

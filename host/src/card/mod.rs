@@ -62,12 +62,25 @@ pub struct Facts<'a> {
     pub tensors: &'a [Tensor<'a>],
     /// What the user was warned of.
     pub warnings: &'a [String],
+    /// What activations were taken from, if some were.
+    pub calibration: Option<Calibrated<'a>>,
     /// The options beside model, format and level, as they are written.
     pub options: &'a [String],
     /// The version of qhost.
     pub version: &'a str,
     /// The plugin: id and version.
     pub plugin: (&'a str, &'a str),
+}
+
+/// What activations were taken from.
+#[derive(Debug, Clone, Copy)]
+pub struct Calibrated<'a> {
+    /// The name of the data.
+    pub source: &'a str,
+    /// Rows of tokens.
+    pub rows: usize,
+    /// Tokens of all rows.
+    pub tokens: usize,
 }
 
 /// What an output was converted from.
@@ -136,11 +149,12 @@ pub fn write(facts: &Facts<'_>) -> String {
     say(&markdown::shell(&command(facts)));
     let (plugin, version) = facts.plugin;
     say(&format!(
-        "With qhost {} and its plugin {} {}. The same versions make the same bytes from the same source, on any machine \
-         and with any number of threads.",
+        "With qhost {} and its plugin {} {}. The same versions make the same bytes from the same source{}, on any \
+         machine and with any number of threads.",
         plain(facts.version),
         plain(plugin),
-        plain(version)
+        plain(version),
+        if facts.calibration.is_some() { " and data" } else { "" }
     ));
     card
 }
@@ -202,6 +216,9 @@ fn summary(facts: &Facts<'_>) -> String {
     row("bits per weight", &kept);
     row("parameters", &format!("{} ({})", facts.parameters, plain(facts.architecture)));
     row("weights of the source", &ByteSize(facts.source_bytes).to_string());
+    if let Some(Calibrated { source, rows, tokens }) = facts.calibration {
+        row("calibrated on", &format!("{}: {rows} rows, {tokens} tokens", code(source)));
+    }
     text
 }
 
@@ -312,6 +329,7 @@ mod tests {
             level_bits_per_weight: None,
             tensors,
             warnings,
+            calibration: None,
             options: &[],
             version: "1.2.3",
             plugin: ("x", "0.1.0"),

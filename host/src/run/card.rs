@@ -4,9 +4,10 @@ use std::{fs, path::Path};
 
 use qhost_plugin_api::documents::{Options, OutputKind};
 
-use super::Outcome;
+use super::{CalibrationRequest, Outcome};
 use crate::{
     card::{self, Facts, Tensor},
+    dataset::Sampling,
     plan::bits_per_weight,
     write::Target,
 };
@@ -57,6 +58,7 @@ pub(super) fn text(outcome: &Outcome) -> String {
         loss,
         level_asked: outcome.options.level.is_some(),
     });
+    let calibration = outcome.calibration.as_ref().map(|data| (name_of(&data.source), data.rows, data.tokens));
     card::write(&Facts {
         converted,
         output: &output,
@@ -76,14 +78,27 @@ pub(super) fn text(outcome: &Outcome) -> String {
         level_bits_per_weight: outcome.level_bytes.map(|bytes| bits_per_weight(bytes, outcome.parameters)),
         tensors: &tensors.collect::<Vec<_>>(),
         warnings: &outcome.lasting_warnings,
-        options: &written(&outcome.options),
+        options: &written(&outcome.options, outcome.calibration.as_ref().map(|_| &outcome.data)),
+        calibration: calibration.as_ref().map(|(source, rows, tokens)| card::Calibrated {
+            source,
+            rows: *rows,
+            tokens: *tokens,
+        }),
         version: env!("CARGO_PKG_VERSION"),
         plugin: (plugin, version),
     })
 }
 
-/// Options beside the level as they are written on the command line, without paths of this machine.
-fn written(options: &Options) -> Vec<String> {
+/// The last part of a path of this machine; other names as they are.
+fn name_of(source: &str) -> &str {
+    let path = Path::new(source);
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|_| path.is_absolute() || path.exists());
+    name.unwrap_or(source)
+}
+
+/// Options beside the level as they are written on the command line, and those of the data if some were used, without
+/// paths of this machine.
+fn written(options: &Options, data: Option<&CalibrationRequest>) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut say =
         |flag: &str, value: Option<String>| words.extend(value.into_iter().flat_map(|v| [flag.to_owned(), v]));
@@ -93,8 +108,21 @@ fn written(options: &Options) -> Vec<String> {
         let value = value.rsplit(['/', '\\']).next().unwrap_or_default();
         say("--plugin-option", Some(format!("{key}={value}")));
     }
-    let flags = options.flags_besides_level().into_iter().filter(|flag| !["--bits", "--group-size"].contains(flag));
-    words.extend(flags.map(str::to_owned));
+    say("--imatrix", options.imatrix.as_deref().map(|value| name_of(value).to_owned()));
+    say("--effort", options.effort.clone());
+    say("--max-size", options.max_size.map(|bytes| bytes.to_string()));
+    if let Some(CalibrationRequest { dataset, sampling }) = data {
+        let usual = Sampling::default();
+        say("--calibration", dataset.as_deref().map(|name| name_of(name).to_owned()));
+        say("--samples", (sampling.samples != usual.samples).then(|| sampling.samples.to_string()));
+        say("--seq-len", (sampling.seq_len != usual.seq_len).then(|| sampling.seq_len.to_string()));
+        say("--seed", (sampling.seed != usual.seed).then(|| sampling.seed.to_string()));
+    }
+    // Those are left that have no value.
+    let flags = [("--sym", Some(true)), ("--asym", Some(false))].map(|(flag, is)| (flag, options.symmetric == is));
+    let orders = [("--desc-act", Some(true)), ("--no-desc-act", Some(false))];
+    let orders = orders.map(|(flag, is)| (flag, options.act_order == is));
+    words.extend(flags.into_iter().chain(orders).filter(|(_, set)| *set).map(|(flag, _)| flag.to_owned()));
     words
 }
 
@@ -135,6 +163,11 @@ mod tests {
         let mut options = Options { bits: Some(4), group_size: Some(-1), symmetric: Some(false), ..Options::default() };
         options.plugin.insert("file".into(), "/home/me/secret/x.dat".into());
         let expected = ["--bits", "4", "--group-size", "-1", "--plugin-option", "file=x.dat", "--asym"];
-        assert_eq!(written(&options), expected);
+        assert_eq!(written(&options, None), expected);
+        let options = Options { effort: Some("best".into()), imatrix: Some("auto".into()), ..Options::default() };
+        let sampling = Sampling { seq_len: 512, ..Sampling::default() };
+        let data = CalibrationRequest { dataset: Some("/home/me/secret/rows.jsonl".into()), sampling };
+        let expected = ["--imatrix", "auto", "--effort", "best", "--calibration", "rows.jsonl", "--seq-len", "512"];
+        assert_eq!(written(&options, Some(&data)), expected);
     }
 }

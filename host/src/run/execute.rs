@@ -225,6 +225,7 @@ impl Prepared {
             lasting_warnings: self.lasting_warnings.clone(),
             calibration: self.samples.as_ref().map(|samples| samples.description.clone()),
             options: self.options.clone(),
+            data: self.data.clone(),
             threads: self.settings.threads(),
             max_memory: self.settings.ledger.limit(),
             estimate: self.estimate,

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use qhost_plugin_api::documents::{Findings, Options};
 
+use super::CalibrationRequest;
 use crate::{convert::Loss, dataset::Description, plan::Estimate, source::Origin};
 
 /// A finished output.
@@ -55,6 +56,8 @@ pub struct Outcome {
     pub calibration: Option<Description>,
     /// What was asked for.
     pub options: Options,
+    /// Which data were asked for, and how much of them.
+    pub data: CalibrationRequest,
     /// Threads that it ran on.
     pub threads: u32,
     /// The ceiling of memory.

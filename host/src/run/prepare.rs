@@ -106,6 +106,8 @@ pub struct Prepared {
     pub(super) depends_on: BTreeSet<String>,
     pub(super) settings: ConnectSettings,
     pub(super) options: Options,
+    /// Which data were asked for, and how much of them.
+    pub(super) data: CalibrationRequest,
     /// The card's name, if there is to be one.
     pub(super) card: Option<String>,
     /// Of the warnings, those that are about the output and not about this run.
@@ -316,6 +318,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         settings,
         companion_bytes,
         options: request.options.clone(),
+        data: request.calibration.clone(),
         card,
         lasting_warnings,
         place,
