@@ -283,6 +283,8 @@ pub(super) struct CalibrationArguments {
     /// Text that the model is run on, where the format or level uses activations: a file (text, JSONL, parquet), or
     /// the name of a data set on the Hub; WikiText-2 if not given.
     ///
+    /// Formats that can do without use activations if a text is named, and lose less then.
+    ///
     /// Rows of JSONL have `text`, `messages` (put into the model's chat template) or `input_ids`, which are used as
     /// they are, in order. Without a network a text that comes with qhost is used.
     #[arg(long, value_name = "PATH|ID", help_heading = "Calibration")]

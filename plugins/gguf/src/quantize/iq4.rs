@@ -9,7 +9,7 @@ use super::blocks::{column_times_magnitude, each_block, first_largest, sum_of_sq
 use super::legacy::put_4_bits;
 use super::round::{each, exact, low_byte, nearest_int, truncated_byte};
 use super::search::extreme;
-use crate::layout::{BLOCK, SUPER_BLOCK, UNEVEN, iq4_nl, iq4_xs, put_f16};
+use crate::layout::{BLOCK, SUPER_BLOCK, UNEVEN, iq4_nl, iq4_xs, put_f16, put_iq4_scales};
 
 /// The scales that are tried for 32 weights: one that maps the largest weight to the other end, and fifteen around the one
 /// that maps it to the first value.
@@ -89,18 +89,15 @@ fn super_block(x: &[[f32; BLOCK]], importance: impl Fn(usize) -> [f32; BLOCK], o
     let d = -first_largest(&scales) / 32.0;
     let inverse_d = inverse(d);
     put_f16(out, iq4_xs::D, d);
-    let (mut low, mut high) = ([0; 4], 0);
+    let mut levels = [0; SUPER_BLOCK / BLOCK];
     let packed = out[iq4_xs::QS..].as_chunks_mut::<16>().0;
     for (j, ((scale, x), packed)) in scales.iter().zip(x).zip(packed).enumerate() {
         let level = nearest_int(inverse_d * scale).clamp(-32, 31);
-        let stored = low_byte(level + 32);
-        low[j / 2] |= (stored & 0xf) << (4 * (j % 2));
-        high |= u16::from(stored >> 4) << (2 * j);
+        levels[j] = low_byte(level).cast_signed();
         // Of the scale before it is rounded to f16, as in the reference.
         put_4_bits(packed, &codes(x, inverse(d * exact(level))));
     }
-    out[iq4_xs::SCALES_HIGH..iq4_xs::SCALES_LOW].copy_from_slice(&high.to_le_bytes());
-    out[iq4_xs::SCALES_LOW..iq4_xs::QS].copy_from_slice(&low);
+    put_iq4_scales(out, &levels);
 }
 
 /// The scale that fits 32 weights best, of either sign: of each try the least-squares scale for its values, and of these
