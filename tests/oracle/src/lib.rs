@@ -1,7 +1,8 @@
 //! llama.cpp behind a small safe interface, as the judge of the GGUF plugin's output.
 //!
 //! It quantises and dequantises with ggml's reference functions, runs `llama_model_quantize` over
-//! whole files, reads GGUF files, tokenises, and computes logits and perplexity on the CPU. It knows
+//! whole files, reads GGUF files, tokenises, and computes logits, perplexity and
+//! divergence on the CPU. It knows
 //! nothing of the plugin that is judged: types and levels are llama.cpp's own numbers.
 //!
 //! llama.cpp is the version vendored by the crate `llama-cpp-sys-2`. As long as no `target-cpu` is
@@ -9,6 +10,7 @@
 //! such builds: fused multiply-adds change them. What computes logits is built with AVX2 and needs
 //! it. Building takes cmake, a C++ compiler, libclang and some minutes.
 
+mod divergence;
 mod error;
 mod ffi;
 mod file;
@@ -19,6 +21,7 @@ mod log;
 mod model;
 mod perplexity;
 
+pub use divergence::Divergence;
 pub use error::{Error, Result};
 pub use file::{Recipe, quantize_file};
 pub use gguf::{Gguf, TensorInfo, Value};

@@ -1,4 +1,4 @@
-//! Figures from llama.cpp by hand: quantises a file, lists it, tokenises, computes perplexity.
+//! Figures from llama.cpp by hand: quantises a file, lists it, tokenises, computes perplexity and divergence.
 #![expect(clippy::print_stderr, reason = "a program for people")]
 
 use std::error::Error;
@@ -14,10 +14,12 @@ const USAGE: &str = "usage:
   qhost-oracle list FILE.gguf
   qhost-oracle tokenize FILE.gguf --text FILE [--no-special]
   qhost-oracle perplexity FILE.gguf --text FILE [--ctx N] [--all] [--threads N]
+  qhost-oracle divergence ORIGINAL.gguf FILE.gguf --rows FILE [--threads N]
 
 LEVEL is a name such as Q4_K_M or a number of llama.cpp's file types. `levels` makes FOLDER/LEVEL.gguf of
 each, or of all levels, those that need an importance matrix with a made-up one. Perplexity scores the second
-half of each window of N tokens (512), with --all every token but the first.";
+half of each window of N tokens (512), with --all every token but the first. Divergence is that of the predictions of FILE from those of ORIGINAL, at all
+positions of the rows: one a line, the numbers of its tokens.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -68,6 +70,20 @@ fn run(arguments: &[String], out: &mut impl Write) -> Result<(), Box<dyn Error>>
                 perplexity.value(),
                 perplexity.mean_nll,
                 perplexity.scored
+            )?;
+        }
+        ["divergence", original, file, ref rest @ ..] => {
+            let rows = std::fs::read_to_string(option(rest, "--rows").ok_or(USAGE)?)?;
+            let numbers = |line: &str| line.split_whitespace().map(str::parse).collect::<Result<Vec<i32>, _>>();
+            let rows = rows.lines().map(numbers).collect::<Result<Vec<_>, _>>()?;
+            let threads = option(rest, "--threads").map_or(Ok(1), str::parse)?;
+            let original = Model::load(Path::new(original))?.with_threads(threads);
+            let file = Model::load(Path::new(file))?.with_threads(threads);
+            let found = file.divergence_from(&original, &rows)?;
+            writeln!(
+                out,
+                "kl {:.9}\ntop1 {:.6}\nnll {:.6}\nnll_original {:.6}\nscored {}",
+                found.kl, found.top1_agreement, found.mean_nll, found.mean_nll_original, found.scored
             )?;
         }
         _ => return Err(USAGE.into()),

@@ -244,9 +244,17 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     /// Calls back with the logits at every position of a new sequence.
     pub(crate) fn evaluate(&mut self, tokens: &[i32], mut each: impl FnMut(usize, &[f32])) -> Result<()> {
+        self.decode(tokens)?;
+        for position in 0..tokens.len() {
+            each(position, self.row(position)?);
+        }
+        Ok(())
+    }
+
+    /// Computes a new sequence, whose logits are then there until the next one.
+    pub(crate) fn decode(&mut self, tokens: &[i32]) -> Result<()> {
         self.model.need_known(tokens)?;
         let length: i32 = c_int(tokens.len())?;
-        let vocabulary = self.model.vocabulary_size();
         let context = self.context.as_ptr();
         // SAFETY: the context is valid, and so is its memory, which may be null for models without.
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(context), true) };
@@ -255,19 +263,19 @@ impl Context<'_> {
             // SAFETY: the batch is complete and lives for the call.
             let status = unsafe { sys::llama_decode(context, batch.0) };
             (status == 0).then_some(())
-        })?;
-        for position in 0..length {
-            // SAFETY: the logits of every position were asked for.
-            let row = unsafe { sys::llama_get_logits_ith(context, position) };
-            if row.is_null() {
-                return Err(Error::Missing("logits at some position"));
-            }
-            // SAFETY: a row of logits has an entry for every token of the vocabulary, and stays
-            // until the next evaluation.
-            let row = unsafe { std::slice::from_raw_parts(row, vocabulary) };
-            each(position.unsigned_abs() as usize, row);
+        })
+    }
+
+    /// The logits at a position of the sequence that was computed last.
+    pub(crate) fn row(&self, position: usize) -> Result<&[f32]> {
+        // SAFETY: the context is valid; llama.cpp refuses a position that has no logits with a null.
+        let row = unsafe { sys::llama_get_logits_ith(self.context.as_ptr(), c_int(position)?) };
+        if row.is_null() {
+            return Err(Error::Missing("logits at some position"));
         }
-        Ok(())
+        // SAFETY: a row of logits has an entry for every token of the vocabulary, and stays until the
+        // next sequence, for which the context has to be borrowed mutably.
+        Ok(unsafe { std::slice::from_raw_parts(row, self.model.vocabulary_size()) })
     }
 }
 

@@ -70,9 +70,14 @@ impl Model {
 }
 
 /// Minus the log of a token's probability. The token is of the vocabulary.
-fn negative_log_likelihood(logits: &[f32], token: i32) -> f64 {
+pub(crate) fn negative_log_likelihood(logits: &[f32], token: i32) -> f64 {
+    let own = logits.get(token.unsigned_abs() as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    log_total(logits) - f64::from(own)
+}
+
+/// The log of the sum of the exponentials: what is taken from a logit to make the log of a probability.
+pub(crate) fn log_total(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
-    let own = logits.get(token.unsigned_abs() as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    sum.ln() - f64::from(own - max)
+    sum.ln() + f64::from(max)
 }

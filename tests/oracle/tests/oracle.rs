@@ -83,6 +83,51 @@ fn perplexity_is_what_the_logits_say() {
 }
 
 #[test]
+fn divergence_is_what_the_logits_say() {
+    let input = tiny::write("original.gguf", false);
+    let output = input.with_file_name("coarse.gguf");
+    let mut recipe = Recipe::new(10);
+    recipe.pure = true;
+    qhost_oracle::quantize_file(&input, &output, &recipe).unwrap();
+    let (original, coarse) = (Model::load(&input).unwrap(), Model::load(&output).unwrap());
+    let tokens = original.tokenize(TEXT, true, false).unwrap();
+    // Rows of two lengths: what the first leaves behind must not be seen in the second.
+    let rows = vec![tokens.clone(), tokens[3..11].to_vec()];
+
+    let same = original.divergence_from(&original, &rows).unwrap();
+    assert_eq!((same.kl, same.top1_agreement), (0.0, 1.0));
+    let bits = f64::to_bits;
+    assert_eq!(bits(same.mean_nll), bits(same.mean_nll_original));
+
+    let (mut kl, mut nll, mut agreed, mut count) = (0.0, 0.0, 0, 0);
+    for row in &rows {
+        let (ours, theirs) = (coarse.logits(row).unwrap(), original.logits(row).unwrap());
+        for ((ours, theirs), next) in ours.rows().zip(theirs.rows()).zip(&row[1..]) {
+            let probabilities = |logits: &[f32]| -> Vec<f64> {
+                let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+                logits.iter().map(|&logit| f64::from(logit).exp() / sum).collect()
+            };
+            let (p, q) = (probabilities(theirs), probabilities(ours));
+            kl += p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+            nll -= q[*next as usize].ln();
+            let top = |p: &[f64]| (0..p.len()).max_by(|&a, &b| p[a].total_cmp(&p[b]));
+            agreed += u32::from(top(&p) == top(&q));
+            count += 1;
+        }
+    }
+    let found = coarse.divergence_from(&original, &rows).unwrap();
+    assert_eq!(found.scored, count);
+    let count = count as f64;
+    assert!(found.kl > 1e-4 && (found.kl - kl / count).abs() < 1e-6 * found.kl, "{} {}", found.kl, kl / count);
+    assert!((found.mean_nll - nll / count).abs() < 1e-6, "{} {}", found.mean_nll, nll / count);
+    assert!((found.top1_agreement - f64::from(agreed) / count).abs() < 1e-9);
+    assert_eq!(bits(found.mean_nll_original), bits(same.mean_nll));
+
+    assert!(original.divergence_from(&original, &[]).is_err());
+    assert!(original.divergence_from(&original, &[tokens, vec![1]]).is_err());
+}
+
+#[test]
 fn a_file_is_quantised_as_its_tensors_are() {
     let input = tiny::write("source.gguf", false);
     let output = input.with_file_name("quantised.gguf");
