@@ -4,6 +4,8 @@
 //! libclang and minutes.
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on has failed")]
 
+pub mod blocks;
+
 use std::{
     fs,
     path::{Path, PathBuf},
