@@ -130,23 +130,26 @@ fn assert_nearer(model: &str, levels: &[(&str, f64)]) {
     }
 }
 
+/// Seen were 0.26 and 0.26, with `--imatrix auto` being 1.
 #[test]
 fn usual_levels_of_tinylm() {
-    assert_nearer("tinylm", &[("Q4_K_M", 0.5), ("Q5_K_M", 0.5)]);
+    assert_nearer("tinylm", &[("Q4_K_M", 0.4), ("Q5_K_M", 0.4)]);
 }
 
+/// Seen were 0.22 and 0.26.
 #[test]
 fn small_levels_of_tinylm() {
-    assert_nearer("tinylm", &[("Q3_K_M", 0.65), ("Q2_K", 0.65)]);
+    assert_nearer("tinylm", &[("Q3_K_M", 0.4), ("Q2_K", 0.4)]);
 }
 
-/// Levels of whole-number codes without super-blocks; at Q8_0 little is left to win.
+/// Levels without super-blocks; seen were 0.26, 0.29 and 0.25.
 #[test]
 fn old_levels_of_tinylm() {
-    assert_nearer("tinylm", &[("Q4_0", 1.0), ("Q5_1", 1.0), ("Q8_0", 1.0)]);
+    assert_nearer("tinylm", &[("Q4_0", 0.4), ("Q5_1", 0.4), ("Q8_0", 0.4)]);
 }
 
-/// Rows of 64 and 172 take the fallback types, and the embedding is the head.
+/// Rows of 64 and 172 take the fallback types, and the embedding is the head. The text is another kind than the model was
+/// trained on, and its matrices are small; seen were 0.93 and 0.85.
 #[test]
 fn a_tied_model_with_fallback_types() {
     assert_nearer("stories260K", &[("Q4_K_M", 1.0), ("Q3_K_M", 1.0)]);
