@@ -4,7 +4,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use qhost_tests::{command::Qhost, fixture};
@@ -105,18 +104,9 @@ fn neither_threads_nor_a_kill_change_a_byte() {
     let expected = fs::read(made(start("1", "one"))).unwrap();
     assert!(fs::read(made(start("3", "three"))).unwrap() == expected, "other bytes with other threads");
     let output = folder.path().join("killed");
-    let (mut child, _home) = start("1", "killed").start();
     let journal = output.join("tinylm-Q3_K_M.gguf.partial").join("journal");
-    let began = Instant::now();
     // The start, the header, the embedding and a layer.
-    while fs::read_to_string(&journal).map_or(0, |text| text.lines().count()) < 4 && child.try_wait().unwrap().is_none()
-    {
-        assert!(began.elapsed() < Duration::from_secs(300), "no progress");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(journal.exists(), "it was killed while it worked");
+    start("1", "killed").kill_after(&journal, 4);
     let result = start("1", "killed").json();
     assert!(result["resumed"]["units_done"].as_u64().unwrap() > 0, "{result}");
     assert!(fs::read(path_of(&result)).unwrap() == expected, "other bytes after a kill");

@@ -7,7 +7,6 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use half::{bf16, f16};
@@ -363,18 +362,9 @@ fn neither_threads_nor_a_kill_change_a_byte() {
     let arguments = ["--threads", "1"];
     fs::create_dir_all(&output).unwrap();
     let start = || run("quantize", &model, &output, &arguments).arg("-o").arg(&output);
-    let (mut child, _home) = start().start();
     let journal = output.join("tinylm-GPTQ-4bit-g128.partial").join("journal");
-    let began = Instant::now();
     // The start, the headers, the embedding and a layer.
-    while fs::read_to_string(&journal).map_or(0, |text| text.lines().count()) < 4 && child.try_wait().unwrap().is_none()
-    {
-        assert!(began.elapsed() < Duration::from_secs(300), "no progress");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(journal.exists(), "it was killed while it worked");
+    start().kill_after(&journal, 4);
     let result = start().json();
     assert!(result["resumed"]["units_done"].as_u64().unwrap() > 0, "{result}");
     assert!(files(Path::new(result["output_path"].as_str().unwrap())) == expected);

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use half::{bf16, f16};
@@ -271,18 +270,9 @@ fn neither_threads_nor_a_kill_change_a_byte() {
     let output = folder.path().join("killed");
     fs::create_dir_all(&output).unwrap();
     let start = || run("quantize", &model, &arguments("1")).arg("-o").arg(&output);
-    let (mut child, _home) = start().start();
     let journal = output.join("model-F16.partial").join("journal");
-    let began = Instant::now();
     // The start, the headers, and some units.
-    while fs::read_to_string(&journal).map_or(0, |text| text.lines().count()) < 5 && child.try_wait().unwrap().is_none()
-    {
-        assert!(began.elapsed() < Duration::from_secs(300), "no progress");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(journal.exists(), "it was killed while it worked");
+    start().kill_after(&journal, 5);
     let result = start().json();
     assert!(result["resumed"]["units_done"].as_u64().unwrap() > 0, "{result}");
     assert!(files(Path::new(result["output_path"].as_str().unwrap())) == expected);

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -182,6 +183,19 @@ impl Qhost {
         self.command.stdout(Stdio::null()).stderr(Stdio::null());
         let child = self.command.spawn();
         (child.unwrap_or_else(|error| panic!("{:?} cannot be run: {error}", self.command)), self.home)
+    }
+
+    /// Starts it, and kills it when its journal has so many lines.
+    pub fn kill_after(self, journal: &Path, lines: usize) {
+        let (mut child, _home) = self.start();
+        let began = Instant::now();
+        let written = || std::fs::read_to_string(journal).map_or(0, |text| text.lines().count());
+        while written() < lines && child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            assert!(began.elapsed() < Duration::from_secs(300), "no progress");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let killed = child.kill().and_then(|()| child.wait());
+        assert!(killed.is_ok() && journal.exists(), "it was killed while it worked");
     }
 
     /// Starts it and lets it run; its standard output goes into a file.

@@ -96,7 +96,7 @@ fn put(block_type: BlockType, block: &Block<'_>, out: &mut [u8]) {
         }
         BlockType::IQ4XS => {
             put_number(out, iq4_xs::D, block.d);
-            put_iq4_scales(out, &std::array::from_fn(|at| block.scales[at]));
+            put_iq4_scales(out, std::array::from_fn(|at| block.scales[at]));
             for (out, codes) in out[iq4_xs::QS..].as_chunks_mut::<16>().0.iter_mut().zip(block.codes.as_chunks().0) {
                 put_4_bits(out, codes);
             }

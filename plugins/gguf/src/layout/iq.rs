@@ -129,9 +129,9 @@ pub(crate) mod iq4_xs {
 
 /// Stores the scales of IQ4_XS, from −32 to 31.
 #[inline]
-pub(crate) fn put_iq4_scales(block: &mut [u8], scales: &[i8; 8]) {
+pub(crate) fn put_iq4_scales(block: &mut [u8], scales: [i8; 8]) {
     let (mut low, mut high) = ([0; 4], 0);
-    for (j, scale) in scales.iter().enumerate() {
+    for (j, scale) in scales.into_iter().enumerate() {
         let stored = (scale + 32).cast_unsigned();
         low[j / 2] |= (stored & 0xf) << (4 * (j % 2));
         high |= u16::from(stored >> 4) << (2 * j);

@@ -97,7 +97,7 @@ fn super_block(x: &[[f32; BLOCK]], importance: impl Fn(usize) -> [f32; BLOCK], o
         // Of the scale before it is rounded to f16, as in the reference.
         put_4_bits(packed, &codes(x, inverse(d * exact(level))));
     }
-    put_iq4_scales(out, &levels);
+    put_iq4_scales(out, levels);
 }
 
 /// The scale that fits 32 weights best, of either sign: of each try the least-squares scale for its values, and of these
