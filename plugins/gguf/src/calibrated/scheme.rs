@@ -9,7 +9,7 @@ use crate::{
 
 /// The scheme of a type; none of floats.
 ///
-/// Ranges are those that the reference writes: it leaves out −128 of Q8_0.
+/// Ranges are those that the reference writes: it leaves out −128 of Q8_0, and scales below zero.
 pub(crate) const fn scheme(block_type: BlockType) -> Option<Scheme> {
     Some(match block_type {
         BlockType::F32 | BlockType::F16 | BlockType::BF16 => return None,
@@ -17,7 +17,7 @@ pub(crate) const fn scheme(block_type: BlockType) -> Option<Scheme> {
         BlockType::Q4_1 => alone(whole(0, 15), Minima::Own),
         BlockType::Q5_0 => alone(whole(-16, 15), Minima::None),
         BlockType::Q5_1 => alone(whole(0, 31), Minima::Own),
-        BlockType::Q8_0 => alone(whole(-127, 127), Minima::None),
+        BlockType::Q8_0 => Scheme { signed: false, ..alone(whole(-127, 127), Minima::None) },
         BlockType::Q2K => above(16, 3, 15),
         BlockType::Q3K => around(16, whole(-4, 3), [-32, 31]),
         BlockType::Q4K => above(32, 15, 63),

@@ -22,7 +22,7 @@ const fn scheme(size: usize, count: usize, values: Values, scales: [i8; 2], sign
 const SCHEMES: [Scheme; 9] = [
     scheme(32, 1, whole(-8, 7), [1, 1], true, Minima::None),
     scheme(32, 1, whole(0, 15), [1, 1], false, Minima::Own),
-    scheme(32, 1, whole(-127, 127), [1, 1], true, Minima::None),
+    scheme(32, 1, whole(-127, 127), [1, 1], false, Minima::None),
     scheme(32, 1, Values::Book(&BOOK), [1, 1], true, Minima::None),
     scheme(16, 16, whole(0, 3), [0, 15], false, Minima::Multiples(15)),
     scheme(16, 16, whole(-4, 3), [-32, 31], true, Minima::None),

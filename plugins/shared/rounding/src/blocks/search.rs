@@ -46,7 +46,7 @@ pub(super) fn free<S: Simd, V: Nearest>(
     if scheme.minima == Minima::None {
         let reach = Lanes::of(|lane| high.0[lane].max(-low.0[lane]));
         for factor in factors(greatest - least, candidates / 2, -least / greatest) {
-            for sign in [1.0, -1.0] {
+            for sign in &[1.0, -1.0][..if scheme.signed { 2 } else { 1 }] {
                 let scale = Lanes::of(|lane| sign * factor * reach.0[lane] / -least);
                 sub_block.attempt::<S>(&Affine { scale, offset: Lanes::ZERO }, &mut best);
             }
