@@ -369,7 +369,7 @@ fn activations_that_are_no_numbers_are_named() {
 #[test]
 fn a_calibration_that_nothing_uses_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Qhost::new(["quantize", "--format", "gguf", "--level", "Q8_0", "--calibration", "x.txt", "-o"])
+    let error = Qhost::new(["quantize", "--format", "gguf", "--level", "BF16", "--calibration", "x.txt", "-o"])
         .arg(folder.path())
         .arg(fixture("tinylm"))
         .fail_with(2);

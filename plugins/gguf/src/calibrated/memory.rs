@@ -14,15 +14,15 @@ pub(crate) fn memory(model: &Model, sources: &[&Source], corrects: bool) -> (u64
     }
     let columns = sources.iter().map(|source| source.row_elements).max().unwrap_or(0);
     let hessian = Conditioning::of(columns);
-    let is_read = |source: &Source| source.input.as_ref().is_some_and(|input| *input.group() != InputGroup::OutputIn);
-    let weights = |source: &&&Source| {
-        let of_matrix = (source.rows / source.matrices()).saturating_mul(source.row_elements);
-        let at_once = if is_read(source) { of_matrix } else { of_matrix.min(BAND + TILE as u64 * source.row_elements) };
-        at_once.saturating_mul(4)
+    let rows_at_once = |source: &Source| {
+        let rows = source.rows / source.matrices();
+        let is_read = source.input.as_ref().is_some_and(|input| *input.group() != InputGroup::OutputIn);
+        if is_read { rows } else { rows.min(BAND / source.row_elements.max(1) + TILE as u64) }
     };
-    let largest = sources.iter().map(|source| weights(&source)).max().unwrap_or(0);
-    let corrected = sources.iter().filter(|source| corrects && is_read(source));
-    let targets = Targets::of(corrected.map(|source| (source.rows / source.matrices(), source.row_elements)));
+    let weights = |source: &&Source| rows_at_once(source).saturating_mul(source.row_elements).saturating_mul(4);
+    let largest = sources.iter().map(weights).max().unwrap_or(0);
+    let corrected = sources.iter().filter(|source| corrects && source.input.is_some() && !source.embeds);
+    let targets = Targets::of(corrected.map(|source| (rows_at_once(source), source.row_elements)));
     // Its metric is added up beside another of the same size.
     let embeds = sources.iter().filter(|source| source.embeds);
     let metric = embeds.map(|source| 16 * source.row_elements * source.row_elements + (4 << 20)).max().unwrap_or(0);
