@@ -4,7 +4,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use qhost_tests::{command::Qhost, fixture};
@@ -63,21 +62,8 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
     let data = rows(folder.path(), "rows.jsonl", 31);
     let expected = bytes_of(quantize("Q5_K_S", &data, &folder.path().join("whole")));
     let output = folder.path().join("killed");
-    let (mut child, _home) = quantize("Q5_K_S", &data, &output).args(["--threads", "1"]).start();
-    let began = Instant::now();
-    let lines = || {
-        let work = fs::read_dir(&output).into_iter().flatten().find_map(|entry| {
-            let path = entry.ok()?.path();
-            (path.extension()? == "partial").then_some(path)
-        });
-        work.and_then(|work| fs::read_to_string(work.join("journal")).ok()).map_or(0, |text| text.lines().count())
-    };
-    while lines() < 4 && child.try_wait().unwrap().is_none() {
-        assert!(began.elapsed() < Duration::from_secs(120), "no progress");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let journal = output.join("tinylm-Q5_K_S.gguf.partial").join("journal");
+    quantize("Q5_K_S", &data, &output).args(["--threads", "1"]).kill_after(&journal, 4);
     assert!(bytes_of(quantize("Q5_K_S", &data, &output)) == expected, "other bytes after a kill");
 }
 

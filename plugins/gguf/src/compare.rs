@@ -9,6 +9,7 @@ use std::{
     ops::Range,
 };
 
+use qhost_linears::metric;
 use qhost_plugin_api::{
     documents::{
         Findings, Model, Output, Plan, PlannedFile, PlannedUnit, Reading, Segment, StoredTensor, TensorSegment,
@@ -22,7 +23,6 @@ use crate::{
     families,
     ggml_type::GgmlType,
     items::{self, Content, Item},
-    job::RELATIVE_ERROR,
     rows::squared_errors,
     write,
 };
@@ -192,7 +192,7 @@ impl FormatJob for Comparison {
         for (segment, (errors, squares, largest)) in totals {
             // Nothing is as far from zeros as anything else: all of it is error.
             let relative = if squares > 0.0 { (errors / squares).sqrt() } else { f64::from(u8::from(errors > 0.0)) };
-            io.metric(segment, RELATIVE_ERROR, relative);
+            io.metric(segment, metric::RELATIVE_ERROR, relative);
             io.metric(segment, LARGEST_ERROR, largest);
         }
         Ok(())

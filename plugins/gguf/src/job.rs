@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use qhost_linears::{Calibration, check_host, need};
+use qhost_linears::{Calibration, check_host, metric, need};
 use qhost_plugin_api::{
     documents::{
         Fidelity, FidelityClass, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Segment,
@@ -46,8 +46,6 @@ const QUANTIZATION_VERSION: u32 = 2;
 const HEADER_SEGMENT: u32 = 0;
 /// The name of the only file, by the host's convention for single-file outputs.
 const FILE: &str = "";
-/// The only metric: the root of the summed squared errors over that of the summed squares.
-pub(crate) const RELATIVE_ERROR: &str = "relative_rms_error";
 
 /// A planned file.
 pub struct GgufJob {
@@ -93,31 +91,23 @@ impl Decided {
                 Some(taken) => taken.fidelity.clone(),
                 None => conversion::of_floats(&item, block_type, model),
             });
-            let mut decided = Self {
-                choice: choice.clone(),
-                weighed: false,
-                compensated: false,
-                embeds: calibrated::is_embedding(&item),
-                reading: None,
-                input: None,
-                taken,
-                fidelity,
-                item: Item { name: String::new(), shape: Vec::new(), content: Content::Computed(Vec::new()) },
-            };
-            if choices.calibration.is_some() && decided.taken.is_none() {
-                decided.input = calibrated::input(&item, block_type, head, model);
-                decided.compensated = calibrated::is_rounded(block_type) && (decided.embeds || decided.input.is_some());
-                decided.reading = Readers::reads(&item, model);
+            let calibrates = choices.calibration.is_some();
+            let embeds = calibrated::is_embedding(&item);
+            let reading = if calibrates { Readers::reads(&item, model) } else { None };
+            let (mut weighed, mut compensated) = (false, false);
+            let input;
+            if calibrates && taken.is_none() {
+                input = calibrated::input(&item, block_type, head, model);
+                compensated = calibrated::is_rounded(block_type) && (embeds || input.is_some());
                 if let Content::Weights { unit, .. } = &mut item.content {
-                    *unit = calibrated::unit(*unit, decided.input.as_ref(), model);
+                    *unit = calibrated::unit(*unit, input.as_ref(), model);
                 }
             } else {
-                let uses = choices.weighed && block_type.uses_importance() && decided.taken.is_none();
-                decided.input = Input::of(&item, model).filter(|_| uses || choices.saves);
-                decided.weighed = uses && decided.input.is_some();
+                let uses = choices.weighed && block_type.uses_importance() && taken.is_none();
+                input = Input::of(&item, model).filter(|_| uses || choices.saves);
+                weighed = uses && input.is_some();
             }
-            decided.item = item;
-            decided
+            Self { item, choice: choice.clone(), input, weighed, compensated, embeds, reading, taken, fidelity }
         });
         decided.collect()
     }
@@ -359,7 +349,7 @@ impl FormatJob for GgufJob {
             io.save(&ImportanceFile::key(unit), &importance_file::record(gathered))?;
         }
         for (segment, (errors, squares)) in totals {
-            io.metric(segment, RELATIVE_ERROR, if squares > 0.0 { (errors / squares).sqrt() } else { 0.0 });
+            io.metric(segment, metric::RELATIVE_ERROR, if squares > 0.0 { (errors / squares).sqrt() } else { 0.0 });
         }
         match &self.rounding {
             Some(rounding) => calibrated::make_unit(io, &self.model, rounding, &compensated),

@@ -21,7 +21,6 @@ use super::{
 use crate::{
     arrange::in_memory,
     importance::{Gathered, Input},
-    job::RELATIVE_ERROR,
     rows::Source,
 };
 
@@ -93,7 +92,7 @@ fn make_embedding(io: &UnitHandle, rounding: &Rounding, (segment, name, source):
     let search = rounding.calibration.effort.search();
     let how = How::Compensated { curvature: &curvature, difference: None, scheme: &scheme, search };
     let sums = matrix.make(io, how, None)?;
-    io.metric(segment, RELATIVE_ERROR, share(sums.errors, sums.squares).sqrt());
+    io.metric(segment, metric::RELATIVE_ERROR, share(sums.errors, sums.squares).sqrt());
     Ok(())
 }
 
@@ -126,7 +125,7 @@ fn scheme_of(source: &Source, name: &str) -> Result<Scheme> {
     scheme(source.block_type).ok_or_else(|| Failure::internal("floats are not rounded").about(name))
 }
 
-/// What is lost of tensors, over all their matrices.
+/// What is lost of tensors of experts, over all their matrices.
 #[derive(Default)]
 struct Shares(BTreeMap<u32, Sums>);
 
@@ -138,7 +137,7 @@ impl Shares {
 
     fn tell(&self, io: &UnitHandle) {
         for (segment, sums) in &self.0 {
-            io.metric(*segment, RELATIVE_ERROR, share(sums.errors, sums.squares).sqrt());
+            io.metric(*segment, metric::RELATIVE_ERROR, share(sums.errors, sums.squares).sqrt());
             if sums.energy > 0.0 {
                 io.metric(*segment, metric::OUTPUT_LOSS, share(sums.loss, sums.energy));
             }
@@ -156,16 +155,16 @@ fn make_matrices(
 ) -> Result<Told> {
     let calibration = &rounding.calibration;
     let answer = io.statistic(group.clone(), Statistic::Gram, expert)?;
+    let damp = damping(calibration.damp, answer.rows, answer.tokens);
     let mut make = |matrix: &Matrix<'_>, how: How<'_>, inputs: Option<&Inputs<'_>>| -> Result<()> {
         let mut whole = match substitutes {
             Some(_) => Some(vec![0.0; in_memory(matrix.rows * matrix.source.row_elements)?]),
             None => None,
         };
         let sums = matrix.make(io, how, whole.as_deref_mut())?;
-        shares.add(matrix.segment, sums);
-        if let Some(inputs) = inputs.filter(|_| expert.is_none()) {
-            let damp = damping(calibration.damp, inputs.answer.rows, inputs.answer.tokens);
-            tell(io, damp, (matrix.segment, matrix.name), inputs, sums);
+        match inputs.filter(|_| expert.is_none()) {
+            Some(inputs) => tell(io, damp, (matrix.segment, matrix.name), inputs, sums),
+            None => shares.add(matrix.segment, sums),
         }
         match (substitutes.as_mut(), whole) {
             (Some(substitutes), Some(made)) => substitutes.put(io, matrix, &made),
@@ -178,7 +177,7 @@ fn make_matrices(
         return Ok(Told::Few);
     }
     let mut how = conditioning(answer.rows, calibration)?;
-    how.damping = damping(calibration.damp, answer.rows, answer.tokens);
+    how.damping = damp;
     // A head that is the embedding as well is read by others than the head's inputs.
     let corrects = calibration.corrects && !matrices.iter().any(|matrix| matrix.source.embeds);
     let difference = corrects.then(|| Difference::of(io, group, expert)).transpose()?;

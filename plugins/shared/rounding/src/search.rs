@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Times that the best scale is fitted to its codes, and codes to the scale.
-const FITS: usize = 2;
+pub(crate) const FITS: usize = 2;
 
 /// Buffers that are kept between groups.
 #[derive(Default)]

@@ -10,12 +10,10 @@ use super::{
     state::Affine,
 };
 use crate::{
+    search::FITS,
     simd::{Lanes, Simd, TILE},
     tile::stored,
 };
-
-/// Times that the best scale is fitted to its codes, and codes to the scale.
-const FITS: usize = 2;
 
 /// What is known of a sub-block whose scale is free.
 #[derive(Clone, Copy)]
