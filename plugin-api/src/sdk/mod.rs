@@ -22,6 +22,7 @@ mod reader;
 mod rows;
 mod scratch;
 mod service;
+mod squares;
 pub mod testing;
 mod transcode;
 mod unit;
@@ -41,6 +42,7 @@ pub use reader::{FileReader, FileView, READER, VERIFY, json_number, list_entry, 
 pub use rows::Rows;
 pub use scratch::{Scratch, with_scratch};
 pub use service::{FormatService, Operand, OperandMut, ServiceAnswer, ServiceHandle, answer};
+pub use squares::squared_errors;
 pub use transcode::{TRANSCODE, Transcoder, transcode_service};
 pub use unit::{EXISTING, PLANES, REPLAY, STATISTICS, STATISTICS_2, SURVEY, UnitHandle};
 

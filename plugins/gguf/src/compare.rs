@@ -15,7 +15,10 @@ use qhost_plugin_api::{
         Findings, Model, Output, Plan, PlannedFile, PlannedUnit, Reading, Segment, StoredTensor, TensorSegment,
         UnitOrder, UnusedTensor,
     },
-    sdk::{CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, Result, RowJob, UnitHandle, chunks, with_scratch},
+    sdk::{
+        CHUNK_WEIGHTS, Failure, FilesHandle, FormatJob, Result, RowJob, UnitHandle, chunks, squared_errors,
+        with_scratch,
+    },
 };
 
 use crate::{
@@ -23,7 +26,6 @@ use crate::{
     families,
     ggml_type::GgmlType,
     items::{self, Content, Item},
-    rows::squared_errors,
     write,
 };
 

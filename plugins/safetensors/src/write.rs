@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use qhost_plugin_api::sdk::{
-    CHUNK_WEIGHTS, Failure, Result, RowJob, Rows, Scratch, UnitHandle, chunks, widen, with_scratch,
+    CHUNK_WEIGHTS, Failure, Result, RowJob, Rows, Scratch, UnitHandle, chunks, squared_errors, widen, with_scratch,
 };
 
 use crate::{float_type::FloatType, items::Item};
@@ -131,7 +131,7 @@ fn round(io: &UnitHandle, item: &Item, lent: &Rows<'_>, first_row: u64, scratch:
     }
     scratch.more_floats.resize(scratch.floats.len(), 0.0);
     widen(item.to.dtype(), &scratch.bytes, &mut scratch.more_floats)?;
-    Ok(squares(&scratch.floats, &scratch.more_floats))
+    Ok(squared_errors(&scratch.floats, &scratch.more_floats))
 }
 
 fn too_large(float: FloatType, value: f32, row: u64) -> Failure {
@@ -151,20 +151,6 @@ fn matrices(item: &Item) -> u64 {
 /// Bytes of a matrix of a tensor.
 fn matrix_bytes(item: &Item) -> u64 {
     item.elements().checked_div(matrices(item)).unwrap_or(0).saturating_mul(item.to.bytes())
-}
-
-/// The sum of squared differences, and the sum of squares of `x`.
-fn squares(x: &[f32], y: &[f32]) -> Squares {
-    // Eight sums side by side: the order of additions is fixed, and the CPU can do them at once.
-    let (mut errors, mut squares) = ([0.0_f64; 8], [0.0_f64; 8]);
-    for (x, y) in x.chunks(8).zip(y.chunks(8)) {
-        for (lane, (x, y)) in x.iter().zip(y).enumerate() {
-            let (x, y) = (f64::from(*x), f64::from(*y));
-            errors[lane] += (x - y) * (x - y);
-            squares[lane] += x * x;
-        }
-    }
-    (errors.iter().sum(), squares.iter().sum())
 }
 
 fn in_memory(bytes: u64) -> Result<usize> {

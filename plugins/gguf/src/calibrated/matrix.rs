@@ -6,14 +6,16 @@ use std::{
 };
 
 use qhost_linears::{Difference, Sums};
-use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Matrix as Factor, Result, UnitHandle, with_scratch};
+use qhost_plugin_api::sdk::{
+    CHUNK_WEIGHTS, Failure, Matrix as Factor, Result, UnitHandle, squared_errors, with_scratch,
+};
 use qhost_rounding::{Curvature, Effort, Scheme, TILE, round_blocks};
 
 use super::pack::pack;
 use crate::{
     arrange::in_memory,
     importance::Gathered,
-    rows::{Source, squared_errors, too_large},
+    rows::{Source, too_large},
 };
 
 /// Weights that are in memory at once of a matrix that nothing in the model reads: the head can be very large.
