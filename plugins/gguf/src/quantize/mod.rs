@@ -10,6 +10,7 @@ mod blocks;
 mod cost;
 mod error;
 mod float;
+mod instructions;
 mod iq4;
 pub(crate) mod legacy;
 mod pack;
@@ -22,6 +23,7 @@ mod round;
 mod search;
 
 pub use self::float::{bf16, f16, f32};
+pub use instructions::InstructionSet;
 pub use iq4::{iq4_nl, iq4_nl_weighted, iq4_xs, iq4_xs_weighted};
 pub use legacy::{q4_0, q4_0_weighted, q4_1, q4_1_weighted, q5_0, q5_0_weighted, q5_1, q5_1_weighted, q8_0};
 pub use q2_k::{q2_k, q2_k_weighted};
@@ -44,7 +46,16 @@ impl BlockType {
     /// # Panics
     /// If `x` is no whole number of blocks or `out` is not exactly their bytes: a defect in the caller.
     pub fn quantize(self, x: &[f32], out: &mut [u8]) {
+        self.quantize_on(InstructionSet::best(), x, out);
+    }
+
+    /// As [`quantize`](Self::quantize), with the kernel of an instruction set, which the machine must have.
+    ///
+    /// # Panics
+    /// As there, and if the machine does not have the instruction set.
+    pub fn quantize_on(self, set: InstructionSet, x: &[f32], out: &mut [u8]) {
         self.check_lengths(x, out);
+        assert!(set.is_available(), "this machine has no {}", set.name());
         match self {
             Self::F32 => f32(x, out),
             Self::F16 => f16(x, out),
@@ -79,14 +90,23 @@ impl BlockType {
     /// # Panics
     /// As [`quantize`](Self::quantize), and if `x` is no whole number of rows of whole blocks.
     pub fn quantize_weighted(self, x: &[f32], columns: &[f32], out: &mut [u8]) {
+        self.quantize_weighted_on(InstructionSet::best(), x, columns, out);
+    }
+
+    /// As [`quantize_weighted`](Self::quantize_weighted), with the kernel of an instruction set.
+    ///
+    /// # Panics
+    /// As there, and if the machine does not have the instruction set.
+    pub fn quantize_weighted_on(self, set: InstructionSet, x: &[f32], columns: &[f32], out: &mut [u8]) {
         if !self.uses_importance() {
-            return self.quantize(x, out);
+            return self.quantize_on(set, x, out);
         }
         self.check_lengths(x, out);
+        assert!(set.is_available(), "this machine has no {}", set.name());
         let whole = columns.len().is_multiple_of(self.block_elements()) && x.len().is_multiple_of(columns.len());
         assert!(whole, "{} weights are no whole rows of {} as {}", x.len(), columns.len(), self.name());
         match self {
-            Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 => self.quantize(x, out),
+            Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 => self.quantize_on(set, x, out),
             Self::Q4_0 => q4_0_weighted(x, columns, out),
             Self::Q4_1 => q4_1_weighted(x, columns, out),
             Self::Q5_0 => q5_0_weighted(x, columns, out),
