@@ -1,20 +1,29 @@
-//! The kernels without llama.cpp at hand: the reference's bytes from a file, and what must hold for
-//! every input.
+//! The kernels without llama.cpp at hand, on every instruction set that the machine has: the reference's bytes from a
+//! file, and what must hold for every input.
 
 #[path = "golden/inputs.rs"]
 mod inputs;
 #[path = "golden/vectors.rs"]
 mod vectors;
 
-use inputs::{DISTRIBUTIONS, IMPORTANCES, Random};
-use qhost_gguf::{format::BlockType, ggml_type::GgmlType};
+use inputs::{DISTRIBUTIONS, IMPORTANCES, Random, distributions};
+use qhost_gguf::{format::BlockType, ggml_type::GgmlType, quantize::InstructionSet};
 
 const HOSTILE: [f32; 8] =
     [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, -0.0];
 
+/// Every block type on every instruction set.
+fn kernels() -> impl Iterator<Item = (BlockType, InstructionSet)> {
+    BlockType::ALL.into_iter().flat_map(|block_type| InstructionSet::available().map(move |set| (block_type, set)))
+}
+
 fn quantize(block_type: BlockType, x: &[f32], fill: u8) -> Vec<u8> {
+    quantize_on(InstructionSet::best(), block_type, x, fill)
+}
+
+fn quantize_on(set: InstructionSet, block_type: BlockType, x: &[f32], fill: u8) -> Vec<u8> {
     let mut out = vec![fill; x.len() / block_type.block_elements() * block_type.block_bytes()];
-    block_type.quantize(x, &mut out);
+    block_type.quantize_on(set, x, &mut out);
     out
 }
 
@@ -28,11 +37,11 @@ fn dequantize(block_type: BlockType, bytes: &[u8]) -> Vec<f32> {
 fn bytes_are_those_of_the_golden_file() {
     let golden = vectors::parse(include_str!("golden/kernels.txt"));
     assert_eq!(golden.len(), BlockType::ALL.len() * DISTRIBUTIONS.len());
-    for block_type in BlockType::ALL {
+    for (block_type, set) in kernels() {
         for (name, make) in DISTRIBUTIONS {
-            let bytes = quantize(block_type, &vectors::weights(make), 0);
+            let bytes = quantize_on(set, block_type, &vectors::weights(make), 0);
             let line = vectors::line(block_type.name(), name, &bytes, block_type.block_bytes());
-            assert!(golden.contains(&&*line), "no longer the reference's bytes: {line}");
+            assert!(golden.contains(&&*line), "no longer the reference's bytes with {}: {line}", set.name());
         }
     }
 }
@@ -53,8 +62,12 @@ fn weights_are_those_of_the_golden_file() {
 }
 
 fn quantize_weighted(block_type: BlockType, x: &[f32], columns: &[f32], fill: u8) -> Vec<u8> {
+    quantize_weighted_on(InstructionSet::best(), block_type, x, columns, fill)
+}
+
+fn quantize_weighted_on(set: InstructionSet, block_type: BlockType, x: &[f32], columns: &[f32], fill: u8) -> Vec<u8> {
     let mut out = vec![fill; x.len() / block_type.block_elements() * block_type.block_bytes()];
-    block_type.quantize_weighted(x, columns, &mut out);
+    block_type.quantize_weighted_on(set, x, columns, &mut out);
     out
 }
 
@@ -68,11 +81,11 @@ fn bytes_with_importances_are_those_of_the_golden_file() {
     let golden = vectors::parse(include_str!("golden/weighted.txt"));
     assert_eq!(golden.len(), weighted().count() * DISTRIBUTIONS.len());
     let columns = vectors::columns();
-    for block_type in weighted() {
+    for (block_type, set) in kernels().filter(|(block_type, _)| block_type.uses_importance()) {
         for (name, make) in DISTRIBUTIONS {
-            let bytes = quantize_weighted(block_type, &vectors::weights(make), &columns, 0);
+            let bytes = quantize_weighted_on(set, block_type, &vectors::weights(make), &columns, 0);
             let line = vectors::line(block_type.name(), name, &bytes, block_type.block_bytes());
-            assert!(golden.contains(&&*line), "no longer the reference's bytes: {line}");
+            assert!(golden.contains(&&*line), "no longer the reference's bytes with {}: {line}", set.name());
         }
     }
 }
@@ -82,11 +95,12 @@ fn with_importances_neither_old_bytes_nor_other_rows_matter() {
     let x = Random::new(3).each(4096, Random::gauss);
     for (importance, make) in IMPORTANCES {
         let columns = make(&mut Random::new(4), 1024);
-        for block_type in BlockType::ALL {
-            let bytes = quantize_weighted(block_type, &x, &columns, 0);
-            assert_eq!(bytes, quantize_weighted(block_type, &x, &columns, 0xff), "{} {importance}", block_type.name());
-            let alone = x.chunks(1024).flat_map(|x| quantize_weighted(block_type, x, &columns, 0));
-            assert!(alone.eq(bytes), "{} {importance}", block_type.name());
+        for (block_type, set) in kernels() {
+            let what = format!("{} with {}, {importance}", block_type.name(), set.name());
+            let bytes = quantize_weighted_on(set, block_type, &x, &columns, 0);
+            assert_eq!(bytes, quantize_weighted_on(set, block_type, &x, &columns, 0xff), "{what}");
+            let alone = x.chunks(1024).flat_map(|x| quantize_weighted_on(set, block_type, x, &columns, 0));
+            assert!(alone.eq(bytes), "{what}");
         }
     }
 }
@@ -114,21 +128,22 @@ fn important_columns_have_less_error() {
 
 #[test]
 fn what_was_in_the_output_before_does_not_matter() {
-    for block_type in BlockType::ALL {
-        for (name, make) in DISTRIBUTIONS {
+    for (block_type, set) in kernels() {
+        for (name, make) in distributions() {
             let x = make(&mut Random::new(3), 1024);
-            assert_eq!(quantize(block_type, &x, 0), quantize(block_type, &x, 0xff), "{} {name}", block_type.name());
+            let (zeros, ones) = (quantize_on(set, block_type, &x, 0), quantize_on(set, block_type, &x, 0xff));
+            assert_eq!(zeros, ones, "{} {name} with {}", block_type.name(), set.name());
         }
     }
 }
 
 #[test]
 fn blocks_do_not_depend_on_their_neighbours() {
-    for block_type in BlockType::ALL {
-        for (name, make) in DISTRIBUTIONS {
-            let x = make(&mut Random::new(5), 1024);
-            let alone = x.chunks(block_type.block_elements()).flat_map(|x| quantize(block_type, x, 0));
-            assert!(alone.eq(quantize(block_type, &x, 0)), "{} {name}", block_type.name());
+    for (block_type, set) in kernels() {
+        for (name, make) in distributions() {
+            let x = make(&mut Random::new(5), 17 * 256);
+            let alone = x.chunks(block_type.block_elements()).flat_map(|x| quantize_on(set, block_type, x, 0));
+            assert!(alone.eq(quantize_on(set, block_type, &x, 0)), "{} {name} with {}", block_type.name(), set.name());
         }
     }
 }
@@ -178,7 +193,7 @@ fn more_bits_mean_less_error_and_each_type_keeps_its_bound() {
 
 #[test]
 fn hostile_weights_give_some_bytes_and_no_panic() {
-    for block_type in BlockType::ALL {
+    for (block_type, set) in kernels() {
         for seed in 0..50 {
             let mut random = Random::new(seed);
             let mut x = random.each(512, Random::gauss);
@@ -186,16 +201,16 @@ fn hostile_weights_give_some_bytes_and_no_panic() {
                 let at = random.below(512);
                 x[at] = HOSTILE[random.below(HOSTILE.len())];
             }
-            let bytes = quantize(block_type, &x, 0);
+            let bytes = quantize_on(set, block_type, &x, 0);
             dequantize(block_type, &bytes);
             let columns = Random::new(seed).each(256, |random| f32::from_bits(random.bits(32)));
-            dequantize(block_type, &quantize_weighted(block_type, &x, &columns, 0));
+            dequantize(block_type, &quantize_weighted_on(set, block_type, &x, &columns, 0));
         }
         for value in HOSTILE {
-            dequantize(block_type, &quantize(block_type, &[value; 512], 0));
+            dequantize(block_type, &quantize_on(set, block_type, &[value; 512], 0));
         }
         let any = Random::new(1).each(4096, |random| f32::from_bits(random.bits(32)));
-        dequantize(block_type, &quantize(block_type, &any, 0));
+        dequantize(block_type, &quantize_on(set, block_type, &any, 0));
     }
 }
 

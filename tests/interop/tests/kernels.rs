@@ -1,4 +1,5 @@
-//! The kernels against ggml's own, byte by byte, and the tables against ggml's.
+//! The kernels of every instruction set that the machine has against ggml's own, byte by byte, and the tables against
+//! ggml's.
 //!
 //! Weights here are finite, as everything that is quantised is. Even so C leaves some results open:
 //! ggml converts floats to bytes, which is undefined for what does not fit. It happens in Q4_0,
@@ -12,33 +13,50 @@
 #[path = "../../../plugins/gguf/tests/golden/inputs.rs"]
 mod inputs;
 
-use inputs::{DISTRIBUTIONS, IMPORTANCES, Random};
+use inputs::{IMPORTANCES, Random, distributions};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use qhost_gguf::format::{BlockType, LEVELS};
+use qhost_gguf::{
+    format::{BlockType, LEVELS},
+    quantize::InstructionSet,
+};
 
 /// Rows to try: the shortest, one that is no power of two, and usual ones.
 const ROWS: [usize; 4] = [256, 1792, 4096, 8192];
 
-/// Compares the bytes of rows, and then the weights that both read from them.
+/// Blocks to try, from one: more than any kernel takes at a time.
+const BLOCKS: usize = 17;
+
+/// Compares the bytes of rows on every instruction set, and then the weights that both read from them.
 fn compare(block_type: BlockType, x: &[f32], row_elements: usize) -> Result<(), String> {
     let number = block_type.ggml_type();
-    let mut ours = vec![0xa5; x.len() / block_type.block_elements() * block_type.block_bytes()];
-    block_type.quantize(x, &mut ours);
     let theirs = qhost_oracle::quantize_chunk(number, x, row_elements).map_err(|error| error.to_string())?;
-    same_blocks(block_type, x, &ours, &theirs)?;
+    same_on_every_set(block_type, x, &theirs, |set, ours| block_type.quantize_on(set, x, ours))?;
     let mut back = vec![0.0; x.len()];
-    block_type.dequantize(&ours, &mut back);
+    block_type.dequantize(&theirs, &mut back);
     let theirs = qhost_oracle::dequantize(number, &theirs).map_err(|error| error.to_string())?;
     same_floats(&back, &theirs)
 }
 
-/// Compares the bytes of rows that are quantised with importances of the columns.
+/// Compares the bytes of rows that are quantised with importances of the columns, on every instruction set.
 fn compare_weighted(block_type: BlockType, x: &[f32], columns: &[f32]) -> Result<(), String> {
-    let mut ours = vec![0xa5; x.len() / block_type.block_elements() * block_type.block_bytes()];
-    block_type.quantize_weighted(x, columns, &mut ours);
     let theirs = qhost_oracle::quantize_chunk_weighted(block_type.ggml_type(), x, columns);
-    same_blocks(block_type, x, &ours, &theirs.map_err(|error| error.to_string())?)
+    let theirs = theirs.map_err(|error| error.to_string())?;
+    same_on_every_set(block_type, x, &theirs, |set, ours| block_type.quantize_weighted_on(set, x, columns, ours))
+}
+
+fn same_on_every_set(
+    block_type: BlockType,
+    x: &[f32],
+    theirs: &[u8],
+    quantize: impl Fn(InstructionSet, &mut [u8]),
+) -> Result<(), String> {
+    for set in InstructionSet::available() {
+        let mut ours = vec![0xa5; x.len() / block_type.block_elements() * block_type.block_bytes()];
+        quantize(set, &mut ours);
+        same_blocks(block_type, x, &ours, theirs).map_err(|difference| format!("{}: {difference}", set.name()))?;
+    }
+    Ok(())
 }
 
 fn same_blocks(block_type: BlockType, x: &[f32], ours: &[u8], theirs: &[u8]) -> Result<(), String> {
@@ -63,7 +81,7 @@ fn same_floats(ours: &[f32], theirs: &[f32]) -> Result<(), String> {
 }
 
 fn bytes_are_equal(block_type: BlockType) {
-    for (name, make) in DISTRIBUTIONS {
+    for (name, make) in distributions() {
         for row_elements in ROWS {
             for seed in 0..12 {
                 let x = make(&mut Random::new(1000 * seed + row_elements as u64), 2 * row_elements);
@@ -71,15 +89,19 @@ fn bytes_are_equal(block_type: BlockType) {
                 assert_eq!(equal, Ok(()), "{} of {name}, seed {seed}, rows of {row_elements}", block_type.name());
             }
         }
-        // The types with small blocks have shorter rows, too.
-        let x = make(&mut Random::new(7), 15 * block_type.block_elements());
-        assert_eq!(compare(block_type, &x, block_type.block_elements()), Ok(()), "{} of {name}", block_type.name());
+        // The types with small blocks have shorter rows, too. Kernels take several blocks at a time: no number of them
+        // may be left over wrongly.
+        for blocks in 1..=BLOCKS {
+            let x = make(&mut Random::new(7 + blocks as u64), blocks * block_type.block_elements());
+            let equal = compare(block_type, &x, block_type.block_elements());
+            assert_eq!(equal, Ok(()), "{} of {name}, {blocks} blocks", block_type.name());
+        }
     }
 }
 
 fn weighted_bytes_are_equal(block_type: BlockType) {
     for (importance, make_columns) in IMPORTANCES {
-        for (name, make) in DISTRIBUTIONS {
+        for (name, make) in distributions() {
             for (seed, row_elements) in (0_u64..).zip([256, 1792, 256, 512, 4096]) {
                 let columns = make_columns(&mut Random::new(77 * seed + 5), row_elements);
                 let x = make(&mut Random::new(1000 * seed + row_elements as u64), 3 * row_elements);
@@ -87,10 +109,16 @@ fn weighted_bytes_are_equal(block_type: BlockType) {
                 let what = format!("{} of {name}, {importance}, rows of {row_elements}", block_type.name());
                 assert_eq!(equal, Ok(()), "{what}");
             }
-            // The types with small blocks have rows that are no whole super-blocks, too.
-            let columns = make_columns(&mut Random::new(3), 5 * block_type.block_elements());
+        }
+    }
+    // The types with small blocks have rows that are no whole super-blocks, too; and no length of a row may leave blocks
+    // over wrongly.
+    for (name, make) in distributions() {
+        for (blocks, (importance, make_columns)) in (1..=BLOCKS).zip(IMPORTANCES.into_iter().cycle()) {
+            let columns = make_columns(&mut Random::new(3 + blocks as u64), blocks * block_type.block_elements());
             let x = make(&mut Random::new(7), 3 * columns.len());
-            assert_eq!(compare_weighted(block_type, &x, &columns), Ok(()), "{} of {name}", block_type.name());
+            let equal = compare_weighted(block_type, &x, &columns);
+            assert_eq!(equal, Ok(()), "{} of {name}, {importance}, {blocks} blocks", block_type.name());
         }
     }
 }

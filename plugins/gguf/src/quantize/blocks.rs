@@ -1,59 +1,86 @@
-//! What the K-quants share around their searches: weights, the choice of the super-block's scale,
+//! What the K-quants share around their searches: weights in lanes, the choice of the super-block's scale,
 //! and the final levels for the scales as stored.
 
-use super::round::{each, low_byte, nearest_int, nearest_level, truncated_byte};
-use super::search::positive_scale;
-use crate::layout::{f16, put_f16, put_scale_and_min, q4_k, q5_k, scale_and_min};
+use super::lanes::{Bits, Lanes, MOST};
+use super::round::{low_byte, nearest_int, nearest_level};
+use crate::layout::{SUPER_BLOCK, f16, put_f16, put_scale_and_min, q4_k, q5_k, scale_and_min};
+
+/// The weights of some blocks, one block in each lane: `N` from the one with index `first` on, where a block has `block`.
+#[inline(always)]
+pub(super) fn weights<F: Lanes, const N: usize>(x: &[f32], block: usize, first: usize) -> [F; N] {
+    let mut weights = [F::all(0.0); N];
+    for (four, at) in weights.as_chunks_mut::<4>().0.iter_mut().zip((first..).step_by(4)) {
+        *four = F::columns(&x[at..], block);
+    }
+    weights
+}
 
 /// The importance of weights in Q2_K: their magnitude.
-#[inline]
-pub(super) fn absolute<const N: usize>(x: &[f32; N]) -> [f32; N] {
-    each(x, f32::abs)
+#[inline(always)]
+pub(super) fn absolute<F: Lanes, const N: usize>(x: &[F; N]) -> [F; N] {
+    let mut importance = *x;
+    for importance in &mut importance {
+        *importance = importance.abs();
+    }
+    importance
+}
+
+/// The importance of weights where the reference takes their squares.
+#[inline(always)]
+pub(super) fn squares<F: Lanes, const N: usize>(x: &[F; N]) -> [F; N] {
+    let mut importance = *x;
+    for importance in &mut importance {
+        *importance = *importance * *importance;
+    }
+    importance
 }
 
 /// The importance of weights in Q4_K and Q5_K: the root mean square of all plus their magnitude.
-#[inline]
-pub(super) fn rms_plus_absolute(x: &[f32; 32]) -> [f32; 32] {
-    let rms = (sum_of_squares(x) / 32.0).sqrt();
-    each(x, |x| rms + x.abs())
+#[inline(always)]
+pub(super) fn rms_plus_absolute<F: Lanes, const N: usize>(x: &[F; N]) -> [F; N] {
+    let mut squares = F::all(0.0);
+    for &x in x {
+        squares = squares + x * x;
+    }
+    let rms = (squares / F::all(32.0)).sqrt();
+    let mut importance = *x;
+    for importance in &mut importance {
+        *importance = rms + importance.abs();
+    }
+    importance
 }
 
 /// The importance of weights as a search takes it where each column's is given: times the weight's own
 /// magnitude, with `spread` added under the root.
-#[inline]
-pub(super) fn column_times_magnitude<const N: usize>(x: &[f32; N], columns: &[f32; N], spread: f32) -> [f32; N] {
-    let mut importance = each(x, |x| (spread + x * x).sqrt());
-    for (importance, column) in importance.iter_mut().zip(columns) {
-        *importance *= column;
+#[inline(always)]
+pub(super) fn column_times_magnitude<F: Lanes, const N: usize>(x: &[F; N], columns: &[F; N], spread: F) -> [F; N] {
+    let mut importance = *columns;
+    for (importance, &x) in importance.iter_mut().zip(x) {
+        *importance = (spread + x * x).sqrt() * *importance;
     }
     importance
 }
 
 /// The sum, from the first to the last.
-#[inline]
-pub(super) fn sum(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |sum, value| sum + value)
-}
-
-/// The sum of squares, from the first weight to the last.
-#[inline]
-pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |sum, x| sum + x * x)
-}
-
-/// Calls for each block of some rows: with its weights, the importance of its columns, and its bytes.
-/// `columns` are those of one row.
-#[inline]
-pub(super) fn each_block<const N: usize, const BYTES: usize>(
-    x: &[f32],
-    columns: &[f32],
-    out: &mut [u8],
-    quantize: impl Fn(&[f32; N], &[f32; N], &mut [u8; BYTES]),
-) {
-    let columns = columns.as_chunks().0.iter().cycle();
-    for ((x, columns), out) in x.as_chunks().0.iter().zip(columns).zip(out.as_chunks_mut().0) {
-        quantize(x, columns, out);
+#[inline(always)]
+pub(super) fn sum<F: Lanes>(numbers: &[F]) -> F {
+    let mut sum = F::all(0.0);
+    for &number in numbers {
+        sum = sum + number;
     }
+    sum
+}
+
+/// The sum of squares of super-blocks, from the first weight to the last.
+#[inline(always)]
+pub(super) fn sum_of_squares<F: Lanes>(x: &[f32]) -> F {
+    let mut sum = F::all(0.0);
+    for at in (0..SUPER_BLOCK).step_by(4) {
+        for x in F::columns(&x[at..], SUPER_BLOCK) {
+            sum = sum + x * x;
+        }
+    }
+    sum
 }
 
 /// The largest value, at least zero. NaNs are passed over.
@@ -68,30 +95,111 @@ pub(super) fn first_largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |largest: f32, &value| if value.abs() > largest.abs() { value } else { largest })
 }
 
-/// Replaces the levels by the best ones for a scale and minimum as stored.
+/// A number for each sub-block of each lane, to be looked at lane by lane.
+pub(super) struct Table<const SUBS: usize>([[f32; SUBS]; MOST]);
+
+impl<const SUBS: usize> Table<SUBS> {
+    /// All zeros.
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self([[0.0; SUBS]; MOST])
+    }
+
+    /// The numbers of sub-block `j`.
+    #[inline(always)]
+    pub(super) fn put<F: Lanes>(&mut self, j: usize, numbers: F) {
+        let mut lanes = [0.0; MOST];
+        numbers.store(&mut lanes);
+        for (table, number) in self.0[..F::COUNT].iter_mut().zip(lanes) {
+            table[j] = number;
+        }
+    }
+
+    /// As [`put`](Self::put) has put them.
+    #[inline(always)]
+    pub(super) fn get<F: Lanes>(&self, j: usize) -> F {
+        let mut lanes = [0.0; MOST];
+        for (number, table) in lanes.iter_mut().zip(&self.0[..F::COUNT]) {
+            *number = table[j];
+        }
+        F::load(&lanes)
+    }
+
+    /// Those of one lane.
+    #[inline(always)]
+    pub(super) fn lane(&mut self, lane: usize) -> &mut [f32; SUBS] {
+        &mut self.0[lane]
+    }
+}
+
+/// The best levels above a minimum for a scale as stored.
 ///
-/// With a scale of zero they stay what the search left, although nothing depends on them any more:
+/// With a scale of zero they are to stay what the search took, although nothing depends on them any more:
 /// the reference stores them, so they are part of its bytes.
-#[inline]
-pub(super) fn levels_above_min<const N: usize>(max: f32, x: &[f32; N], scale: f32, min: f32, levels: &mut [u8; N]) {
-    if scale != 0.0 {
-        *levels = each(x, |x| truncated_byte(nearest_level((x + min) / scale, 0.0, max)));
+#[inline(always)]
+pub(super) fn levels_above_min<F: Lanes, const N: usize>(max: f32, x: &[F; N], scale: F, min: F) -> [F; N] {
+    let mut levels = *x;
+    for level in &mut levels {
+        *level = nearest_level((*level + min) / scale, 0.0, max);
+    }
+    levels
+}
+
+/// The best levels for a scale as stored, with `half` added; with a scale of zero as [`levels_above_min`].
+#[inline(always)]
+pub(super) fn signed_levels<F: Lanes, const N: usize>(half: f32, x: &[F; N], scale: F) -> [F; N] {
+    let mut levels = *x;
+    for level in &mut levels {
+        *level = nearest_level(*level / scale, -half, half - 1.0) + F::all(half);
+    }
+    levels
+}
+
+/// Replaces levels by those that a search took, where the mask says so.
+#[inline(always)]
+pub(super) fn choose<F: Lanes, const N: usize>(mask: F::Mask, searched: &[F; N], levels: &mut [F; N]) {
+    for (level, &searched) in levels.iter_mut().zip(searched) {
+        *level = F::choose(mask, searched, *level);
     }
 }
 
-/// Replaces the levels by the best ones for a scale as stored, with `half` added; as
-/// [`levels_above_min`] leaves them alone with a scale of zero.
-#[inline]
-pub(super) fn signed_levels(half: f32, x: &[f32; 16], scale: f32, levels: &mut [u8; 16]) {
-    if scale != 0.0 {
-        *levels = each(x, |x| truncated_byte(nearest_level(x / scale, -half, half - 1.0) + half));
+/// Levels of blocks, one byte for each weight, block by block.
+pub(super) struct Levels<const BLOCK: usize>([[u8; BLOCK]; MOST]);
+
+impl<const BLOCK: usize> Levels<BLOCK> {
+    /// All zeros.
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self([[0; BLOCK]; MOST])
+    }
+
+    /// Takes down levels of all lanes from weight `first` on; as many as there are, a multiple of four. They are whole
+    /// numbers of a byte.
+    #[inline(always)]
+    pub(super) fn put<F: Lanes>(&mut self, first: usize, levels: &[F]) {
+        let magic = F::all(8_388_608.0);
+        let mut words = [0; MOST];
+        for ([a, b, c, d], at) in levels.as_chunks().0.iter().zip((first..).step_by(4)) {
+            // The integers lie in the low bits of these sums. What else is in them adds up to a constant.
+            let [a, b, c, d] = [(*a + magic).bits(), (*b + magic).bits(), (*c + magic).bits(), (*d + magic).bits()];
+            let four = a + b.up(8) + c.up(16) + d.up(24);
+            (four - F::Bits::all(0x4b00_0000)).store(&mut words);
+            for (block, word) in self.0[..F::COUNT].iter_mut().zip(words) {
+                block[at..at + 4].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+
+    /// Those of one lane.
+    #[inline(always)]
+    pub(super) fn lane(&mut self, lane: usize) -> &mut [u8; BLOCK] {
+        &mut self.0[lane]
     }
 }
 
-/// Fills the head that Q4_K and Q5_K have in common; returns scale and minimum of each sub-block as
-/// a reader will see them.
+/// Fills the head that Q4_K and Q5_K have in common; makes scale and minimum of each sub-block what a reader will see.
 #[inline]
-pub(super) fn put_scales_and_mins(head: &mut [u8], scales: &[f32; 8], mins: &[f32; 8]) -> [(f32, f32); 8] {
+pub(super) fn put_scales_and_mins(head: &mut [u8], scales: &mut [f32; 8], mins: &mut [f32; 8]) {
     const _: () = assert!(q4_k::D == q5_k::D && q4_k::DMIN == q5_k::DMIN && q4_k::SCALES == q5_k::SCALES);
 
     let (max_scale, max_min) = (largest(scales), largest(mins));
@@ -106,41 +214,44 @@ pub(super) fn put_scales_and_mins(head: &mut [u8], scales: &[f32; 8], mins: &[f3
         put_scale_and_min(&mut packed, j, scale, min);
     }
     head[q4_k::SCALES..].copy_from_slice(&packed);
-
-    stored_scales_and_mins(head, &packed)
+    stored_scales_and_mins(head, scales, mins);
 }
 
-/// Fills that head with importances given, for sub-blocks whose importances add up to `importance`.
-/// The levels of the scales are cut to `most_level`, which Q5_K has and Q4_K has not.
+/// Fills that head with the scale of scales and that of minima, and the levels of both.
 #[inline]
-pub(super) fn put_weighted_scales_and_mins(
+pub(super) fn put_found_scales_and_mins(
     head: &mut [u8],
-    scales: &[f32; 8],
-    mins: &[f32; 8],
-    importance: &[f32; 8],
-    most_level: u8,
-) -> [(f32, f32); 8] {
-    let (mut scale_levels, mut min_levels) = ([0; 8], [0; 8]);
-    let scale = positive_scale(63, scales, importance, &mut scale_levels);
-    let min = positive_scale(63, mins, importance, &mut min_levels);
-    put_f16(head, q4_k::D, scale);
-    put_f16(head, q4_k::DMIN, min);
+    d: f32,
+    dmin: f32,
+    scales: &mut [f32; 8],
+    mins: &mut [f32; 8],
+) {
+    put_f16(head, q4_k::D, d);
+    put_f16(head, q4_k::DMIN, dmin);
     let mut packed = [0; 12];
     for j in 0..8 {
-        put_scale_and_min(&mut packed, j, scale_levels[j].min(most_level), min_levels[j].min(most_level));
+        put_scale_and_min(&mut packed, j, byte(scales[j]), byte(mins[j]));
     }
     head[q4_k::SCALES..].copy_from_slice(&packed);
-    stored_scales_and_mins(head, &packed)
+    stored_scales_and_mins(head, scales, mins);
+}
+
+/// A whole number of a byte.
+#[inline]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is one")]
+pub(super) fn byte(number: f32) -> u8 {
+    number as u8
 }
 
 /// Scale and minimum of each sub-block as a reader will see them.
 #[inline]
-fn stored_scales_and_mins(head: &[u8], packed: &[u8; 12]) -> [(f32, f32); 8] {
+fn stored_scales_and_mins(head: &[u8], scales: &mut [f32; 8], mins: &mut [f32; 8]) {
     let (d, dmin) = (f16(head, q4_k::D), f16(head, q4_k::DMIN));
-    std::array::from_fn(|j| {
+    let packed: &[u8; 12] = head[q4_k::SCALES..].first_chunk().unwrap_or(&[0; 12]);
+    for j in 0..8 {
         let (scale, min) = scale_and_min(packed, j);
-        (d * f32::from(scale), dmin * f32::from(min))
-    })
+        (scales[j], mins[j]) = (d * f32::from(scale), dmin * f32::from(min));
+    }
 }
 
 #[inline]

@@ -2,18 +2,15 @@
 //!
 //! The arithmetic is that of ggml's `quantize_row_iq4_nl_impl` with seven tries on either side, which is what
 //! `ggml_quantize_chunk` calls for both types, importances or not. (`quantize_row_iq4_nl_ref`, for activations, tries
-//! nothing.) The scales that are tried depend on the largest weight alone, so that each has a lane of its own, in which sums
-//! run from the first weight to the last as in the reference.
+//! nothing.)
 
-use super::blocks::{column_times_magnitude, each_block, first_largest, sum_of_squares};
-use super::legacy::put_4_bits;
-use super::round::{each, exact, low_byte, nearest_int, truncated_byte};
-use super::search::extreme;
+use super::blocks::{Table, column_times_magnitude, squares, sum_of_squares, weights};
+use super::dispatch::{Kernel, Weighing};
+use super::lanes::{Bits, Lanes};
+use super::legacy::{four_bits, inverse, put};
+use super::round::{exact, nearest_level};
+use super::search::{extreme, first_largest};
 use crate::layout::{BLOCK, SUPER_BLOCK, UNEVEN, iq4_nl, iq4_xs, put_f16, put_iq4_scales};
-
-/// The scales that are tried for 32 weights: one that maps the largest weight to the other end, and fifteen around the one
-/// that maps it to the first value.
-const TRIES: usize = 16;
 
 /// The first value; the largest weight is mapped to it, since no other is as large.
 const FIRST: f32 = UNEVEN[0] as f32;
@@ -30,150 +27,183 @@ const MIDDLES: [f32; 16] = {
     middles
 };
 
-/// How far the value after each lies above it.
-const STEPS: [f32; 16] = {
-    let mut steps = [0.0; 16];
-    let mut i = 0;
-    while i < 15 {
-        steps[i] = UNEVEN[i + 1] as f32 - UNEVEN[i] as f32;
-        i += 1;
-    }
-    steps
-};
-
 /// 4 bits and one scale for 32 weights.
-pub fn iq4_nl(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        block(x, &each(x, |x| x * x), out);
-    }
-}
-
-/// As [`iq4_nl()`], with less error where `columns`, the importance of each column of a row, is large.
-pub fn iq4_nl_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    each_block(x, columns, out, |x, columns, out| {
-        let spread = sum_of_squares(x) * (2.0 / 32.0);
-        block(x, &column_times_magnitude(x, columns, spread), out);
-    });
-}
+pub(super) struct IQ4NL;
 
 /// 4 bits and a 6-bit scale for 32 weights, in super-blocks of 256.
-pub fn iq4_xs(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut().0) {
-        let x = x.as_chunks().0;
-        super_block(x, |j| each(&x[j], |x| x * x), out);
+pub(super) struct IQ4XS;
+
+impl Kernel for IQ4NL {
+    const ELEMENTS: usize = BLOCK;
+    const BYTES: usize = iq4_nl::BYTES;
+
+    #[inline(always)]
+    fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
+        let x: [F; BLOCK] = weights(x, BLOCK, 0);
+        let mut importance = squares(&x);
+        if let Some(weighing) = weighing {
+            let mut sum = F::all(0.0);
+            for &square in &importance {
+                sum = sum + square;
+            }
+            let columns = weights(weighing.columns, BLOCK, 0);
+            importance = column_times_magnitude(&x, &columns, sum * F::all(2.0 / 32.0));
+        }
+        let scale = scale(&x, &importance);
+        put::<F, 1>(&[scale.halves()], out, Self::BYTES, iq4_nl::D, 2);
+        put::<F, 4>(&four_bits::<F>(&codes(&x, inverse(scale))), out, Self::BYTES, iq4_nl::QS, 4);
     }
 }
 
-/// As [`iq4_xs()`], with less error where `columns`, the importance of each column of a row, is large.
-pub fn iq4_xs_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    each_block(x, columns, out, |x: &[f32; SUPER_BLOCK], columns: &[f32; SUPER_BLOCK], out| {
-        let spread = sum_of_squares(x) * (2.0 / 256.0);
-        let (x, columns) = (x.as_chunks().0, columns.as_chunks().0);
-        super_block(x, |j| column_times_magnitude(&x[j], &columns[j], spread), out);
-    });
+impl Kernel for IQ4XS {
+    const ELEMENTS: usize = SUPER_BLOCK;
+    const BYTES: usize = iq4_xs::BYTES;
+
+    #[inline(always)]
+    fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
+        let mut scales = [F::all(0.0); SUPER_BLOCK / BLOCK];
+        let spread = match weighing {
+            Some(_) => sum_of_squares::<F>(x) * F::all(2.0 / 256.0),
+            None => F::all(0.0),
+        };
+        for (j, found) in scales.iter_mut().enumerate() {
+            let x = weights(x, SUPER_BLOCK, j * BLOCK);
+            let importance = match weighing {
+                Some(weighing) => {
+                    column_times_magnitude(&x, &weights(weighing.columns, SUPER_BLOCK, j * BLOCK), spread)
+                }
+                None => squares(&x),
+            };
+            *found = scale(&x, &importance);
+        }
+        let d = first_largest(&scales) / F::all(-32.0);
+        let inverse_d = inverse(d);
+        let mut table = Table::<{ SUPER_BLOCK / BLOCK }>::new();
+        for (j, &scale) in scales.iter().enumerate() {
+            let level = nearest_level(inverse_d * scale, -32.0, 31.0);
+            table.put(j, level);
+            // Of the scale before it is rounded to f16, as in the reference.
+            let x = weights(x, SUPER_BLOCK, j * BLOCK);
+            let words = four_bits::<F>(&codes(&x, inverse(d * level)));
+            put::<F, 4>(&words, out, Self::BYTES, iq4_xs::QS + j * BLOCK / 2, 4);
+        }
+        let mut of_lanes = Table::<1>::new();
+        of_lanes.put(0, d);
+        for (lane, out) in out.as_chunks_mut::<{ iq4_xs::BYTES }>().0.iter_mut().enumerate() {
+            put_f16(out, iq4_xs::D, of_lanes.lane(lane)[0]);
+            let mut levels = [0; SUPER_BLOCK / BLOCK];
+            for (level, found) in levels.iter_mut().zip(table.lane(lane)) {
+                *level = signed_byte(*found);
+            }
+            put_iq4_scales(out, levels);
+        }
+    }
 }
 
-#[inline]
-fn block(x: &[f32; BLOCK], importance: &[f32; BLOCK], out: &mut [u8; iq4_nl::BYTES]) {
-    let scale = scale(x, importance);
-    put_f16(out, iq4_nl::D, scale);
-    put_4_bits(&mut out[iq4_nl::QS..], &codes(x, inverse(scale)));
-}
-
-#[inline]
-fn super_block(x: &[[f32; BLOCK]], importance: impl Fn(usize) -> [f32; BLOCK], out: &mut [u8; iq4_xs::BYTES]) {
-    let mut scales = [0.0; SUPER_BLOCK / BLOCK];
-    for (j, (scale_of, x)) in scales.iter_mut().zip(x).enumerate() {
-        *scale_of = scale(x, &importance(j));
-    }
-    let d = -first_largest(&scales) / 32.0;
-    let inverse_d = inverse(d);
-    put_f16(out, iq4_xs::D, d);
-    let mut levels = [0; SUPER_BLOCK / BLOCK];
-    let packed = out[iq4_xs::QS..].as_chunks_mut::<16>().0;
-    for (j, ((scale, x), packed)) in scales.iter().zip(x).zip(packed).enumerate() {
-        let level = nearest_int(inverse_d * scale).clamp(-32, 31);
-        levels[j] = low_byte(level).cast_signed();
-        // Of the scale before it is rounded to f16, as in the reference.
-        put_4_bits(packed, &codes(x, inverse(d * exact(level))));
-    }
-    put_iq4_scales(out, levels);
+/// A whole number of a signed byte.
+#[expect(clippy::cast_possible_truncation, reason = "it is one")]
+fn signed_byte(number: f32) -> i8 {
+    number as i8
 }
 
 /// The scale that fits 32 weights best, of either sign: of each try the least-squares scale for its values, and of these
 /// the first by which most is gained.
-#[inline]
-fn scale(x: &[f32; BLOCK], importance: &[f32; BLOCK]) -> f32 {
-    let Some(extreme) = extreme(x) else { return 0.0 };
-    let mut inverses = [0.0; TRIES];
-    inverses[0] = 1.0 / (extreme / -FIRST);
-    for (inverse, step) in inverses[1..].iter_mut().zip(-7..=7) {
-        *inverse = (exact(step) + FIRST) / extreme;
-    }
-    let (sums_vx, sums_v2) = sums(x, importance, &inverses);
-    let mut scale = if sums_v2[0] > 0.0 { sums_vx[0] / sums_v2[0] } else { 0.0 };
-    let mut best_gain = scale * sums_vx[0];
-    for (sum_vx, sum_v2) in sums_vx.iter().zip(&sums_v2).skip(1) {
-        if *sum_v2 > 0.0 && sum_vx * sum_vx > best_gain * sum_v2 {
-            scale = sum_vx / sum_v2;
-            best_gain = scale * sum_vx;
-        }
-    }
-    scale
-}
-
-/// For each try the sums of value · weight and of value², both times the importance.
 ///
 /// The scales around one differ by so little that the numbers of a weight, from first to last, have a middle between them
 /// at most: of these tries a weight has the lowest number's value, or the next.
-#[inline]
-fn sums(x: &[f32; BLOCK], importance: &[f32; BLOCK], inverses: &[f32; TRIES]) -> ([f32; TRIES], [f32; TRIES]) {
-    let apart = codes(x, inverses[0]);
-    let lowest = codes_of(&each(x, |x| {
-        let (first, last) = (inverses[1] * x, inverses[TRIES - 1] * x);
-        if first < last { first } else { last }
-    }));
-    let (mut sums_vx, mut sums_v2) = ([0.0; TRIES], [0.0; TRIES]);
-    for ((&x, &w), (apart, lowest)) in x.iter().zip(importance).zip(apart.into_iter().zip(lowest)) {
-        let lowest = usize::from(lowest & 0xf);
-        let (value, middle, step) = (f32::from(UNEVEN[lowest]), MIDDLES[lowest], STEPS[lowest]);
-        let mut values = each(inverses, |inverse| value + if inverse * x < middle { 0.0 } else { step });
-        values[0] = f32::from(UNEVEN[usize::from(apart & 0xf)]);
-        for ((sum_vx, sum_v2), value) in sums_vx.iter_mut().zip(&mut sums_v2).zip(values) {
-            *sum_vx += w * value * x;
-            *sum_v2 += w * value * value;
-        }
+#[inline(always)]
+fn scale<F: Lanes>(x: &[F; BLOCK], importance: &[F; BLOCK]) -> F {
+    let none = F::all(0.0);
+    let (extreme, zero) = extreme(x);
+    // What is computed of zeros is thrown away.
+    let extreme = F::choose(zero, F::all(1.0), extreme);
+
+    let apart = F::all(1.0) / (extreme / F::all(-FIRST));
+    let mut values = *x;
+    for value in &mut values {
+        *value = nearest(apart * *value)[0];
     }
-    (sums_vx, sums_v2)
-}
+    let (sum_vx, sum_v2) = sums(x, importance, &values);
+    let mut scale = F::choose(sum_v2.above(none), sum_vx / sum_v2, none);
+    let mut best_gain = scale * sum_vx;
 
-/// The nearest values for a scale, of which this is the inverse.
-#[inline]
-fn codes(x: &[f32; BLOCK], inverse: f32) -> [u8; BLOCK] {
-    codes_of(&each(x, |x| inverse * x))
-}
-
-/// The values that are nearest to numbers.
-#[inline]
-fn codes_of(numbers: &[f32; BLOCK]) -> [u8; BLOCK] {
-    let mut codes = [0.0; BLOCK];
-    for middle in &MIDDLES[..15] {
-        for (code, number) in codes.iter_mut().zip(numbers) {
-            *code += if number < middle { 0.0 } else { 1.0 };
-        }
+    let (first, last) = (tried(extreme, -7), tried(extreme, 7));
+    let [mut lower, mut upper, mut middles] = [*x; 3];
+    for (((&x, lower), upper), middle) in x.iter().zip(&mut lower).zip(&mut upper).zip(&mut middles) {
+        [*lower, *upper, *middle] = nearest((first * x).lesser(last * x));
     }
-    each(&codes, truncated_byte)
+    for step in -7..=7 {
+        let inverse = tried(extreme, step);
+        let bounds = lower.iter().zip(&upper).zip(&middles);
+        for ((value, &x), ((&lower, &upper), &middle)) in values.iter_mut().zip(x).zip(bounds) {
+            *value = F::choose((inverse * x).below(middle), lower, upper);
+        }
+        let (sum_vx, sum_v2) = sums(x, importance, &values);
+        let better = sum_v2.above(none) & (sum_vx * sum_vx).above(best_gain * sum_v2);
+        let this_scale = sum_vx / sum_v2;
+        scale = F::choose(better, this_scale, scale);
+        best_gain = F::choose(better, this_scale * sum_vx, best_gain);
+    }
+    F::choose(zero, none, scale)
 }
 
-/// One over a scale; zero for zero.
-#[inline]
-fn inverse(scale: f32) -> f32 {
-    if scale == 0.0 { 0.0 } else { 1.0 / scale }
+/// The inverse of the scale that is tried in a step.
+#[inline(always)]
+fn tried<F: Lanes>(extreme: F, step: i32) -> F {
+    F::all(exact(step) + FIRST) / extreme
+}
+
+/// The sums of value · weight and of value², both times the importance.
+#[inline(always)]
+fn sums<F: Lanes>(x: &[F; BLOCK], importance: &[F; BLOCK], values: &[F; BLOCK]) -> (F, F) {
+    let (mut sum_vx, mut sum_v2) = (F::all(0.0), F::all(0.0));
+    for ((&x, &w), &value) in x.iter().zip(importance).zip(values) {
+        let weighed = w * value;
+        sum_vx = sum_vx + weighed * x;
+        sum_v2 = sum_v2 + weighed * value;
+    }
+    (sum_vx, sum_v2)
+}
+
+/// The value that is nearest to a number, the one above it, and from where on that is nearer. After the last there is none.
+#[inline(always)]
+fn nearest<F: Lanes>(number: F) -> [F; 3] {
+    let [mut lower, mut upper, mut middle] =
+        [F::all(f32::from(UNEVEN[0])), F::all(f32::from(UNEVEN[1])), F::all(MIDDLES[0])];
+    for i in 1..16 {
+        let below = number.below(F::all(MIDDLES[i - 1]));
+        lower = F::choose(below, lower, F::all(f32::from(UNEVEN[i])));
+        upper = F::choose(below, upper, F::all(f32::from(UNEVEN[15.min(i + 1)])));
+        middle = F::choose(below, middle, F::all(MIDDLES[i]));
+    }
+    [lower, upper, middle]
+}
+
+/// The codes of the nearest values for a scale, of which this is the inverse.
+#[inline(always)]
+fn codes<F: Lanes>(x: &[F; BLOCK], inverse: F) -> [F::Bits; BLOCK] {
+    let mut codes = [F::Bits::all(0); BLOCK];
+    for (code, &x) in codes.iter_mut().zip(x) {
+        let number = inverse * x;
+        let mut last = F::all(0.0);
+        for (above, &middle) in (1..).zip(&MIDDLES[..15]) {
+            last = F::choose(number.below(F::all(middle)), last, F::all(exact(above)));
+        }
+        *code = last.truncated();
+    }
+    codes
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::lanes::Array;
     use super::*;
+
+    fn code_of(number: f32) -> u32 {
+        let mut code = [0];
+        codes(&[Array::<1>::all(number); BLOCK], Array::all(1.0))[0].store(&mut code);
+        code[0]
+    }
 
     /// What the comparison of differences gives, as the reference makes it; a tie goes up.
     fn nearest(x: f32) -> u8 {
@@ -205,9 +235,9 @@ mod tests {
         numbers.extend([f32::MIN_POSITIVE, -f32::MIN_POSITIVE, -0.0, f32::MAX, f32::MIN]);
         for number in numbers {
             let expected = if number.abs() > 1e30 { if number > 0.0 { 15 } else { 0 } } else { nearest(number) };
-            assert_eq!(codes(&[number; BLOCK], 1.0), [expected; BLOCK], "{number:e}");
+            assert_eq!(code_of(number), u32::from(expected), "{number:e}");
         }
         // The reference's search ends at the last where no comparison holds.
-        assert_eq!(codes(&[f32::NAN; BLOCK], 1.0), [15; BLOCK]);
+        assert_eq!(code_of(f32::NAN), 15);
     }
 }

@@ -1,185 +1,218 @@
 //! Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0: a block of 32 weights has one scale, found without a search unless
 //! importances are given.
 //!
-//! The arithmetic is that of ggml's `quantize_row_*_ref` and `quantize_row_*_impl`, operation by operation.
+//! The arithmetic is that of ggml's `quantize_row_*_ref` and `quantize_row_*_impl`, operation by operation. Scales are
+//! inverted before they are rounded to f16. A block can be so small that the inverse of its scale is infinite; what
+//! comes of it no `i32` holds, and is stored as zeros.
 
-use super::blocks::{column_times_magnitude, each_block, sum_of_squares};
-use super::round::{each, rounded_byte, truncated_byte};
-use super::search::{Error, Offsets, scale_among_19, scale_and_min};
-use crate::layout::{BLOCK, put_f16, q4_0, q4_1, q5_0, q5_1, q8_0};
+use super::blocks::{column_times_magnitude, weights};
+use super::dispatch::{Kernel, Weighing};
+use super::lanes::{Bits, Lanes, MOST};
+use super::search::{Error, Offsets, first_largest, scale_among_19, scale_and_min};
+use crate::layout::{BLOCK, q4_0, q4_1, q5_0, q5_1, q8_0};
 
 /// 4 bits: the weight of largest magnitude becomes level 0, that is −8, and zero level 8.
-pub fn q4_0(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut::<{ q4_0::BYTES }>().0) {
-        let scale = extreme(x) / -8.0;
-        let inverse = inverse(scale);
-        put_f16(out, q4_0::D, scale);
-        put_4_bits(&mut out[q4_0::QS..], &each(x, |x| clamped(truncated_byte(x * inverse + 8.5), 15)));
-    }
-}
+pub(super) struct Q4_0;
 
 /// 4 bits from the minimum up.
-pub fn q4_1(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut::<{ q4_1::BYTES }>().0) {
-        let (min, max) = range(x);
-        let scale = (max - min) / 15.0;
-        let inverse = inverse(scale);
-        put_f16(out, q4_1::D, scale);
-        put_f16(out, q4_1::M, min);
-        put_4_bits(&mut out[q4_1::QS..], &each(x, |x| clamped(truncated_byte((x - min) * inverse + 0.5), 15)));
-    }
-}
+pub(super) struct Q4_1;
 
-/// 5 bits: as [`q4_0()`] with twice the levels.
-pub fn q5_0(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut::<{ q5_0::BYTES }>().0) {
-        let scale = extreme(x) / -16.0;
-        let inverse = inverse(scale);
-        put_f16(out, q5_0::D, scale);
-        let levels = each(x, |x| clamped(truncated_byte(x * inverse + 16.5), 31));
-        put_5_bits(out, q5_0::QH, q5_0::QS, &levels);
-    }
-}
+/// 5 bits: as [`Q4_0`] with twice the levels.
+pub(super) struct Q5_0;
 
 /// 5 bits from the minimum up.
-pub fn q5_1(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut::<{ q5_1::BYTES }>().0) {
-        let (min, max) = range(x);
-        let scale = (max - min) / 31.0;
-        let inverse = inverse(scale);
-        put_f16(out, q5_1::D, scale);
-        put_f16(out, q5_1::M, min);
-        // The one type without a clamp: the largest weight gives 31 and a rounding error at most.
-        let levels = each(x, |x| truncated_byte((x - min) * inverse + 0.5));
-        put_5_bits(out, q5_1::QH, q5_1::QS, &levels);
-    }
-}
+pub(super) struct Q5_1;
 
 /// 8 bits, signed: the largest magnitude becomes ±127.
-pub fn q8_0(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks::<BLOCK>().0.iter().zip(out.as_chunks_mut::<{ q8_0::BYTES }>().0) {
-        let scale = fold(x, 0.0, |largest, x| if x.abs() > largest { x.abs() } else { largest }) / 127.0;
+pub(super) struct Q8_0;
+
+impl Kernel for Q4_0 {
+    const ELEMENTS: usize = BLOCK;
+    const BYTES: usize = q4_0::BYTES;
+    const BY_ROW: bool = true;
+
+    #[inline(always)]
+    fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
+        let (scale, levels) = around_zero::<F>(8.0, x, weighing);
+        put::<F, 1>(&[scale.halves()], out, Self::BYTES, q4_0::D, 2);
+        put::<F, 4>(&four_bits::<F>(&levels), out, Self::BYTES, q4_0::QS, 4);
+    }
+}
+
+impl Kernel for Q4_1 {
+    const ELEMENTS: usize = BLOCK;
+    const BYTES: usize = q4_1::BYTES;
+    const BY_ROW: bool = true;
+
+    #[inline(always)]
+    fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
+        let (head, levels) = above_minimum::<F>(15.0, x, weighing);
+        put::<F, 1>(&[head], out, Self::BYTES, q4_1::D, 4);
+        put::<F, 4>(&four_bits::<F>(&levels), out, Self::BYTES, q4_1::QS, 4);
+    }
+}
+
+impl Kernel for Q5_0 {
+    const ELEMENTS: usize = BLOCK;
+    const BYTES: usize = q5_0::BYTES;
+    const BY_ROW: bool = true;
+
+    #[inline(always)]
+    fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
+        let (scale, levels) = around_zero::<F>(16.0, x, weighing);
+        put::<F, 1>(&[scale.halves()], out, Self::BYTES, q5_0::D, 2);
+        put::<F, 1>(&[fifth_bits::<F>(&levels)], out, Self::BYTES, q5_0::QH, 4);
+        put::<F, 4>(&four_bits::<F>(&levels), out, Self::BYTES, q5_0::QS, 4);
+    }
+}
+
+impl Kernel for Q5_1 {
+    const ELEMENTS: usize = BLOCK;
+    const BYTES: usize = q5_1::BYTES;
+    const BY_ROW: bool = true;
+
+    #[inline(always)]
+    fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
+        let (head, levels) = above_minimum::<F>(31.0, x, weighing);
+        put::<F, 1>(&[head], out, Self::BYTES, q5_1::D, 4);
+        put::<F, 1>(&[fifth_bits::<F>(&levels)], out, Self::BYTES, q5_1::QH, 4);
+        put::<F, 4>(&four_bits::<F>(&levels), out, Self::BYTES, q5_1::QS, 4);
+    }
+}
+
+impl Kernel for Q8_0 {
+    const ELEMENTS: usize = BLOCK;
+    const BYTES: usize = q8_0::BYTES;
+
+    #[inline(always)]
+    fn blocks<F: Lanes>(x: &[f32], _: Option<&Weighing<'_>>, out: &mut [u8]) {
+        let x: [F; BLOCK] = weights(x, BLOCK, 0);
+        let mut largest = F::all(0.0);
+        for &x in &x {
+            largest = x.abs().greater(largest);
+        }
+        let scale = largest / F::all(127.0);
         let inverse = inverse(scale);
-        put_f16(out, q8_0::D, scale);
-        out[q8_0::QS..].copy_from_slice(&each(x, |x| rounded_byte(x * inverse)));
+        let mut words = [F::Bits::all(0); 8];
+        for (word, x) in words.iter_mut().zip(x.as_chunks::<4>().0) {
+            for (x, at) in x.iter().zip([0, 8, 16, 24]) {
+                *word = *word | (rounded(*x * inverse) & F::Bits::all(0xff)).up(at);
+            }
+        }
+        put::<F, 1>(&[scale.halves()], out, Self::BYTES, q8_0::D, 2);
+        put::<F, 8>(&words, out, Self::BYTES, q8_0::QS, 4);
     }
 }
 
-/// As [`q4_0()`], with a search for the scale that serves the important columns best; ggml's
-/// `quantize_row_q4_0_impl` for each row. `columns` is the importance of each column of a row.
-pub fn q4_0_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    each_weighted(x, columns, out, |x, importance, out: &mut [u8; q4_0::BYTES]| {
-        let mut levels = [0; BLOCK];
-        put_f16(out, q4_0::D, scale_among_19(8.0, x, importance, &mut levels));
-        put_4_bits(&mut out[q4_0::QS..], &levels);
-    });
-}
-
-/// As [`q4_1()`], with the search of [`q4_0_weighted`]; ggml's `quantize_row_q4_1_impl` for each row.
-pub fn q4_1_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    each_weighted(x, columns, out, |x, importance, out: &mut [u8; q4_1::BYTES]| {
-        let mut levels = [0; BLOCK];
-        let (scale, min) = scale_and_min(15.0, x, importance, &mut levels, Offsets::WEIGHTED, Error::Squared);
-        put_f16(out, q4_1::D, scale);
-        put_f16(out, q4_1::M, -min);
-        put_4_bits(&mut out[q4_1::QS..], &levels);
-    });
-}
-
-/// As [`q5_0()`], with the search of [`q4_0_weighted`]; ggml's `quantize_row_q5_0_impl` for each row.
-pub fn q5_0_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    each_weighted(x, columns, out, |x, importance, out: &mut [u8; q5_0::BYTES]| {
-        let mut levels = [0; BLOCK];
-        put_f16(out, q5_0::D, scale_among_19(16.0, x, importance, &mut levels));
-        put_5_bits(out, q5_0::QH, q5_0::QS, &levels);
-    });
-}
-
-/// As [`q5_1()`], with the search of [`q4_0_weighted`]; ggml's `quantize_row_q5_1_impl` for each row.
-pub fn q5_1_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    each_weighted(x, columns, out, |x, importance, out: &mut [u8; q5_1::BYTES]| {
-        let mut levels = [0; BLOCK];
-        let (scale, min) = scale_and_min(31.0, x, importance, &mut levels, Offsets::WEIGHTED, Error::Squared);
-        put_f16(out, q5_1::D, scale);
-        put_f16(out, q5_1::M, -min);
-        put_5_bits(out, q5_1::QH, q5_1::QS, &levels);
-    });
-}
-
-/// Calls for each block with its weights, their importance, and its bytes. How large a weight is counts
-/// beside the weights of its whole row.
-#[inline]
-fn each_weighted<const BYTES: usize>(
-    x: &[f32],
-    columns: &[f32],
-    out: &mut [u8],
-    quantize: impl Fn(&[f32; BLOCK], &[f32; BLOCK], &mut [u8; BYTES]),
-) {
-    #[expect(clippy::cast_precision_loss, reason = "the reference rounds the length of a row, too")]
-    let length = columns.len() as f32;
-    let row_bytes = columns.len() / BLOCK * BYTES;
-    for (x, out) in x.chunks_exact(columns.len().max(1)).zip(out.chunks_exact_mut(row_bytes.max(1))) {
-        let spread = sum_of_squares(x) / length;
-        each_block(x, columns, out, |x, columns, out| quantize(x, &column_times_magnitude(x, columns, spread), out));
+/// The scales and the levels of Q4_0 and Q5_0, which have `half` levels below zero.
+#[inline(always)]
+fn around_zero<F: Lanes>(half: f32, x: &[f32], weighing: Option<&Weighing<'_>>) -> (F, [F::Bits; BLOCK]) {
+    let x: [F; BLOCK] = weights(x, BLOCK, 0);
+    let mut levels = [F::Bits::all(0); BLOCK];
+    if let Some(weighing) = weighing {
+        let columns = weights(weighing.columns, BLOCK, 0);
+        let fit = scale_among_19(half, &x, &column_times_magnitude(&x, &columns, F::load(weighing.spreads)));
+        for (level, found) in levels.iter_mut().zip(fit.levels(half, &x)) {
+            *level = found.truncated();
+        }
+        return (fit.scale, levels);
     }
+    let scale = first_largest(&x) / F::all(-half);
+    let inverse = inverse(scale);
+    for (level, &x) in levels.iter_mut().zip(&x) {
+        let cut = (x * inverse + F::all(half + 0.5)).truncated() & F::Bits::all(0xff);
+        // The upper clamp: one more than the last level becomes the last.
+        *level = cut - cut.down(if half > 8.0 { 5 } else { 4 });
+    }
+    (scale, levels)
+}
+
+/// The scales and minima, each as an f16, and the levels of Q4_1 and Q5_1.
+#[inline(always)]
+fn above_minimum<F: Lanes>(max_level: f32, x: &[f32], weighing: Option<&Weighing<'_>>) -> (F::Bits, [F::Bits; BLOCK]) {
+    let x: [F; BLOCK] = weights(x, BLOCK, 0);
+    let mut levels = [F::Bits::all(0); BLOCK];
+    let (scale, min);
+    if let Some(weighing) = weighing {
+        let columns = weights(weighing.columns, BLOCK, 0);
+        let importance = column_times_magnitude(&x, &columns, F::load(weighing.spreads));
+        let fit = scale_and_min(max_level, &x, &importance, Offsets::WEIGHTED, Error::Squared);
+        for (level, found) in levels.iter_mut().zip(fit.levels(max_level, Offsets::WEIGHTED, &x)) {
+            *level = found.truncated();
+        }
+        (scale, min) = (fit.scale, fit.min * F::all(-1.0));
+    } else {
+        let (mut least, mut most) = (F::all(f32::MAX), F::all(-f32::MAX));
+        for &x in &x {
+            least = x.lesser(least);
+            most = x.greater(most);
+        }
+        (scale, min) = ((most - least) / F::all(max_level), least);
+        let inverse = inverse(scale);
+        for (level, &x) in levels.iter_mut().zip(&x) {
+            // The largest weight gives the last level and a rounding error at most.
+            *level = ((x - min) * inverse + F::all(0.5)).truncated() & F::Bits::all(0xff);
+        }
+    }
+    (scale.halves() | min.halves().up(16), levels)
 }
 
 /// One over the scale, before the scale is rounded to f16; zero for zero.
-#[inline]
-fn inverse(scale: f32) -> f32 {
-    if scale == 0.0 { 0.0 } else { 1.0 / scale }
+#[inline(always)]
+pub(super) fn inverse<F: Lanes>(scale: F) -> F {
+    F::choose(scale.equals(F::all(0.0)), F::all(0.0), F::all(1.0) / scale)
 }
 
-/// The first weight of the largest magnitude, with its sign; a positive zero for zeros. NaNs are
-/// passed over.
-#[inline]
-fn extreme(x: &[f32; BLOCK]) -> f32 {
-    let magnitude = fold(x, 0.0, |largest, x| if x.abs() > largest { x.abs() } else { largest });
-    let is_largest = |x: f32| x.to_bits() & 0x7fff_ffff == magnitude.to_bits();
-    let signs = each(x, |x| if is_largest(x) { 1 << (x.to_bits() >> 31) } else { 0_u32 });
-    match signs.iter().fold(0, |all, sign| all | sign) {
-        _ if magnitude == 0.0 => 0.0,
-        0b01 => magnitude,
-        0b10 => -magnitude,
-        // Both signs.
-        _ => x.iter().copied().find(|&x| is_largest(x)).unwrap_or(0.0),
-    }
+/// Rounds to the nearest integer, ties away from zero as C's `roundf`; zero, or what has a lowest byte of zero, if no `i32` holds it.
+#[inline(always)]
+fn rounded<F: Lanes>(x: F) -> F::Bits {
+    // The largest float below a half: with a full half, its neighbour 0.49999997 would become 1.
+    let magnitude = (x.abs() + F::all(0.5 - f32::EPSILON / 4.0)).truncated();
+    // Twice a number of which the sign is wrong is taken away.
+    magnitude - ((magnitude + magnitude) & x.bits().down(31))
 }
 
-/// The smallest and the largest weight. Where that is a zero, the first zero counts, as if the
-/// weights were compared one after the other: its sign is stored.
-#[inline]
-fn range(x: &[f32; BLOCK]) -> (f32, f32) {
-    let min = fold(x, f32::MAX, |min, x| if x < min { x } else { min });
-    let max = fold(x, -f32::MAX, |max, x| if x > max { x } else { max });
-    let first_zero = |extreme: f32| {
-        if extreme == 0.0 { x.iter().copied().find(|x| *x == 0.0).unwrap_or(extreme) } else { extreme }
-    };
-    (first_zero(min), first_zero(max))
-}
-
-/// Folds in eight lanes, which is right for choices that do not depend on order.
-#[inline]
-fn fold(x: &[f32; BLOCK], start: f32, choose: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [start; 8];
-    for x in x.as_chunks::<8>().0 {
-        for (lane, x) in lanes.iter_mut().zip(x) {
-            *lane = choose(*lane, *x);
+/// The low four bits of levels, as they are packed.
+#[inline(always)]
+pub(super) fn four_bits<F: Lanes>(levels: &[F::Bits; BLOCK]) -> [F::Bits; 4] {
+    let mut words = [F::Bits::all(0); 4];
+    let (low, high) = levels.split_at(BLOCK / 2);
+    for (word, (low, high)) in words.iter_mut().zip(low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0)) {
+        for ((&low, &high), at) in low.iter().zip(high).zip([0, 8, 16, 24]) {
+            *word = *word | ((low & F::Bits::all(0xf)) | (high & F::Bits::all(0xf)).up(4)).up(at);
         }
     }
-    for half in [4, 2, 1] {
-        for lane in 0..half {
-            lanes[lane] = choose(lanes[lane], lanes[lane + half]);
-        }
-    }
-    lanes[0]
+    words
 }
 
-/// The upper clamp, on signed bytes as in the reference. There is no lower one, since nothing below
-/// zero comes here.
-#[inline]
-fn clamped(level: u8, max: i8) -> u8 {
-    level.cast_signed().min(max).cast_unsigned()
+/// The fifth bits of levels, as they are packed.
+#[inline(always)]
+fn fifth_bits<F: Lanes>(levels: &[F::Bits; BLOCK]) -> F::Bits {
+    let mut bits = F::Bits::all(0);
+    for (&level, at) in levels.iter().zip(0..) {
+        bits = bits | (level.down(4) & F::Bits::all(1)).up(at);
+    }
+    bits
+}
+
+/// Stores words, or the first `bytes` bytes of each, at an offset of each lane's block.
+#[inline(always)]
+pub(super) fn put<F: Lanes, const WORDS: usize>(
+    words: &[F::Bits; WORDS],
+    out: &mut [u8],
+    block: usize,
+    offset: usize,
+    bytes: usize,
+) {
+    let mut lanes = [[0; MOST]; WORDS];
+    for (lanes, word) in lanes.iter_mut().zip(words) {
+        word.store(lanes);
+    }
+    for (lane, out) in out.chunks_exact_mut(block).take(F::COUNT).enumerate() {
+        for (out, word) in out[offset..][..WORDS * bytes].chunks_exact_mut(bytes).zip(&lanes) {
+            out.copy_from_slice(&word[lane].to_le_bytes()[..bytes]);
+        }
+    }
 }
 
 /// Packs 5-bit levels: the low four bits as in Q4_0, the fifth bits apart.

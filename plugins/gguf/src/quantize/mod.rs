@@ -8,11 +8,14 @@
 
 mod blocks;
 mod cost;
+mod dispatch;
 mod error;
 mod float;
 mod instructions;
 mod iq4;
+mod lanes;
 pub(crate) mod legacy;
+mod minima;
 mod pack;
 mod q2_k;
 pub(crate) mod q3_k;
@@ -22,15 +25,9 @@ pub(crate) mod q6_k;
 mod round;
 mod search;
 
-pub use self::float::{bf16, f16, f32};
 pub use instructions::InstructionSet;
-pub use iq4::{iq4_nl, iq4_nl_weighted, iq4_xs, iq4_xs_weighted};
-pub use legacy::{q4_0, q4_0_weighted, q4_1, q4_1_weighted, q5_0, q5_0_weighted, q5_1, q5_1_weighted, q8_0};
-pub use q2_k::{q2_k, q2_k_weighted};
-pub use q3_k::{q3_k, q3_k_weighted};
-pub use q4_k::{q4_k, q4_k_weighted};
-pub use q5_k::{q5_k, q5_k_weighted};
-pub use q6_k::{q6_k, q6_k_weighted};
+
+use dispatch::run;
 
 use crate::format::BlockType;
 
@@ -55,24 +52,7 @@ impl BlockType {
     /// As there, and if the machine does not have the instruction set.
     pub fn quantize_on(self, set: InstructionSet, x: &[f32], out: &mut [u8]) {
         self.check_lengths(x, out);
-        assert!(set.is_available(), "this machine has no {}", set.name());
-        match self {
-            Self::F32 => f32(x, out),
-            Self::F16 => f16(x, out),
-            Self::BF16 => bf16(x, out),
-            Self::Q4_0 => q4_0(x, out),
-            Self::Q4_1 => q4_1(x, out),
-            Self::Q5_0 => q5_0(x, out),
-            Self::Q5_1 => q5_1(x, out),
-            Self::Q8_0 => q8_0(x, out),
-            Self::Q2K => q2_k(x, out),
-            Self::Q3K => q3_k(x, out),
-            Self::Q4K => q4_k(x, out),
-            Self::Q5K => q5_k(x, out),
-            Self::Q6K => q6_k(x, out),
-            Self::IQ4NL => iq4_nl(x, out),
-            Self::IQ4XS => iq4_xs(x, out),
-        }
+        self.quantize_blocks(set, x, None, out);
     }
 
     /// Whether the bytes depend on how important columns are: whether
@@ -102,22 +82,28 @@ impl BlockType {
             return self.quantize_on(set, x, out);
         }
         self.check_lengths(x, out);
-        assert!(set.is_available(), "this machine has no {}", set.name());
         let whole = columns.len().is_multiple_of(self.block_elements()) && x.len().is_multiple_of(columns.len());
         assert!(whole, "{} weights are no whole rows of {} as {}", x.len(), columns.len(), self.name());
+        self.quantize_blocks(set, x, Some(columns), out);
+    }
+
+    fn quantize_blocks(self, set: InstructionSet, x: &[f32], columns: Option<&[f32]>, out: &mut [u8]) {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 => self.quantize_on(set, x, out),
-            Self::Q4_0 => q4_0_weighted(x, columns, out),
-            Self::Q4_1 => q4_1_weighted(x, columns, out),
-            Self::Q5_0 => q5_0_weighted(x, columns, out),
-            Self::Q5_1 => q5_1_weighted(x, columns, out),
-            Self::Q2K => q2_k_weighted(x, columns, out),
-            Self::Q3K => q3_k_weighted(x, columns, out),
-            Self::Q4K => q4_k_weighted(x, columns, out),
-            Self::Q5K => q5_k_weighted(x, columns, out),
-            Self::Q6K => q6_k_weighted(x, columns, out),
-            Self::IQ4NL => iq4_nl_weighted(x, columns, out),
-            Self::IQ4XS => iq4_xs_weighted(x, columns, out),
+            Self::F32 => float::f32(x, out),
+            Self::F16 => float::f16(x, out),
+            Self::BF16 => float::bf16(x, out),
+            Self::Q4_0 => run::<legacy::Q4_0>(set, x, columns, out),
+            Self::Q4_1 => run::<legacy::Q4_1>(set, x, columns, out),
+            Self::Q5_0 => run::<legacy::Q5_0>(set, x, columns, out),
+            Self::Q5_1 => run::<legacy::Q5_1>(set, x, columns, out),
+            Self::Q8_0 => run::<legacy::Q8_0>(set, x, None, out),
+            Self::Q2K => run::<q2_k::Q2K>(set, x, columns, out),
+            Self::Q3K => run::<q3_k::Q3K>(set, x, columns, out),
+            Self::Q4K => run::<q4_k::Q4K>(set, x, columns, out),
+            Self::Q5K => run::<q5_k::Q5K>(set, x, columns, out),
+            Self::Q6K => run::<q6_k::Q6K>(set, x, columns, out),
+            Self::IQ4NL => run::<iq4::IQ4NL>(set, x, columns, out),
+            Self::IQ4XS => run::<iq4::IQ4XS>(set, x, columns, out),
         }
     }
 

@@ -1,59 +1,30 @@
 //! Q5_K: 5 bits and a minimum for 32 weights, 6-bit scales and minima.
 
-use super::blocks::{
-    column_times_magnitude, each_block, levels_above_min, put_scales_and_mins, put_weighted_scales_and_mins,
-    rms_plus_absolute, sum, sum_of_squares,
-};
-use super::search::{Error, Offsets, scale_and_min};
+use super::blocks::Levels;
+use super::dispatch::{Kernel, Weighing};
+use super::lanes::Lanes;
+use super::minima::Minima;
+use super::search::{Error, Offsets};
 use crate::layout::{SUPER_BLOCK, q5_k};
 
-/// Quantises whole super-blocks as ggml's `quantize_row_q5_K_ref`.
-pub fn q5_k(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<{ q5_k::BYTES }>().0) {
-        super_block(x, out);
+const MINIMA: Minima<32, 8> =
+    Minima { max_level: 31.0, offsets: Offsets::plain(-0.5, 16), error: Error::Squared, spread: 2.0 };
+
+/// As ggml's `quantize_row_q5_K_ref`, and with importances as `quantize_row_q5_K_impl`.
+pub(super) struct Q5K;
+
+impl Kernel for Q5K {
+    const ELEMENTS: usize = SUPER_BLOCK;
+    const BYTES: usize = q5_k::BYTES;
+
+    #[inline(always)]
+    fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
+        let mut levels = Levels::new();
+        MINIMA.six_bit_scales::<F>(63.0, x, weighing, out, Self::BYTES, &mut levels);
+        for (lane, out) in out.as_chunks_mut::<{ q5_k::BYTES }>().0.iter_mut().enumerate() {
+            put_levels(levels.lane(lane), out);
+        }
     }
-}
-
-/// Quantises whole rows as ggml's `quantize_row_q5_K_impl`; `columns` is the importance of each column.
-pub fn q5_k_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    each_block(x, columns, out, weighted_super_block);
-}
-
-fn weighted_super_block(x: &[f32; SUPER_BLOCK], columns: &[f32; SUPER_BLOCK], out: &mut [u8; q5_k::BYTES]) {
-    let spread = 2.0 * sum_of_squares(x) / 256.0;
-    let x = x.as_chunks::<32>().0;
-    let mut levels = [0; SUPER_BLOCK];
-    let (mut scales, mut mins, mut importance) = ([0.0; 8], [0.0; 8], [0.0; 8]);
-    for (j, ((x, columns), levels)) in x.iter().zip(columns.as_chunks().0).zip(levels.as_chunks_mut().0).enumerate() {
-        let of_weights = column_times_magnitude(x, columns, spread);
-        importance[j] = sum(&of_weights);
-        (scales[j], mins[j]) = scale_and_min(31.0, x, &of_weights, levels, Offsets::WEIGHTED, Error::Squared);
-    }
-    let stored = put_weighted_scales_and_mins(&mut out[..q5_k::QH], &scales, &mins, &importance, 63);
-    finish(x, &mut levels, &stored, out);
-}
-
-fn super_block(x: &[f32; SUPER_BLOCK], out: &mut [u8; q5_k::BYTES]) {
-    let x = x.as_chunks::<32>().0;
-    let mut levels = [0; SUPER_BLOCK];
-    let (mut scales, mut mins) = ([0.0; 8], [0.0; 8]);
-    for (j, (x, levels)) in x.iter().zip(levels.as_chunks_mut().0).enumerate() {
-        let offsets = Offsets::plain(-0.5, 16);
-        (scales[j], mins[j]) = scale_and_min(31.0, x, &rms_plus_absolute(x), levels, offsets, Error::Squared);
-    }
-
-    let head = &mut out[..q5_k::QH];
-    let stored = put_scales_and_mins(head, &scales, &mins);
-    finish(x, &mut levels, &stored, out);
-}
-
-/// Stores the best levels for the scales and minima as stored.
-#[inline]
-fn finish(x: &[[f32; 32]], levels: &mut [u8; SUPER_BLOCK], stored: &[(f32, f32); 8], out: &mut [u8; q5_k::BYTES]) {
-    for ((x, levels), (scale, min)) in x.iter().zip(levels.as_chunks_mut().0).zip(stored) {
-        levels_above_min(31.0, x, *scale, *min, levels);
-    }
-    put_levels(levels, out);
 }
 
 /// Stores levels.

@@ -1,45 +1,73 @@
 //! Q6_K: 6 bits for 16 weights, signed 8-bit scales.
 
-use super::blocks::{each_block, first_largest, signed_levels};
-use super::round::{each, low_byte, nearest_int};
-use super::search::{ALL_ZERO, scale_among_19};
+use super::blocks::{Levels, Table, choose, first_largest, signed_levels, squares, weights};
+use super::dispatch::{Kernel, Weighing};
+use super::lanes::{Lanes, MOST, Mask};
+use super::round::{low_byte, nearest_int};
+use super::search::{ALL_ZERO, Scale, scale_among_19};
 use crate::layout::{SUPER_BLOCK, f16, put_2_bits, put_f16, q6_k};
 
-/// Quantises whole super-blocks as ggml's `quantize_row_q6_K_ref`.
-pub fn q6_k(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<{ q6_k::BYTES }>().0) {
-        super_block(x, &each(x, |x| x * x), out);
+/// As ggml's `quantize_row_q6_K_ref`, and with importances as `quantize_row_q6_K_impl`.
+pub(super) struct Q6K;
+
+impl Kernel for Q6K {
+    const ELEMENTS: usize = SUPER_BLOCK;
+    const BYTES: usize = q6_k::BYTES;
+
+    #[inline(always)]
+    fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
+        let mut fits = [Scale::none(); 16];
+        let mut scales = Table::new();
+        for (j, fit) in fits.iter_mut().enumerate() {
+            let of_block: [F; 16] = weights(x, SUPER_BLOCK, j * 16);
+            let importance = match weighing {
+                Some(weighing) => weights(weighing.columns, SUPER_BLOCK, j * 16),
+                None => squares(&of_block),
+            };
+            *fit = scale_among_19(32.0, &of_block, &importance);
+            scales.put(j, fit.scale);
+        }
+        let mut empty = [false; MOST];
+        for (lane, out) in out.as_chunks_mut::<{ q6_k::BYTES }>().0.iter_mut().enumerate() {
+            empty[lane] = !put_scales(scales.lane(lane), out);
+        }
+        let mut levels = Levels::new();
+        for (j, fit) in fits.iter().enumerate() {
+            let x: [F; 16] = weights(x, SUPER_BLOCK, j * 16);
+            let scale: F = scales.get(j);
+            let mut of_block = signed_levels(32.0, &x, scale);
+            let dead = scale.equals(F::all(0.0));
+            if dead.any() {
+                choose(dead, &fit.levels(32.0, &x), &mut of_block);
+            }
+            levels.put(j * 16, &of_block);
+        }
+        for (lane, out) in out.as_chunks_mut::<{ q6_k::BYTES }>().0.iter_mut().enumerate() {
+            if empty[lane] {
+                out.fill(0);
+            } else {
+                put_levels(levels.lane(lane), out);
+            }
+        }
     }
 }
 
-/// Quantises whole rows as ggml's `quantize_row_q6_K_impl`; `columns` is the importance of each column.
-pub fn q6_k_weighted(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    each_block(x, columns, out, super_block);
-}
-
-fn super_block(x: &[f32; SUPER_BLOCK], importance: &[f32; SUPER_BLOCK], out: &mut [u8; q6_k::BYTES]) {
-    let x = x.as_chunks::<16>().0;
-    let mut levels = [0; SUPER_BLOCK];
-    let mut scales = [0.0; 16];
-    let parts = x.iter().zip(importance.as_chunks().0).zip(levels.as_chunks_mut().0);
-    for (scale, ((x, importance), levels)) in scales.iter_mut().zip(parts) {
-        *scale = scale_among_19(32.0, x, importance, levels);
-    }
-
-    let max_scale = first_largest(&scales);
+/// Stores the scales that were found, those of sub-blocks and that of scales, and makes of them what a reader will see;
+/// or says that all weights count as zero.
+#[inline]
+fn put_scales(scales: &mut [f32; 16], out: &mut [u8; q6_k::BYTES]) -> bool {
+    let max_scale = first_largest(scales);
     if max_scale.abs() < ALL_ZERO {
-        out.fill(0);
-        return;
+        return false;
     }
     let inverse = -128.0 / max_scale;
     put_f16(out, q6_k::D, 1.0 / inverse);
     let d = f16(out, q6_k::D);
-    for (j, (x, levels)) in x.iter().zip(levels.as_chunks_mut().0).enumerate() {
-        let scale = low_byte(nearest_int(inverse * scales[j]).min(127));
-        out[q6_k::SCALES + j] = scale;
-        signed_levels(32.0, x, d * f32::from(scale.cast_signed()), levels);
+    for (scale, out) in scales.iter_mut().zip(&mut out[q6_k::SCALES..q6_k::D]) {
+        *out = low_byte(nearest_int(inverse * *scale).min(127));
+        *scale = d * f32::from(out.cast_signed());
     }
-    put_levels(&levels, out);
+    true
 }
 
 /// Stores levels.
@@ -50,5 +78,9 @@ pub(crate) fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
             *packed = (levels[l] & 0xf) | levels[l + 64] << 4;
         }
     }
-    put_2_bits(&mut out[q6_k::QH..q6_k::SCALES], &each(levels, |level| level >> 4));
+    let mut high = *levels;
+    for level in &mut high {
+        *level >>= 4;
+    }
+    put_2_bits(&mut out[q6_k::QH..q6_k::SCALES], &high);
 }

@@ -1,11 +1,15 @@
-//! The scale searches of the K-quants: for a sub-block, the levels and the scale that fit it best.
+//! The scale searches of the K-quants: for the sub-blocks in some lanes, the scales that fit them best.
 //!
-//! Each is one of ggml's `make_*_quants`, with the same operations in the same order: sums run
+//! Each is one of ggml's `make_*_quants`, with the same operations in the same order in every lane: sums run
 //! from the first weight to the last in `f32`, and `a * b * c` is `(a * b) * c`. A search that
-//! found the same scale with one sum in another order would give other bytes. The searches know
-//! nothing of super-blocks; what they call with is what they get.
+//! found the same scale with one sum in another order would give other bytes. Where the reference leaves a loop
+//! early, a lane goes on with the others and comes to nothing new. The searches know nothing of super-blocks.
+//!
+//! Levels are not kept but made again from what they were rounded with: of the K-quants they only count where the
+//! scale as stored is zero.
 
-use super::round::{each, exact, low_byte, nearest_int, nearest_level, truncated_byte};
+use super::lanes::{Bits, Lanes, Mask};
+use super::round::{exact, nearest, nearest_level, nearest_level_within, wrapped};
 
 /// Below this largest magnitude a sub-block counts as all zero.
 pub(super) const ALL_ZERO: f32 = 1e-15;
@@ -38,177 +42,308 @@ impl Offsets {
     pub(super) const WEIGHTED: Self = Self { first: -0.9, step: 0.05, count: 37, clamped_before: true };
 }
 
-/// Fits `x ≈ scale · level − min` with levels from 0 to `max_level` and `min ≥ 0`; returns scale
-/// and min, and leaves the levels in `levels`.
+/// What [`scale_and_min`] found: `x ≈ scale · level − min`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fit<F: Lanes> {
+    pub(super) scale: F,
+    pub(super) min: F,
+    /// The levels were rounded from `inverse · (x − origin)`.
+    inverse: F,
+    origin: F,
+    /// Where they are not those of the first scale.
+    improved: F::Mask,
+}
+
+impl<F: Lanes> Fit<F> {
+    /// Nothing found yet.
+    #[inline(always)]
+    pub(super) fn none() -> Self {
+        let zero = F::all(0.0);
+        Self { scale: zero, min: zero, inverse: zero, origin: zero, improved: zero.below(zero) }
+    }
+
+    /// The levels that the search took for its best.
+    #[inline(always)]
+    pub(super) fn levels<const N: usize>(&self, max_level: f32, offsets: Offsets, x: &[F; N]) -> [F; N] {
+        let mut levels = *x;
+        for level in &mut levels {
+            let exact = self.inverse * (*level - self.origin);
+            let first = nearest_level(exact, 0.0, max_level);
+            // Those of the first scale are not clamped before, in either search.
+            *level = if offsets.clamped_before {
+                F::choose(self.improved, nearest_level_within(exact, 0.0, max_level), first)
+            } else {
+                first
+            };
+        }
+        levels
+    }
+}
+
+/// Fits `x ≈ scale · level − min` with levels from 0 to `max_level` and `min ≥ 0`.
 ///
 /// ggml's `make_qkx2_quants` and `make_qkx3_quants`: for every offset a least-squares fit of scale and minimum to the
-/// levels that this offset gives, and the fit of least weighted error is taken. Note that the
-/// levels of the next offset are counted from the best minimum so far, while the range stays what
-/// it was with the first. When that minimum has come near the maximum, the levels before clamping
-/// can be anything, so [`nearest_level`] must be exact on everything.
-#[inline]
-pub(super) fn scale_and_min<const N: usize>(
+/// levels that this offset gives, and the fit of least weighted error is taken. Note that both the levels and the range
+/// of the next offset are counted from the best minimum so far. When that minimum has come near the maximum, the levels
+/// before clamping can be anything, so [`nearest_level`] must be exact on everything.
+#[inline(always)]
+pub(super) fn scale_and_min<F: Lanes, const N: usize>(
     max_level: f32,
-    x: &[f32; N],
-    importance: &[f32; N],
-    levels: &mut [u8; N],
+    x: &[F; N],
+    importance: &[F; N],
     offsets: Offsets,
     error: Error,
-) -> (f32, f32) {
-    let (mut min, mut max) = (x[0], x[0]);
+) -> Fit<F> {
+    let (zero, one, top) = (F::all(0.0), F::all(1.0), F::all(max_level));
+    let (mut least, mut most) = (x[0], x[0]);
     let mut sum_w = importance[0];
     let mut sum_x = sum_w * x[0];
     for (&x, &w) in x.iter().zip(importance).skip(1) {
-        min = if x < min { x } else { min };
-        max = if x > max { x } else { max };
-        sum_w += w;
-        sum_x += w * x;
+        least = x.lesser(least);
+        most = x.greater(most);
+        sum_w = sum_w + w;
+        sum_x = sum_x + w * x;
     }
-    if min > 0.0 {
-        min = 0.0;
+    let mut min = F::choose(least.above(zero), zero, least);
+    // All weights are one value, and only then there is nothing to fit. What is computed there is thrown away.
+    let flat = most.equals(min);
+    let flat_min = min;
+
+    let mut levels = [zero; N];
+    let (mut inverse, mut origin) = (top / F::choose(flat, one, most - min), min);
+    let mut scale = one / inverse;
+    if within::<F>(flat, inverse, [zero, most - min]) {
+        levels_of::<F, N, true>(x, &mut levels, (inverse, min), max_level);
+    } else {
+        levels_of::<F, N, false>(x, &mut levels, (inverse, min), max_level);
     }
-    #[expect(clippy::float_cmp, reason = "all weights are one value, and only then there is nothing to fit")]
-    if max == min {
-        levels.fill(0);
-        return (0.0, -min);
-    }
-
-    let weighted_error = |levels: &[f32; N], scale: f32, min: f32| {
-        let mut errors = [0.0; N];
-        for (((out, &level), &x), &w) in errors.iter_mut().zip(levels).zip(x).zip(importance) {
-            let difference = scale * level + min - x;
-            *out = w * if error == Error::Absolute { difference.abs() } else { difference * difference };
-        }
-        errors.iter().fold(0.0, |sum, error| sum + error)
-    };
-    let levels_of = |inverse: f32, min: f32| each(x, |x| nearest_level(inverse * (x - min), 0.0, max_level));
-
-    let inverse = max_level / (max - min);
-    let mut scale = 1.0 / inverse;
-    let mut best = levels_of(inverse, min);
-    let mut best_error = weighted_error(&best, scale, min);
-
-    // A number that is not positive, NaN among them, becomes zero; one beyond the levels the last.
-    let clamped_levels_of = |inverse: f32, min: f32| {
-        each(x, |x| {
-            let exact = inverse * (x - min);
-            let level = nearest_level(if exact < max_level { exact } else { max_level }, 0.0, max_level);
-            if exact > 0.0 { level } else { 0.0 }
-        })
-    };
+    let mut best_error = weighted_error(&levels, x, importance, scale, min, error);
+    let mut improved = zero.below(zero);
     for step in 0..offsets.count {
-        let inverse = (offsets.first + offsets.step * exact(step) + max_level) / (max - min);
-        let tried = if offsets.clamped_before { clamped_levels_of(inverse, min) } else { levels_of(inverse, min) };
-        let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0, 0.0, 0.0);
-        for ((&l, &x), &w) in tried.iter().zip(x).zip(importance) {
-            sum_l += w * l;
-            sum_l2 += w * l * l;
-            sum_xl += w * l * x;
-        }
+        let range = F::choose(flat, one, most - min);
+        let tried = F::all(offsets.first + offsets.step * exact(step) + max_level) / range;
+        let [sum_l, sum_l2, sum_xl] = if offsets.clamped_before || within(flat, tried, [least - min, most - min]) {
+            sums_of::<F, N, true>(x, importance, &mut levels, (tried, min), max_level)
+        } else {
+            sums_of::<F, N, false>(x, importance, &mut levels, (tried, min), max_level)
+        };
         let determinant = sum_w * sum_l2 - sum_l * sum_l;
-        if determinant > 0.0 {
-            let mut this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
-            let mut this_min = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
-            if this_min > 0.0 {
-                this_min = 0.0;
-                this_scale = sum_xl / sum_l2;
-            }
-            let this_error = weighted_error(&tried, this_scale, this_min);
-            if this_error < best_error {
-                (best, best_error, scale, min) = (tried, this_error, this_scale, this_min);
-            }
+        let mut this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
+        let mut this_min = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
+        let positive = this_min.above(zero);
+        if positive.any() {
+            this_min = F::choose(positive, zero, this_min);
+            this_scale = F::choose(positive, sum_xl / sum_l2, this_scale);
         }
+        let this_error = weighted_error(&levels, x, importance, this_scale, this_min, error);
+        let better = determinant.above(zero) & this_error.below(best_error);
+        best_error = F::choose(better, this_error, best_error);
+        improved = improved | better;
+        (inverse, origin) = (F::choose(better, tried, inverse), F::choose(better, min, origin));
+        (scale, min) = (F::choose(better, this_scale, scale), F::choose(better, this_min, min));
     }
-    *levels = each(&best, truncated_byte);
-    (scale, -min)
+    Fit {
+        scale: F::choose(flat, zero, scale),
+        min: zero_minus(F::choose(flat, flat_min, min)),
+        inverse: F::choose(flat, zero, inverse),
+        origin: F::choose(flat, zero, origin),
+        improved,
+    }
 }
 
-/// Fits `x ≈ scale · (level − half)` with levels from 0 to `2 · half − 1`; returns the scale, of either
-/// sign, and leaves the levels in `levels`.
+/// Whether levels are rounded from numbers that are small enough for the quick way, except in some lanes. `ends` are the
+/// least and the greatest of what the inverse is multiplied with.
+#[inline(always)]
+fn within<F: Lanes>(except: F::Mask, inverse: F, ends: [F; 2]) -> bool {
+    let most = F::all(4e6);
+    let [first, last] = ends;
+    (except | (inverse * first).abs().below(most) & (inverse * last).abs().below(most)).every()
+}
+
+/// The levels of weights; `WITHIN` says that what they are rounded from is small, or is to be clamped before.
+#[inline(always)]
+fn levels_of<F: Lanes, const N: usize, const WITHIN: bool>(
+    x: &[F; N],
+    levels: &mut [F; N],
+    (inverse, origin): (F, F),
+    max_level: f32,
+) {
+    for (level, &x) in levels.iter_mut().zip(x) {
+        *level = level_of::<F, WITHIN>(inverse * (x - origin), max_level);
+    }
+}
+
+#[inline(always)]
+fn level_of<F: Lanes, const WITHIN: bool>(exact: F, max_level: f32) -> F {
+    if WITHIN { nearest_level_within(exact, 0.0, max_level) } else { nearest_level(exact, 0.0, max_level) }
+}
+
+/// The number with the other sign.
+#[inline(always)]
+fn zero_minus<F: Lanes>(x: F) -> F {
+    x * F::all(-1.0)
+}
+
+/// The levels of weights, and the sums of importance · level, of that · level, and of that · weight; as in
+/// [`levels_of`].
+#[inline(always)]
+fn sums_of<F: Lanes, const N: usize, const WITHIN: bool>(
+    x: &[F; N],
+    importance: &[F; N],
+    levels: &mut [F; N],
+    (inverse, origin): (F, F),
+    max_level: f32,
+) -> [F; 3] {
+    let [mut sum_l, mut sum_l2, mut sum_xl] = [F::all(0.0); 3];
+    for ((&x, &w), stored) in x.iter().zip(importance).zip(levels) {
+        let l = level_of::<F, WITHIN>(inverse * (x - origin), max_level);
+        *stored = l;
+        let wl = w * l;
+        sum_l = sum_l + wl;
+        sum_l2 = sum_l2 + wl * l;
+        sum_xl = sum_xl + wl * x;
+    }
+    [sum_l, sum_l2, sum_xl]
+}
+
+#[inline(always)]
+fn weighted_error<F: Lanes, const N: usize>(
+    levels: &[F; N],
+    x: &[F; N],
+    importance: &[F; N],
+    scale: F,
+    min: F,
+    error: Error,
+) -> F {
+    let mut sum = F::all(0.0);
+    for ((&level, &x), &w) in levels.iter().zip(x).zip(importance) {
+        let difference = scale * level + min - x;
+        sum = sum + w * if error == Error::Absolute { difference.abs() } else { difference * difference };
+    }
+    sum
+}
+
+/// What [`scale_among_19`] found: `x ≈ scale · level`, with levels of either sign.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scale<F: Lanes> {
+    pub(super) scale: F,
+    /// The levels were rounded from `inverse · x`.
+    inverse: F,
+    /// Where all weights count as zero, and so have the lowest level.
+    zero: F::Mask,
+}
+
+impl<F: Lanes> Scale<F> {
+    /// Nothing found yet.
+    #[inline(always)]
+    pub(super) fn none() -> Self {
+        let zero = F::all(0.0);
+        Self { scale: zero, inverse: zero, zero: zero.equals(zero) }
+    }
+
+    /// The levels that the search took for its best, counted from zero.
+    #[inline(always)]
+    pub(super) fn levels<const N: usize>(&self, half: f32, x: &[F; N]) -> [F; N] {
+        let mut levels = *x;
+        for level in &mut levels {
+            let found = nearest_level(self.inverse * *level, -half, half - 1.0) + F::all(half);
+            *level = F::choose(self.zero, F::all(0.0), found);
+        }
+        levels
+    }
+}
+
+/// Fits `x ≈ scale · level` with levels from `-half` to `half - 1`; the scale has either sign.
 ///
 /// ggml's `make_qx_quants` with `rmse_type` 1: nineteen scales around the one that maps the weight
 /// of largest magnitude to `−half`, each with the least-squares scale for its levels.
-#[inline]
-pub(super) fn scale_among_19<const N: usize>(
-    half: f32,
-    x: &[f32; N],
-    importance: &[f32; N],
-    levels: &mut [u8; N],
-) -> f32 {
-    let Some(extreme) = extreme(x) else {
-        levels.fill(0);
-        return 0.0;
-    };
-    let products: [f32; N] = std::array::from_fn(|i| importance[i] * x[i]);
-    let levels_of = |inverse: f32| each(x, |x| nearest_level(inverse * x, -half, half - 1.0));
-    let sums = |levels: &[f32; N]| {
-        let (mut sum_lx, mut sum_l2) = (0.0, 0.0);
-        for ((&l, &w), &wx) in levels.iter().zip(importance).zip(&products) {
-            sum_lx += wx * l;
-            sum_l2 += w * l * l;
-        }
-        (sum_lx, sum_l2)
-    };
+#[inline(always)]
+pub(super) fn scale_among_19<F: Lanes, const N: usize>(half: f32, x: &[F; N], importance: &[F; N]) -> Scale<F> {
+    let none = F::all(0.0);
+    let (extreme, zero) = extreme(x);
+    // What is computed of zeros is thrown away.
+    let extreme = F::choose(zero, F::all(1.0), extreme);
+    let mut products = [none; N];
+    for ((product, &x), &w) in products.iter_mut().zip(x).zip(importance) {
+        *product = w * x;
+    }
 
-    let mut best = levels_of(-half / extreme);
-    let (sum_lx, sum_l2) = sums(&best);
-    let mut scale = if sum_l2 == 0.0 { 0.0 } else { sum_lx / sum_l2 };
+    let mut inverse = F::all(-half) / extreme;
+    let (sum_lx, sum_l2) = fit_sums(x, importance, &products, inverse, half);
+    let mut scale = F::choose(sum_l2.equals(none), none, sum_lx / sum_l2);
     let mut best_gain = scale * sum_lx;
     for step in (-9..=9).filter(|&step| step != 0) {
-        let tried = levels_of(-(half + 0.1 * exact(step)) / extreme);
-        let (sum_lx, sum_l2) = sums(&tried);
-        if sum_l2 > 0.0 && sum_lx * sum_lx > best_gain * sum_l2 {
-            scale = sum_lx / sum_l2;
-            best_gain = scale * sum_lx;
-            best = tried;
-        }
+        let tried = F::all(-(half + 0.1 * exact(step))) / extreme;
+        let (sum_lx, sum_l2) = fit_sums(x, importance, &products, tried, half);
+        let better = sum_l2.above(none) & (sum_lx * sum_lx).above(best_gain * sum_l2);
+        let this_scale = sum_lx / sum_l2;
+        scale = F::choose(better, this_scale, scale);
+        best_gain = F::choose(better, this_scale * sum_lx, best_gain);
+        inverse = F::choose(better, tried, inverse);
     }
-    *levels = each(&best, |level| truncated_byte(level + half));
-    scale
+    Scale { scale: F::choose(zero, none, scale), inverse, zero }
 }
 
-/// Fits as [`scale_among_19`] does, the square of a weight being its importance, by another way: from the first scale, each level in turn moves
-/// to where it serves the common fit best, in at most five rounds.
+/// The sums of importance · weight · level and of importance · level · level.
+#[inline(always)]
+fn fit_sums<F: Lanes, const N: usize>(
+    x: &[F; N],
+    importance: &[F; N],
+    products: &[F; N],
+    inverse: F,
+    half: f32,
+) -> (F, F) {
+    let (mut sum_lx, mut sum_l2) = (F::all(0.0), F::all(0.0));
+    for ((&x, &w), &wx) in x.iter().zip(importance).zip(products) {
+        // No weight is larger than the extreme, so that what is rounded is a small number.
+        let l = nearest_level_within(inverse * x, -half, half - 1.0);
+        sum_lx = sum_lx + wx * l;
+        sum_l2 = sum_l2 + w * l * l;
+    }
+    (sum_lx, sum_l2)
+}
+
+/// Fits as [`scale_among_19`] does, the square of a weight being its importance, by another way: from the first scale,
+/// each level in turn moves to where it serves the common fit best, in at most five rounds. Returns the scale, and leaves
+/// the levels, counted from zero, in `levels`.
 ///
 /// ggml's `make_q3_quants` with `do_rmse`.
-#[inline]
-pub(super) fn scale_by_descent<const N: usize>(half: f32, x: &[f32; N], levels: &mut [u8; N]) -> f32 {
-    let Some(extreme) = extreme(x) else {
-        levels.fill(0);
-        return 0.0;
-    };
-    let inverse = -half / extreme;
-    let mut best = each(x, |x| nearest_level(inverse * x, -half, half - 1.0));
-    let (mut sum_lx, mut sum_l2) = (0.0, 0.0);
-    for (&x, &l) in x.iter().zip(&best) {
-        let w = x * x;
-        sum_lx += w * x * l;
-        sum_l2 += w * l * l;
+#[inline(always)]
+pub(super) fn scale_by_descent<F: Lanes, const N: usize>(half: f32, x: &[F; N], levels: &mut [F; N]) -> F {
+    let none = F::all(0.0);
+    let (extreme, zero) = extreme(x);
+    let inverse = F::all(-half) / F::choose(zero, F::all(1.0), extreme);
+    let (mut sum_lx, mut sum_l2) = (none, none);
+    for (&x, level) in x.iter().zip(levels.iter_mut()) {
+        let (w, l) = (x * x, nearest_level_within(inverse * x, -half, half - 1.0));
+        *level = l;
+        sum_lx = sum_lx + w * x * l;
+        sum_l2 = sum_l2 + w * l * l;
     }
     for _ in 0..5 {
-        let mut changed = false;
-        for (&x, level) in x.iter().zip(&mut best) {
+        let mut changed = none.below(none);
+        for (&x, level) in x.iter().zip(levels.iter_mut()) {
             let (w, l) = (x * x, *level);
-            let without_lx = sum_lx - w * x * l;
-            if without_lx > 0.0 {
-                let without_l2 = sum_l2 - w * l * l;
-                let l = nearest_level(x * without_l2 / without_lx, -half, half - 1.0);
-                #[expect(clippy::float_cmp, reason = "integers")]
-                if l != *level {
-                    let (with_lx, with_l2) = (without_lx + w * x * l, without_l2 + w * l * l);
-                    if with_l2 > 0.0 && with_lx * with_lx * sum_l2 > sum_lx * sum_lx * with_l2 {
-                        (*level, sum_lx, sum_l2) = (l, with_lx, with_l2);
-                        changed = true;
-                    }
-                }
-            }
+            let wx = w * x;
+            let (without_lx, without_l2) = (sum_lx - wx * l, sum_l2 - w * l * l);
+            let new = nearest_level(x * without_l2 / without_lx, -half, half - 1.0);
+            let (with_lx, with_l2) = (without_lx + wx * new, without_l2 + w * new * new);
+            let better = (with_lx * with_lx * sum_l2).above(sum_lx * sum_lx * with_l2);
+            let moves = without_lx.above(none) & with_l2.above(none) & better & !new.equals(l);
+            *level = F::choose(moves, new, l);
+            sum_lx = F::choose(moves, with_lx, sum_lx);
+            sum_l2 = F::choose(moves, with_l2, sum_l2);
+            changed = changed | moves;
         }
-        if !changed {
+        if !changed.any() {
             break;
         }
     }
-    *levels = each(&best, |level| truncated_byte(level + half));
-    if sum_l2 > 0.0 { sum_lx / sum_l2 } else { 0.0 }
+    for level in levels.iter_mut() {
+        *level = F::choose(zero, none, *level + F::all(half));
+    }
+    let scale = F::choose(sum_l2.above(none), sum_lx / sum_l2, none);
+    F::choose(zero, none, scale)
 }
 
 /// Fits `x ≈ scale · level` with levels from 0 to `max_level` to numbers that are mostly positive: the
@@ -217,76 +352,83 @@ pub(super) fn scale_by_descent<const N: usize>(half: f32, x: &[f32; N], levels: 
 /// ggml's `make_qp_quants`: of nine scales the best, and from there as in [`scale_by_descent`]. Levels have
 /// no lower clamp and are kept in bytes, so that a negative number's wraps; some sums take it from before
 /// that and some from after.
-#[inline]
-pub(super) fn positive_scale<const N: usize>(
-    max_level: i32,
-    x: &[f32; N],
-    importance: &[f32; N],
-    levels: &mut [u8; N],
-) -> f32 {
+#[inline(always)]
+pub(super) fn positive_scale<F: Lanes, const N: usize>(
+    max_level: f32,
+    x: &[F; N],
+    importance: &[F; N],
+    levels: &mut [F; N],
+) -> F {
+    let (none, top) = (F::all(0.0), F::all(max_level));
     // As the reference's macro chooses: a NaN takes the place, and loses it again.
-    let max = x.iter().fold(0.0, |max, &x| if max > x { max } else { x });
-    if max < ALL_ZERO {
-        levels.fill(0);
-        return 0.0;
+    let mut max = none;
+    for &x in x {
+        max = max.greater(x);
     }
-    let error = |scale: f32, level: &dyn Fn(f32) -> f32| {
-        x.iter().zip(importance).fold(0.0, |sum, (&x, &w)| {
-            let difference = x - scale * level(x);
-            sum + w * difference * difference
-        })
-    };
-    let level = |inverse: f32, x: f32| nearest_int(inverse * x).min(max_level);
+    let zero = max.below(F::all(ALL_ZERO));
 
-    let mut best = exact(max_level) / max;
-    let mut best_error = error(1.0 / best, &|x| f32::from(low_byte(nearest_int(best * x))));
+    let mut best = top / max;
+    let mut best_error = none;
+    for (&x, &w) in x.iter().zip(importance) {
+        let difference = x - F::all(1.0) / best * wrapped(nearest(best * x).floats());
+        best_error = best_error + w * difference * difference;
+    }
     for step in (-4..=4).filter(|&step| step != 0) {
-        let inverse = (0.1 * exact(step) + exact(max_level)) / max;
-        let this_error = error(1.0 / inverse, &|x| exact(level(inverse, x)));
-        if this_error < best_error {
-            (best, best_error) = (inverse, this_error);
+        let tried = F::all(0.1 * exact(step) + max_level) / max;
+        let scale = F::all(1.0) / tried;
+        let mut error = none;
+        for (&x, &w) in x.iter().zip(importance) {
+            let difference = x - scale * nearest(tried * x).floats().lesser(top);
+            error = error + w * difference * difference;
         }
+        let better = error.below(best_error);
+        best = F::choose(better, tried, best);
+        best_error = F::choose(better, error, best_error);
     }
-
-    let (mut sum_lx, mut sum_l2) = (0.0, 0.0);
+    let (mut sum_lx, mut sum_l2) = (none, none);
     for ((&x, &w), stored) in x.iter().zip(importance).zip(levels.iter_mut()) {
-        let l = level(best, x);
-        *stored = low_byte(l);
-        sum_lx += w * x * exact(l);
-        sum_l2 += w * exact(l) * exact(l);
+        let l = nearest(best * x).floats().lesser(top);
+        *stored = wrapped(l);
+        sum_lx = sum_lx + w * x * l;
+        sum_l2 = sum_l2 + w * l * l;
     }
     for _ in 0..5 {
-        let mut changed = false;
+        let mut changed = none.below(none);
         for ((&x, &w), stored) in x.iter().zip(importance).zip(levels.iter_mut()) {
-            let l = f32::from(*stored);
+            let l = *stored;
             let (without_lx, without_l2) = (sum_lx - w * x * l, sum_l2 - w * l * l);
-            if without_lx > 0.0 && without_l2 > 0.0 {
-                let new = nearest_int(x * without_l2 / without_lx).min(max_level);
-                if new != i32::from(*stored) {
-                    let l = exact(new);
-                    let (with_lx, with_l2) = (without_lx + w * x * l, without_l2 + w * l * l);
-                    if with_lx * with_lx * sum_l2 > sum_lx * sum_lx * with_l2 {
-                        (*stored, sum_lx, sum_l2) = (low_byte(new), with_lx, with_l2);
-                        changed = true;
-                    }
-                }
-            }
+            let new = nearest(x * without_l2 / without_lx).floats().lesser(top);
+            let (with_lx, with_l2) = (without_lx + w * x * new, without_l2 + w * new * new);
+            let better = (with_lx * with_lx * sum_l2).above(sum_lx * sum_lx * with_l2);
+            let moves = without_lx.above(none) & without_l2.above(none) & better & !new.equals(l);
+            *stored = F::choose(moves, wrapped(new), l);
+            sum_lx = F::choose(moves, with_lx, sum_lx);
+            sum_l2 = F::choose(moves, with_l2, sum_l2);
+            changed = changed | moves;
         }
-        if !changed {
+        if !changed.any() {
             break;
         }
     }
-    if sum_l2 > 0.0 { sum_lx / sum_l2 } else { 0.0 }
+    for level in levels.iter_mut() {
+        *level = F::choose(zero, none, *level);
+    }
+    F::choose(sum_l2.above(none) & !zero, sum_lx / sum_l2, none)
 }
 
-/// The first weight of the largest magnitude; `None` if all count as zero.
-#[inline]
-pub(super) fn extreme<const N: usize>(x: &[f32; N]) -> Option<f32> {
-    let (mut magnitude, mut extreme) = (0.0, 0.0);
+/// The first weight of the largest magnitude, and where all count as zero.
+#[inline(always)]
+pub(super) fn extreme<F: Lanes, const N: usize>(x: &[F; N]) -> (F, F::Mask) {
+    let extreme = first_largest(x);
+    (extreme, extreme.abs().below(F::all(ALL_ZERO)))
+}
+
+/// The first of the largest magnitude, with its sign. NaNs are passed over.
+#[inline(always)]
+pub(super) fn first_largest<F: Lanes, const N: usize>(x: &[F; N]) -> F {
+    let mut largest = F::all(0.0);
     for &x in x {
-        if x.abs() > magnitude {
-            (magnitude, extreme) = (x.abs(), x);
-        }
+        largest = F::choose(x.abs().above(largest.abs()), x, largest);
     }
-    (magnitude >= ALL_ZERO).then_some(extreme)
+    largest
 }

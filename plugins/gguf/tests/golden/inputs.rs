@@ -53,6 +53,15 @@ pub(crate) const DISTRIBUTIONS: [(&str, Make); 26] = [
     ("mixture", mixture),
 ];
 
+/// Distributions that came after the golden files: [`mixture`] draws from those above, and so do files that name it.
+pub(crate) const MORE_DISTRIBUTIONS: [(&str, Make); 3] =
+    [("constant", constant), ("sub-blocks", sub_blocks), ("unlike-blocks", unlike_blocks)];
+
+/// Everything that kernels are compared on.
+pub(crate) fn distributions() -> impl Iterator<Item = (&'static str, Make)> {
+    DISTRIBUTIONS.into_iter().chain(MORE_DISTRIBUTIONS)
+}
+
 /// Importances of columns, by name: finite and not negative.
 pub(crate) const IMPORTANCES: [(&str, Make); 8] = [
     ("squares", |random, count| random.each(count, |random| random.gauss() * random.gauss().abs()).map_abs()),
@@ -166,6 +175,41 @@ fn mixture(random: &mut Random, count: usize) -> Vec<f32> {
         let length = LENGTHS[random.below(LENGTHS.len())];
         let piece = make(random, length);
         out.extend(piece.iter().map(|x| x * factor + shift).map(|x| if x.is_finite() { x } else { 1.0 }));
+    }
+    out.truncate(count);
+    out
+}
+
+/// Whole super-blocks of one value, which may be zero, tiny or large.
+fn constant(random: &mut Random, count: usize) -> Vec<f32> {
+    const FACTORS: [f32; 7] = [0.0, 1e-40, 1e-30, 0.02, 0.02, 1.0, 1e18];
+    let (mut left, mut value) = (0, 0.0);
+    random.each(count, |random| {
+        if left == 0 {
+            left = 256;
+            value = FACTORS[random.below(FACTORS.len())] * random.gauss();
+        }
+        left -= 1;
+        value
+    })
+}
+
+/// Another distribution for every 16 weights: what lies side by side ends its search at different steps.
+fn sub_blocks(random: &mut Random, count: usize) -> Vec<f32> {
+    pieces(random, count, 16)
+}
+
+/// Another distribution for every 256 weights: blocks that leave early lie beside some that do not.
+fn unlike_blocks(random: &mut Random, count: usize) -> Vec<f32> {
+    pieces(random, count, 256)
+}
+
+/// Pieces of a length of the distributions, as they are.
+fn pieces(random: &mut Random, count: usize, length: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(count + length);
+    while out.len() < count {
+        let (_, make) = DISTRIBUTIONS[random.below(DISTRIBUTIONS.len())];
+        out.extend(make(random, length));
     }
     out.truncate(count);
     out

@@ -1,0 +1,197 @@
+//! Kernels on instruction sets: which lanes each has, and how blocks are dealt out to them.
+//!
+//! A group of blocks is quantised at once, one in each lane; the last group is filled up with zeros. It knows nothing of
+//! what a kernel does.
+
+use super::{
+    InstructionSet,
+    lanes::{Lanes, MOST, Twice},
+};
+
+/// What quantises blocks of one type, one in each lane.
+pub(super) trait Kernel {
+    /// Weights in a block.
+    const ELEMENTS: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Whether the weights of the whole row count, where importances are given.
+    const BY_ROW: bool = false;
+
+    /// Quantises as many blocks as there are lanes; with importances if some are given.
+    fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]);
+}
+
+/// What the importance of weights comes from, for the blocks of a group.
+pub(super) struct Weighing<'a> {
+    /// The importance of the column of each weight.
+    pub(super) columns: &'a [f32],
+    /// For each block the mean square of its whole row, if the kernel asks for it.
+    pub(super) spreads: &'a [f32],
+}
+
+/// Quantises whole blocks; whole rows of them if the importance of each column of a row is given.
+pub(super) fn run<K: Kernel>(set: InstructionSet, x: &[f32], columns: Option<&[f32]>, out: &mut [u8]) {
+    match (set, columns) {
+        #[cfg(target_arch = "x86_64")]
+        (InstructionSet::Avx512, None) => {
+            assert!(set.is_available(), "this machine has no {}", set.name());
+            // SAFETY: the machine has the instructions.
+            #[expect(unsafe_code, reason = "it was looked whether the machine has them")]
+            unsafe {
+                x86_64::plain_avx512::<K>(x, out);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (InstructionSet::Avx512, Some(columns)) => {
+            assert!(set.is_available(), "this machine has no {}", set.name());
+            // SAFETY: the machine has the instructions.
+            #[expect(unsafe_code, reason = "it was looked whether the machine has them")]
+            unsafe {
+                x86_64::weighted_avx512::<K>(x, columns, out);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (InstructionSet::Avx2, None) => {
+            assert!(set.is_available(), "this machine has no {}", set.name());
+            // SAFETY: the machine has the instructions.
+            #[expect(unsafe_code, reason = "it was looked whether the machine has them")]
+            unsafe {
+                x86_64::plain_avx2::<K>(x, out);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (InstructionSet::Avx2, Some(columns)) => {
+            assert!(set.is_available(), "this machine has no {}", set.name());
+            // SAFETY: the machine has the instructions.
+            #[expect(unsafe_code, reason = "it was looked whether the machine has them")]
+            unsafe {
+                x86_64::weighted_avx2::<K>(x, columns, out);
+            }
+        }
+        (_, None) => plain_baseline::<K>(x, out),
+        (_, Some(columns)) => weighted_baseline::<K>(x, columns, out),
+    }
+}
+
+/// The lanes of what every CPU has.
+#[cfg(target_arch = "x86_64")]
+type Baseline = Twice<super::lanes::Sse2>;
+#[cfg(not(target_arch = "x86_64"))]
+type Baseline = Twice<super::lanes::Array<4>>;
+
+fn plain_baseline<K: Kernel>(x: &[f32], out: &mut [u8]) {
+    plain::<K, Baseline>(x, out);
+}
+
+fn weighted_baseline<K: Kernel>(x: &[f32], columns: &[f32], out: &mut [u8]) {
+    weighted::<K, Baseline>(x, columns, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use super::super::lanes::{Avx2, Avx512, Twice};
+    use super::{Kernel, plain, weighted};
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+    pub(super) fn plain_avx512<K: Kernel>(x: &[f32], out: &mut [u8]) {
+        plain::<K, Twice<Avx512>>(x, out);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+    pub(super) fn weighted_avx512<K: Kernel>(x: &[f32], columns: &[f32], out: &mut [u8]) {
+        weighted::<K, Twice<Avx512>>(x, columns, out);
+    }
+
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) fn plain_avx2<K: Kernel>(x: &[f32], out: &mut [u8]) {
+        plain::<K, Twice<Avx2>>(x, out);
+    }
+
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) fn weighted_avx2<K: Kernel>(x: &[f32], columns: &[f32], out: &mut [u8]) {
+        weighted::<K, Twice<Avx2>>(x, columns, out);
+    }
+}
+
+#[inline(always)]
+fn plain<K: Kernel, F: Lanes>(x: &[f32], out: &mut [u8]) {
+    let (elements, bytes) = (F::COUNT * K::ELEMENTS, F::COUNT * K::BYTES);
+    let (groups, rest) = (x.chunks_exact(elements), x.len() / elements * elements);
+    for (x, out) in groups.zip(out.chunks_exact_mut(bytes)) {
+        K::blocks::<F>(x, None, out);
+    }
+    if let (x @ [_, ..], out) = (&x[rest..], &mut out[rest / elements * bytes..]) {
+        let (mut filled, mut made) = (vec![0.0; elements], vec![0; bytes]);
+        filled[..x.len()].copy_from_slice(x);
+        K::blocks::<F>(&filled, None, &mut made);
+        out.copy_from_slice(&made[..out.len()]);
+    }
+}
+
+#[inline(always)]
+fn weighted<K: Kernel, F: Lanes>(x: &[f32], columns: &[f32], out: &mut [u8]) {
+    let (elements, bytes) = (F::COUNT * K::ELEMENTS, F::COUNT * K::BYTES);
+    let mut of_rows = Vec::new();
+    if K::BY_ROW {
+        mean_squares::<F>(x, columns.len(), &mut of_rows);
+    }
+    let mut spreads = [0.0; MOST];
+    // The last group, and importances from the end of a row and the beginning of the next.
+    let (mut filled, mut made, mut joined) = (Vec::new(), Vec::new(), Vec::new());
+    for (group, (x, out)) in x.chunks(elements).zip(out.chunks_mut(bytes)).enumerate() {
+        if K::BY_ROW {
+            for (lane, spread) in spreads[..F::COUNT].iter_mut().enumerate() {
+                let row = (group * F::COUNT + lane) * K::ELEMENTS / columns.len();
+                *spread = of_rows.get(row).copied().unwrap_or(0.0);
+            }
+        }
+        let first = group * elements % columns.len();
+        let columns = if let Some(columns) = columns.get(first..first + elements) {
+            columns
+        } else {
+            joined.clear();
+            joined.extend(columns.iter().cycle().skip(first).take(elements));
+            &joined
+        };
+        let weighing = Weighing { columns, spreads: &spreads[..F::COUNT] };
+        if x.len() == elements {
+            K::blocks::<F>(x, Some(&weighing), out);
+        } else {
+            filled.resize(elements, 0.0);
+            filled[..x.len()].copy_from_slice(x);
+            made.resize(bytes, 0);
+            K::blocks::<F>(&filled, Some(&weighing), &mut made);
+            out.copy_from_slice(&made[..out.len()]);
+        }
+    }
+}
+
+/// The mean square of each row, each summed up from its first weight to its last.
+#[inline(always)]
+fn mean_squares<F: Lanes>(x: &[f32], row: usize, means: &mut Vec<f32>) {
+    #[expect(clippy::cast_precision_loss, reason = "the reference rounds the length of a row, too")]
+    let length = row as f32;
+    let mut of_lanes = [0.0; MOST];
+    let groups = x.chunks_exact(F::COUNT * row);
+    let rest = groups.remainder();
+    for rows in groups {
+        let mut sum = F::all(0.0);
+        for first in (0..row).step_by(4) {
+            for x in F::columns(&rows[first..], row) {
+                sum = sum + x * x;
+            }
+        }
+        (sum / F::all(length)).store(&mut of_lanes);
+        means.extend(&of_lanes[..F::COUNT]);
+    }
+    // Of the rows that are left eight at a time, so that none waits for its own last sum alone.
+    for rows in rest.chunks(8 * row) {
+        let mut sums = [0.0; 8];
+        for column in 0..row {
+            for (sum, row) in sums.iter_mut().zip(rows.chunks_exact(row)) {
+                *sum += row[column] * row[column];
+            }
+        }
+        means.extend(sums.iter().zip(rows.chunks_exact(row)).map(|(sum, _)| sum / length));
+    }
+}
