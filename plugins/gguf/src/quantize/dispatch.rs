@@ -136,8 +136,15 @@ fn weighted<K: Kernel, F: Lanes>(x: &[f32], columns: &[f32], out: &mut [u8]) {
         mean_squares::<F>(x, columns.len(), &mut of_rows);
     }
     let mut spreads = [0.0; MOST];
-    // The last group, and importances from the end of a row and the beginning of the next.
-    let (mut filled, mut made, mut joined) = (Vec::new(), Vec::new(), Vec::new());
+    // What a group takes of the importances may go on with those of the next row, again and again.
+    let repeated: Vec<f32> = if columns.len().is_multiple_of(elements) {
+        Vec::new()
+    } else {
+        let mut repeated = columns.repeat(elements.div_ceil(columns.len()) + 1);
+        repeated.truncate(columns.len() + elements);
+        repeated
+    };
+    let (mut filled, mut made) = (Vec::new(), Vec::new());
     for (group, (x, out)) in x.chunks(elements).zip(out.chunks_mut(bytes)).enumerate() {
         if K::BY_ROW {
             for (lane, spread) in spreads[..F::COUNT].iter_mut().enumerate() {
@@ -146,14 +153,8 @@ fn weighted<K: Kernel, F: Lanes>(x: &[f32], columns: &[f32], out: &mut [u8]) {
             }
         }
         let first = group * elements % columns.len();
-        let columns = if let Some(columns) = columns.get(first..first + elements) {
-            columns
-        } else {
-            joined.clear();
-            joined.extend(columns.iter().cycle().skip(first).take(elements));
-            &joined
-        };
-        let weighing = Weighing { columns, spreads: &spreads[..F::COUNT] };
+        let columns = if repeated.is_empty() { columns } else { &repeated };
+        let weighing = Weighing { columns: &columns[first..first + elements], spreads: &spreads[..F::COUNT] };
         if x.len() == elements {
             K::blocks::<F>(x, Some(&weighing), out);
         } else {

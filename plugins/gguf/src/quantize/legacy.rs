@@ -59,9 +59,9 @@ impl Kernel for Q5_0 {
 
     #[inline(always)]
     fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
-        let (scale, levels) = around_zero::<F>(16.0, x, weighing);
+        let (scale, mut levels) = around_zero::<F>(16.0, x, weighing);
         put::<F, 1>(&[scale.halves()], out, Self::BYTES, q5_0::D, 2);
-        put::<F, 1>(&[fifth_bits::<F>(&levels)], out, Self::BYTES, q5_0::QH, 4);
+        put::<F, 1>(&[take_fifth_bits::<F>(&mut levels)], out, Self::BYTES, q5_0::QH, 4);
         put::<F, 4>(&four_bits::<F>(&levels), out, Self::BYTES, q5_0::QS, 4);
     }
 }
@@ -73,9 +73,9 @@ impl Kernel for Q5_1 {
 
     #[inline(always)]
     fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
-        let (head, levels) = above_minimum::<F>(31.0, x, weighing);
+        let (head, mut levels) = above_minimum::<F>(31.0, x, weighing);
         put::<F, 1>(&[head], out, Self::BYTES, q5_1::D, 4);
-        put::<F, 1>(&[fifth_bits::<F>(&levels)], out, Self::BYTES, q5_1::QH, 4);
+        put::<F, 1>(&[take_fifth_bits::<F>(&mut levels)], out, Self::BYTES, q5_1::QH, 4);
         put::<F, 4>(&four_bits::<F>(&levels), out, Self::BYTES, q5_1::QS, 4);
     }
 }
@@ -111,18 +111,22 @@ fn around_zero<F: Lanes>(half: f32, x: &[f32], weighing: Option<&Weighing<'_>>) 
     let mut levels = [F::Bits::all(0); BLOCK];
     if let Some(weighing) = weighing {
         let columns = weights(weighing.columns, BLOCK, 0);
-        let fit = scale_among_19(half, &x, &column_times_magnitude(&x, &columns, F::load(weighing.spreads)));
+        let fit = scale_among_19::<F, BLOCK, true>(
+            half,
+            &x,
+            &column_times_magnitude(&x, &columns, F::load(weighing.spreads)),
+        );
         for (level, found) in levels.iter_mut().zip(fit.levels(half, &x)) {
             *level = found.truncated();
         }
         return (fit.scale, levels);
     }
     let scale = first_largest(&x) / F::all(-half);
-    let inverse = inverse(scale);
+    let (inverse, alive) = inverse_if_finite(scale);
+    let zero = F::choose(alive, F::all(half + 0.5), F::all(0.0));
     for (level, &x) in levels.iter_mut().zip(&x) {
-        let cut = (x * inverse + F::all(half + 0.5)).truncated() & F::Bits::all(0xff);
-        // The upper clamp: one more than the last level becomes the last.
-        *level = cut - cut.down(if half > 8.0 { 5 } else { 4 });
+        // What is mapped beyond the last level becomes the last.
+        *level = (x * inverse + zero).lesser(F::all(2.0 * half - 0.5)).truncated();
     }
     (scale, levels)
 }
@@ -132,7 +136,6 @@ fn around_zero<F: Lanes>(half: f32, x: &[f32], weighing: Option<&Weighing<'_>>) 
 fn above_minimum<F: Lanes>(max_level: f32, x: &[f32], weighing: Option<&Weighing<'_>>) -> (F::Bits, [F::Bits; BLOCK]) {
     let x: [F; BLOCK] = weights(x, BLOCK, 0);
     let mut levels = [F::Bits::all(0); BLOCK];
-    let (scale, min);
     if let Some(weighing) = weighing {
         let columns = weights(weighing.columns, BLOCK, 0);
         let importance = column_times_magnitude(&x, &columns, F::load(weighing.spreads));
@@ -140,21 +143,31 @@ fn above_minimum<F: Lanes>(max_level: f32, x: &[f32], weighing: Option<&Weighing
         for (level, found) in levels.iter_mut().zip(fit.levels(max_level, Offsets::WEIGHTED, &x)) {
             *level = found.truncated();
         }
-        (scale, min) = (fit.scale, fit.min * F::all(-1.0));
-    } else {
-        let (mut least, mut most) = (F::all(f32::MAX), F::all(-f32::MAX));
-        for &x in &x {
-            least = x.lesser(least);
-            most = x.greater(most);
-        }
-        (scale, min) = ((most - least) / F::all(max_level), least);
-        let inverse = inverse(scale);
-        for (level, &x) in levels.iter_mut().zip(&x) {
-            // The largest weight gives the last level and a rounding error at most.
-            *level = ((x - min) * inverse + F::all(0.5)).truncated() & F::Bits::all(0xff);
-        }
+        return (fit.scale.halves() | (fit.min * F::all(-1.0)).halves().up(16), levels);
     }
-    (scale.halves() | min.halves().up(16), levels)
+    let (mut least, mut most) = (F::all(f32::MAX), F::all(-f32::MAX));
+    for &x in &x {
+        least = x.lesser(least);
+        most = x.greater(most);
+    }
+    let scale = (most - least) / F::all(max_level);
+    let (inverse, alive) = inverse_if_finite(scale);
+    let half = F::choose(alive, F::all(0.5), F::all(0.0));
+    for (level, &x) in levels.iter_mut().zip(&x) {
+        // The largest weight gives the last level and a rounding error at most. Where the range is infinite, this can be
+        // infinity times zero.
+        *level = ((x - least) * inverse + half).greater(F::all(0.0)).truncated();
+    }
+    (scale.halves() | least.halves().up(16), levels)
+}
+
+/// The inverse of a scale where it is finite, and where that is; zero elsewhere. The reference turns the numbers that an infinite
+/// inverse gives into integers, which is zero in the bits that are stored.
+#[inline(always)]
+fn inverse_if_finite<F: Lanes>(scale: F) -> (F, F::Mask) {
+    let inverse = inverse(scale);
+    let alive = inverse.abs().below(F::all(f32::INFINITY));
+    (F::choose(alive, inverse, F::all(0.0)), alive)
 }
 
 /// One over the scale, before the scale is rounded to f16; zero for zero.
@@ -163,34 +176,35 @@ pub(super) fn inverse<F: Lanes>(scale: F) -> F {
     F::choose(scale.equals(F::all(0.0)), F::all(0.0), F::all(1.0) / scale)
 }
 
-/// Rounds to the nearest integer, ties away from zero as C's `roundf`; zero, or what has a lowest byte of zero, if no `i32` holds it.
+/// Rounds to the nearest integer, ties away from zero as C's `roundf`.
 #[inline(always)]
 fn rounded<F: Lanes>(x: F) -> F::Bits {
     // The largest float below a half: with a full half, its neighbour 0.49999997 would become 1.
-    let magnitude = (x.abs() + F::all(0.5 - f32::EPSILON / 4.0)).truncated();
-    // Twice a number of which the sign is wrong is taken away.
-    magnitude - ((magnitude + magnitude) & x.bits().down(31))
+    let below_half = F::all(0.5 - f32::EPSILON / 4.0);
+    let with_sign = (x.bits() & F::Bits::all(1 << 31)) | below_half.bits();
+    (x + with_sign.lanes()).truncated()
 }
 
-/// The low four bits of levels, as they are packed.
+/// Levels of four bits, as they are packed.
 #[inline(always)]
 pub(super) fn four_bits<F: Lanes>(levels: &[F::Bits; BLOCK]) -> [F::Bits; 4] {
     let mut words = [F::Bits::all(0); 4];
     let (low, high) = levels.split_at(BLOCK / 2);
     for (word, (low, high)) in words.iter_mut().zip(low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0)) {
         for ((&low, &high), at) in low.iter().zip(high).zip([0, 8, 16, 24]) {
-            *word = *word | ((low & F::Bits::all(0xf)) | (high & F::Bits::all(0xf)).up(4)).up(at);
+            *word = *word + (low + high.up(4)).up(at);
         }
     }
     words
 }
 
-/// The fifth bits of levels, as they are packed.
+/// The fifth bits of levels of five, as they are packed; what is left of the levels has four.
 #[inline(always)]
-fn fifth_bits<F: Lanes>(levels: &[F::Bits; BLOCK]) -> F::Bits {
+fn take_fifth_bits<F: Lanes>(levels: &mut [F::Bits; BLOCK]) -> F::Bits {
     let mut bits = F::Bits::all(0);
-    for (&level, at) in levels.iter().zip(0..) {
-        bits = bits | (level.down(4) & F::Bits::all(1)).up(at);
+    for level in levels.iter_mut().rev() {
+        bits = bits + bits + level.down(4);
+        *level = *level & F::Bits::all(0xf);
     }
     bits
 }

@@ -4,7 +4,7 @@ use super::blocks::{
     Levels, Table, byte, choose, column_times_magnitude, first_largest, signed_levels, sum, sum_of_squares, weights,
 };
 use super::dispatch::{Kernel, Weighing};
-use super::lanes::{Lanes, Mask};
+use super::lanes::{Lanes, Mask, Twice};
 use super::round::{low_byte, nearest_int};
 use super::search::{Scale, scale_among_19, scale_by_descent};
 use crate::layout::{SUPER_BLOCK, f16, put_2_bits, put_f16, put_q3_scales, q3_k, q3_scale};
@@ -29,11 +29,12 @@ impl Kernel for Q3K {
                 let columns = weights(weighing.columns, SUPER_BLOCK, j * 16);
                 let importance = column_times_magnitude(&of_block, &columns, spread);
                 sums[j] = sum(&importance);
-                *fit = scale_among_19::<F, 16>(4.0, &of_block, &importance);
+                *fit = scale_among_19::<F, 16, true>(4.0, &of_block, &importance);
                 found[j] = fit.scale;
             }
             fits = Some(of_blocks);
-            let fit = scale_among_19(32.0, &found, &sums);
+            // They may be infinite, or none.
+            let fit = scale_among_19::<F, 16, false>(32.0, &found, &sums);
             let mut d = Table::<1>::new();
             d.put(0, fit.scale);
             for (j, level) in fit.levels(32.0, &found).into_iter().enumerate() {
@@ -48,9 +49,18 @@ impl Kernel for Q3K {
                 put_f16(out, q3_k::D, d.lane(lane)[0]);
             }
         } else {
-            for j in 0..16 {
-                let mut levels = [F::all(0.0); 16];
-                scales.put(j, scale_by_descent(4.0, &weights(x, SUPER_BLOCK, j * 16), &mut levels));
+            // Two sub-blocks at once, since each step of this search waits for the one before.
+            for j in (0..16).step_by(2) {
+                let [first, second]: [[F; 16]; 2] =
+                    [weights(x, SUPER_BLOCK, j * 16), weights(x, SUPER_BLOCK, j * 16 + 16)];
+                let mut both = [Twice(F::all(0.0), F::all(0.0)); 16];
+                for (both, (&first, &second)) in both.iter_mut().zip(first.iter().zip(&second)) {
+                    *both = Twice(first, second);
+                }
+                let mut levels = both;
+                let Twice(first, second) = scale_by_descent(4.0, &both, &mut levels);
+                scales.put(j, first);
+                scales.put(j + 1, second);
             }
             for (lane, out) in out.as_chunks_mut::<{ q3_k::BYTES }>().0.iter_mut().enumerate() {
                 put_scales(scales.lane(lane), out);

@@ -24,7 +24,7 @@ impl Kernel for Q6K {
                 Some(weighing) => weights(weighing.columns, SUPER_BLOCK, j * 16),
                 None => squares(&of_block),
             };
-            *fit = scale_among_19(32.0, &of_block, &importance);
+            *fit = scale_among_19::<F, 16, true>(32.0, &of_block, &importance);
             scales.put(j, fit.scale);
         }
         let mut empty = [false; MOST];

@@ -28,12 +28,18 @@ pub(super) fn nearest_level<F: Lanes>(x: F, lowest: f32, highest: f32) -> F {
     nearest(x).floats().lesser(F::all(highest)).greater(F::all(lowest))
 }
 
-/// The level nearest to a number of which the clamp comes first, or that is below 2²² in magnitude, which is the same:
-/// then only the last bits of a sum are cut off. A NaN becomes the lowest.
+/// The level nearest to a number of which the clamp comes first, or that is below 2²² in magnitude, which is the same.
+/// A NaN becomes the lowest.
 #[inline(always)]
 pub(super) fn nearest_level_within<F: Lanes>(x: F, lowest: f32, highest: f32) -> F {
+    nearest_small(x.greater(F::all(lowest)).lesser(F::all(highest)))
+}
+
+/// The nearest integer of a number that is below 2²² in magnitude, kept as a float.
+#[inline(always)]
+pub(super) fn nearest_small<F: Lanes>(x: F) -> F {
     let magic = F::all(12_582_912.0);
-    x.greater(F::all(lowest)).lesser(F::all(highest)) + magic - magic
+    x + magic - magic
 }
 
 /// The lowest byte of an integer, kept as a float, of another that is kept as a float.

@@ -9,7 +9,7 @@
 //! scale as stored is zero.
 
 use super::lanes::{Bits, Lanes, Mask};
-use super::round::{exact, nearest, nearest_level, nearest_level_within, wrapped};
+use super::round::{exact, nearest, nearest_level, nearest_level_within, nearest_small, wrapped};
 
 /// Below this largest magnitude a sub-block counts as all zero.
 pub(super) const ALL_ZERO: f32 = 1e-15;
@@ -256,9 +256,14 @@ impl<F: Lanes> Scale<F> {
 /// Fits `x ≈ scale · level` with levels from `-half` to `half - 1`; the scale has either sign.
 ///
 /// ggml's `make_qx_quants` with `rmse_type` 1: nineteen scales around the one that maps the weight
-/// of largest magnitude to `−half`, each with the least-squares scale for its levels.
+/// of largest magnitude to `−half`, each with the least-squares scale for its levels. `FINITE` says that the numbers are;
+/// then what levels are rounded from is small.
 #[inline(always)]
-pub(super) fn scale_among_19<F: Lanes, const N: usize>(half: f32, x: &[F; N], importance: &[F; N]) -> Scale<F> {
+pub(super) fn scale_among_19<F: Lanes, const N: usize, const FINITE: bool>(
+    half: f32,
+    x: &[F; N],
+    importance: &[F; N],
+) -> Scale<F> {
     let none = F::all(0.0);
     let (extreme, zero) = extreme(x);
     // What is computed of zeros is thrown away.
@@ -269,12 +274,23 @@ pub(super) fn scale_among_19<F: Lanes, const N: usize>(half: f32, x: &[F; N], im
     }
 
     let mut inverse = F::all(-half) / extreme;
-    let (sum_lx, sum_l2) = fit_sums(x, importance, &products, inverse, half);
+    let (sum_lx, sum_l2) = if FINITE {
+        fit_sums::<F, N, NOT_BELOW>(x, importance, &products, inverse, half)
+    } else {
+        fit_sums::<F, N, ANYTHING>(x, importance, &products, inverse, half)
+    };
     let mut scale = F::choose(sum_l2.equals(none), none, sum_lx / sum_l2);
     let mut best_gain = scale * sum_lx;
     for step in (-9..=9).filter(|&step| step != 0) {
         let tried = F::all(-(half + 0.1 * exact(step))) / extreme;
-        let (sum_lx, sum_l2) = fit_sums(x, importance, &products, tried, half);
+        let (sum_lx, sum_l2) = if !FINITE {
+            fit_sums::<F, N, ANYTHING>(x, importance, &products, tried, half)
+        } else if step < 5 {
+            // No weight is larger than the extreme, and that is not mapped to beyond the lowest level.
+            fit_sums::<F, N, NOT_BELOW>(x, importance, &products, tried, half)
+        } else {
+            fit_sums::<F, N, SMALL>(x, importance, &products, tried, half)
+        };
         let better = sum_l2.above(none) & (sum_lx * sum_lx).above(best_gain * sum_l2);
         let this_scale = sum_lx / sum_l2;
         scale = F::choose(better, this_scale, scale);
@@ -284,9 +300,15 @@ pub(super) fn scale_among_19<F: Lanes, const N: usize>(half: f32, x: &[F; N], im
     Scale { scale: F::choose(zero, none, scale), inverse, zero }
 }
 
+/// What [`fit_sums`] may round levels from: numbers that nothing is known of, small ones, and small ones that are nearest
+/// to no level below the lowest.
+const ANYTHING: u8 = 0;
+const SMALL: u8 = 1;
+const NOT_BELOW: u8 = 2;
+
 /// The sums of importance · weight · level and of importance · level · level.
 #[inline(always)]
-fn fit_sums<F: Lanes, const N: usize>(
+fn fit_sums<F: Lanes, const N: usize, const FROM: u8>(
     x: &[F; N],
     importance: &[F; N],
     products: &[F; N],
@@ -295,8 +317,11 @@ fn fit_sums<F: Lanes, const N: usize>(
 ) -> (F, F) {
     let (mut sum_lx, mut sum_l2) = (F::all(0.0), F::all(0.0));
     for ((&x, &w), &wx) in x.iter().zip(importance).zip(products) {
-        // No weight is larger than the extreme, so that what is rounded is a small number.
-        let l = nearest_level_within(inverse * x, -half, half - 1.0);
+        let l = match FROM {
+            NOT_BELOW => nearest_small((inverse * x).lesser(F::all(half - 1.0))),
+            SMALL => nearest_level_within(inverse * x, -half, half - 1.0),
+            _ => nearest_level(inverse * x, -half, half - 1.0),
+        };
         sum_lx = sum_lx + wx * l;
         sum_l2 = sum_l2 + w * l * l;
     }
@@ -423,9 +448,24 @@ pub(super) fn extreme<F: Lanes, const N: usize>(x: &[F; N]) -> (F, F::Mask) {
     (extreme, extreme.abs().below(F::all(ALL_ZERO)))
 }
 
-/// The first of the largest magnitude, with its sign. NaNs are passed over.
+/// The first of the largest magnitude, with its sign; a positive zero among zeros.
 #[inline(always)]
 pub(super) fn first_largest<F: Lanes, const N: usize>(x: &[F; N]) -> F {
+    let (mut least, mut most) = (F::all(0.0), F::all(0.0));
+    for &x in x {
+        least = x.lesser(least);
+        most = x.greater(most);
+    }
+    let magnitude = least.abs();
+    if (magnitude.equals(most) & most.above(F::all(0.0))).any() {
+        // Both signs have it; which comes first is found the slow way.
+        return first_largest_of_equals(x);
+    }
+    F::choose(magnitude.above(most), least, most)
+}
+
+#[inline(always)]
+fn first_largest_of_equals<F: Lanes, const N: usize>(x: &[F; N]) -> F {
     let mut largest = F::all(0.0);
     for &x in x {
         largest = F::choose(x.abs().above(largest.abs()), x, largest);

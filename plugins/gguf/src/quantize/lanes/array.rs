@@ -163,6 +163,11 @@ impl<const N: usize> Bits for ArrayOfBits<N> {
     }
 
     #[inline(always)]
+    fn lanes(self) -> Self::Lanes {
+        Array(from_fn(|lane| f32::from_bits(self.0[lane])))
+    }
+
+    #[inline(always)]
     #[expect(clippy::cast_precision_loss, reason = "what is asked for")]
     fn floats(self) -> Self::Lanes {
         Array(from_fn(|lane| self.0[lane].cast_signed() as f32))

@@ -1,10 +1,7 @@
 //! Eight lanes: AVX2.
 #![expect(unsafe_code, reason = "intrinsics")]
 
-use std::{
-    arch::x86_64::*,
-    ops::Not,
-};
+use std::{arch::x86_64::*, ops::Not};
 
 use super::{Bits, Lanes, Mask, operators};
 
@@ -173,6 +170,12 @@ impl Bits for Bits8 {
     fn down(self, by: u32) -> Self {
         // SAFETY: see above.
         Self(unsafe { _mm256_sra_epi32(self.0, _mm_cvtsi32_si128(by.cast_signed())) })
+    }
+
+    #[inline(always)]
+    fn lanes(self) -> Self::Lanes {
+        // SAFETY: see above.
+        Avx2(unsafe { _mm256_castsi256_ps(self.0) })
     }
 
     #[inline(always)]

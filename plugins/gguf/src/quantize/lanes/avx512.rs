@@ -1,10 +1,7 @@
 //! Sixteen lanes: AVX-512.
 #![expect(unsafe_code, reason = "intrinsics")]
 
-use std::{
-    arch::x86_64::*,
-    ops::Not,
-};
+use std::{arch::x86_64::*, ops::Not};
 
 use super::{Bits, Lanes, Mask, operators};
 
@@ -178,6 +175,12 @@ impl Bits for Bits16 {
     fn down(self, by: u32) -> Self {
         // SAFETY: see above.
         Self(unsafe { _mm512_sra_epi32(self.0, _mm_cvtsi32_si128(by.cast_signed())) })
+    }
+
+    #[inline(always)]
+    fn lanes(self) -> Self::Lanes {
+        // SAFETY: see above.
+        Avx512(unsafe { _mm512_castsi512_ps(self.0) })
     }
 
     #[inline(always)]

@@ -109,6 +109,9 @@ pub(super) trait Bits:
     /// Shifted to the right; the sign is kept.
     fn down(self, by: u32) -> Self;
 
+    /// As floats with these bits.
+    fn lanes(self) -> Self::Lanes;
+
     /// As signed integers made floats.
     fn floats(self) -> Self::Lanes;
 
@@ -209,6 +212,7 @@ mod tests {
             let (a, b) = (a.bits(), b.bits());
             case("wrapping sum", a + b, &u32::wrapping_add);
             case("wrapping difference", a - b, &u32::wrapping_sub);
+            case("bits and back", a.lanes().bits(), &|x, _| x);
             case("and", a & b, &|x, y| x & y);
             case("or", a | b, &|x, y| x | y);
             case("up", a.up(8) + F::Bits::all(7), &|x, _| (x << 8).wrapping_add(7));

@@ -1,10 +1,7 @@
 //! Four lanes: SSE2, which every CPU of x86-64 has.
 #![expect(unsafe_code, reason = "intrinsics")]
 
-use std::{
-    arch::x86_64::*,
-    ops::Not,
-};
+use std::{arch::x86_64::*, ops::Not};
 
 use super::{Bits, Lanes, Mask, operators};
 use crate::float::to_f16;
@@ -166,6 +163,12 @@ impl Bits for Bits4 {
     fn down(self, by: u32) -> Self {
         // SAFETY: see above.
         Self(unsafe { _mm_sra_epi32(self.0, _mm_cvtsi32_si128(by.cast_signed())) })
+    }
+
+    #[inline(always)]
+    fn lanes(self) -> Self::Lanes {
+        // SAFETY: see above.
+        Sse2(unsafe { _mm_castsi128_ps(self.0) })
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use super::{Bits, Lanes, Mask};
 
 /// Two halves.
 #[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Twice<T>(T, T);
+pub(in super::super) struct Twice<T>(pub(in super::super) T, pub(in super::super) T);
 
 macro_rules! by_halves {
     ($($trait:ident $method:ident),*) => {
@@ -133,6 +133,11 @@ where
     #[inline(always)]
     fn down(self, by: u32) -> Self {
         Self(self.0.down(by), self.1.down(by))
+    }
+
+    #[inline(always)]
+    fn lanes(self) -> Self::Lanes {
+        Twice(self.0.lanes(), self.1.lanes())
     }
 
     #[inline(always)]
