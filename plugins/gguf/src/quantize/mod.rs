@@ -5,6 +5,7 @@
 //! x86-64: no fused multiply-add, so nothing here may use `mul_add`, and all sums are in `f32` and in order.
 //! The words of the format are kept: a *level* is the stored integer of a weight, a *scale* and a
 //! *minimum* turn levels into weights. It knows no tensors and no threads.
+#![expect(clippy::inline_always, reason = "what is not inlined into a kernel is not compiled for its instruction set")]
 
 mod blocks;
 mod cost;

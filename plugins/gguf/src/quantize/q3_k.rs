@@ -6,7 +6,7 @@ use super::blocks::{
 use super::dispatch::{Kernel, Weighing};
 use super::lanes::{Lanes, Mask, Twice};
 use super::round::{low_byte, nearest_int};
-use super::search::{Scale, scale_among_19, scale_by_descent};
+use super::search::{SignedFit, scale_among_19, scale_by_descent};
 use crate::layout::{SUPER_BLOCK, f16, put_2_bits, put_f16, put_q3_scales, q3_k, q3_scale};
 
 /// As ggml's `quantize_row_q3_K_ref`, and with importances as `quantize_row_q3_K_impl`.
@@ -23,7 +23,7 @@ impl Kernel for Q3K {
         if let Some(weighing) = weighing {
             let spread = F::all(2.0) * sum_of_squares(x) / F::all(256.0);
             let [mut found, mut sums] = [[F::all(0.0); 16]; 2];
-            let mut of_blocks = [Scale::none(); 16];
+            let mut of_blocks = [SignedFit::none(); 16];
             for (j, fit) in of_blocks.iter_mut().enumerate() {
                 let of_block = weights(x, SUPER_BLOCK, j * 16);
                 let columns = weights(weighing.columns, SUPER_BLOCK, j * 16);

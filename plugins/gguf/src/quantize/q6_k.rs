@@ -4,7 +4,7 @@ use super::blocks::{Levels, Table, choose, first_largest, signed_levels, squares
 use super::dispatch::{Kernel, Weighing};
 use super::lanes::{Lanes, MOST, Mask};
 use super::round::{low_byte, nearest_int};
-use super::search::{ALL_ZERO, Scale, scale_among_19};
+use super::search::{ALL_ZERO, SignedFit, scale_among_19};
 use crate::layout::{SUPER_BLOCK, f16, put_2_bits, put_f16, q6_k};
 
 /// As ggml's `quantize_row_q6_K_ref`, and with importances as `quantize_row_q6_K_impl`.
@@ -16,7 +16,7 @@ impl Kernel for Q6K {
 
     #[inline(always)]
     fn blocks<F: Lanes>(x: &[f32], weighing: Option<&Weighing<'_>>, out: &mut [u8]) {
-        let mut fits = [Scale::none(); 16];
+        let mut fits = [SignedFit::none(); 16];
         let mut scales = Table::new();
         for (j, fit) in fits.iter_mut().enumerate() {
             let of_block: [F; 16] = weights(x, SUPER_BLOCK, j * 16);

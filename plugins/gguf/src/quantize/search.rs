@@ -225,7 +225,7 @@ fn weighted_error<F: Lanes, const N: usize>(
 
 /// What [`scale_among_19`] found: `x ≈ scale · level`, with levels of either sign.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scale<F: Lanes> {
+pub(super) struct SignedFit<F: Lanes> {
     pub(super) scale: F,
     /// The levels were rounded from `inverse · x`.
     inverse: F,
@@ -233,7 +233,7 @@ pub(super) struct Scale<F: Lanes> {
     zero: F::Mask,
 }
 
-impl<F: Lanes> Scale<F> {
+impl<F: Lanes> SignedFit<F> {
     /// Nothing found yet.
     #[inline(always)]
     pub(super) fn none() -> Self {
@@ -263,7 +263,7 @@ pub(super) fn scale_among_19<F: Lanes, const N: usize, const FINITE: bool>(
     half: f32,
     x: &[F; N],
     importance: &[F; N],
-) -> Scale<F> {
+) -> SignedFit<F> {
     let none = F::all(0.0);
     let (extreme, zero) = extreme(x);
     // What is computed of zeros is thrown away.
@@ -297,7 +297,7 @@ pub(super) fn scale_among_19<F: Lanes, const N: usize, const FINITE: bool>(
         best_gain = F::choose(better, this_scale * sum_lx, best_gain);
         inverse = F::choose(better, tried, inverse);
     }
-    Scale { scale: F::choose(zero, none, scale), inverse, zero }
+    SignedFit { scale: F::choose(zero, none, scale), inverse, zero }
 }
 
 /// What [`fit_sums`] may round levels from: numbers that nothing is known of, small ones, and small ones that are nearest

@@ -1,5 +1,6 @@
 //! Sixteen lanes: AVX-512.
 #![expect(unsafe_code, reason = "intrinsics")]
+#![allow(clippy::wildcard_imports, reason = "there are many, and their names say where they are from")]
 
 use std::{arch::x86_64::*, ops::Not};
 

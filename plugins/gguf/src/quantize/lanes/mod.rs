@@ -132,6 +132,7 @@ pub(super) trait Mask: Copy + BitAnd<Output = Self> + BitOr<Output = Self> + Not
 }
 
 /// Implements operators by functions of two operands.
+#[cfg(target_arch = "x86_64")]
 macro_rules! operators {
     ($($type:ty: $($trait:ident $method:ident $function:expr),*;)*) => {
         $($(
@@ -153,6 +154,8 @@ use operators;
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "x86_64")]
+    use crate::quantize::InstructionSet;
 
     const NUMBERS: [f32; 16] = [
         0.0,
@@ -261,7 +264,6 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         {
             cases.extend(operations::<Twice<Sse2>>());
-            use crate::quantize::InstructionSet;
             if InstructionSet::Avx2.is_available() {
                 // SAFETY: the machine has it.
                 #[expect(unsafe_code, reason = "calls what is compiled for an instruction set that is there")]

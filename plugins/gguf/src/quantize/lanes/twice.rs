@@ -58,9 +58,8 @@ impl<F: Lanes> Lanes for Twice<F> {
 
     #[inline(always)]
     fn columns(from: &[f32], pitch: usize) -> [Self; 4] {
-        let [a, b, c, d] = F::columns(from, pitch);
-        let [e, f, g, h] = F::columns(&from[F::COUNT * pitch..], pitch);
-        [Self(a, e), Self(b, f), Self(c, g), Self(d, h)]
+        let (low, high) = (F::columns(from, pitch), F::columns(&from[F::COUNT * pitch..], pitch));
+        [Self(low[0], high[0]), Self(low[1], high[1]), Self(low[2], high[2]), Self(low[3], high[3])]
     }
 
     #[inline(always)]
