@@ -92,22 +92,22 @@ mod x86_64 {
     use super::super::lanes::{Avx2, Avx512, Twice};
     use super::{Kernel, plain, weighted};
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     pub(super) fn plain_avx512<K: Kernel>(x: &[f32], out: &mut [u8]) {
         plain::<K, Twice<Avx512>>(x, out);
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     pub(super) fn weighted_avx512<K: Kernel>(x: &[f32], columns: &[f32], out: &mut [u8]) {
         weighted::<K, Twice<Avx512>>(x, columns, out);
     }
 
-    #[target_feature(enable = "avx2,f16c")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn plain_avx2<K: Kernel>(x: &[f32], out: &mut [u8]) {
         plain::<K, Twice<Avx2>>(x, out);
     }
 
-    #[target_feature(enable = "avx2,f16c")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn weighted_avx2<K: Kernel>(x: &[f32], columns: &[f32], out: &mut [u8]) {
         weighted::<K, Twice<Avx2>>(x, columns, out);
     }
@@ -115,37 +115,33 @@ mod x86_64 {
 
 #[inline(always)]
 fn plain<K: Kernel, F: Lanes>(x: &[f32], out: &mut [u8]) {
-    let (elements, bytes) = (F::COUNT * K::ELEMENTS, F::COUNT * K::BYTES);
-    let (groups, rest) = (x.chunks_exact(elements), x.len() / elements * elements);
-    for (x, out) in groups.zip(out.chunks_exact_mut(bytes)) {
-        K::blocks::<F>(x, None, out);
-    }
-    if let (x @ [_, ..], out) = (&x[rest..], &mut out[rest / elements * bytes..]) {
-        let (mut filled, mut made) = (vec![0.0; elements], vec![0; bytes]);
-        filled[..x.len()].copy_from_slice(x);
-        K::blocks::<F>(&filled, None, &mut made);
-        out.copy_from_slice(&made[..out.len()]);
+    let mut last = Last::default();
+    for (x, out) in x.chunks(F::COUNT * K::ELEMENTS).zip(out.chunks_mut(F::COUNT * K::BYTES)) {
+        let (from, to) = last.filled_up::<K, F>(x, out);
+        K::blocks::<F>(from, None, to);
+        last.take(out);
     }
 }
 
 #[inline(always)]
 fn weighted<K: Kernel, F: Lanes>(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    let (elements, bytes) = (F::COUNT * K::ELEMENTS, F::COUNT * K::BYTES);
+    let elements = F::COUNT * K::ELEMENTS;
     let mut of_rows = Vec::new();
     if K::BY_ROW {
         mean_squares::<F>(x, columns.len(), &mut of_rows);
     }
     let mut spreads = [0.0; MOST];
     // What a group takes of the importances may go on with those of the next row, again and again.
-    let repeated: Vec<f32> = if columns.len().is_multiple_of(elements) {
+    let repeated = if columns.len().is_multiple_of(elements) {
         Vec::new()
     } else {
         let mut repeated = columns.repeat(elements.div_ceil(columns.len()) + 1);
         repeated.truncate(columns.len() + elements);
         repeated
     };
-    let (mut filled, mut made) = (Vec::new(), Vec::new());
-    for (group, (x, out)) in x.chunks(elements).zip(out.chunks_mut(bytes)).enumerate() {
+    let repeated = if repeated.is_empty() { columns } else { &repeated };
+    let mut last = Last::default();
+    for (group, (x, out)) in x.chunks(elements).zip(out.chunks_mut(F::COUNT * K::BYTES)).enumerate() {
         if K::BY_ROW {
             for (lane, spread) in spreads[..F::COUNT].iter_mut().enumerate() {
                 let row = (group * F::COUNT + lane) * K::ELEMENTS / columns.len();
@@ -153,16 +149,38 @@ fn weighted<K: Kernel, F: Lanes>(x: &[f32], columns: &[f32], out: &mut [u8]) {
             }
         }
         let first = group * elements % columns.len();
-        let columns = if repeated.is_empty() { columns } else { &repeated };
-        let weighing = Weighing { columns: &columns[first..first + elements], spreads: &spreads[..F::COUNT] };
-        if x.len() == elements {
-            K::blocks::<F>(x, Some(&weighing), out);
-        } else {
-            filled.resize(elements, 0.0);
-            filled[..x.len()].copy_from_slice(x);
-            made.resize(bytes, 0);
-            K::blocks::<F>(&filled, Some(&weighing), &mut made);
-            out.copy_from_slice(&made[..out.len()]);
+        let weighing = Weighing { columns: &repeated[first..first + elements], spreads: &spreads[..F::COUNT] };
+        let (from, to) = last.filled_up::<K, F>(x, out);
+        K::blocks::<F>(from, Some(&weighing), to);
+        last.take(out);
+    }
+}
+
+/// The last group where it has fewer blocks than there are lanes: filled up with zeros, and what is made of it.
+#[derive(Default)]
+struct Last {
+    x: Vec<f32>,
+    out: Vec<u8>,
+}
+
+impl Last {
+    /// A group as it is, or filled up.
+    #[inline(always)]
+    fn filled_up<'a, K: Kernel, F: Lanes>(&'a mut self, x: &'a [f32], out: &'a mut [u8]) -> (&'a [f32], &'a mut [u8]) {
+        if x.len() == F::COUNT * K::ELEMENTS {
+            return (x, out);
+        }
+        self.x.extend_from_slice(x);
+        self.x.resize(F::COUNT * K::ELEMENTS, 0.0);
+        self.out.resize(F::COUNT * K::BYTES, 0);
+        (&self.x, &mut self.out)
+    }
+
+    /// Hands over what was made of a group that had to be filled up.
+    #[inline(always)]
+    fn take(&self, out: &mut [u8]) {
+        if !self.out.is_empty() {
+            out.copy_from_slice(&self.out[..out.len()]);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 pub enum InstructionSet {
     /// What every CPU of the architecture has: SSE2 of x86-64, NEON of 64-bit ARM.
     Baseline,
-    /// AVX2 of x86-64.
+    /// AVX2 of x86-64, with FMA and F16C.
     Avx2,
     /// AVX-512 of x86-64: F, BW, DQ and VL.
     Avx512,
@@ -33,7 +33,9 @@ impl InstructionSet {
         match self {
             Self::Baseline => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 Self::Avx2.is_available()

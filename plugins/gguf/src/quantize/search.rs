@@ -273,6 +273,9 @@ pub(super) fn scale_among_19<F: Lanes, const N: usize, const FINITE: bool>(
         *product = w * x;
     }
 
+    let one_by_extreme = F::all(1.0) / extreme;
+    // Those that count as zero are out of the way; what is too large for the quick way is rare.
+    let usual = FINITE && extreme.abs().below(F::all(1e30)).every();
     let mut inverse = F::all(-half) / extreme;
     let (sum_lx, sum_l2) = if FINITE {
         fit_sums::<F, N, NOT_BELOW>(x, importance, &products, inverse, half)
@@ -282,11 +285,15 @@ pub(super) fn scale_among_19<F: Lanes, const N: usize, const FINITE: bool>(
     let mut scale = F::choose(sum_l2.equals(none), none, sum_lx / sum_l2);
     let mut best_gain = scale * sum_lx;
     for step in (-9..=9).filter(|&step| step != 0) {
-        let tried = F::all(-(half + 0.1 * exact(step))) / extreme;
+        let dividend = F::all(lowest(half, step));
+        let tried = if usual { F::quotient(dividend, extreme, one_by_extreme) } else { dividend / extreme };
         let (sum_lx, sum_l2) = if !FINITE {
             fit_sums::<F, N, ANYTHING>(x, importance, &products, tried, half)
+        } else if step < -5 {
+            // No weight is larger than the extreme, and that is mapped to less than half a level beyond the last.
+            fit_sums::<F, N, BETWEEN>(x, importance, &products, tried, half)
         } else if step < 5 {
-            // No weight is larger than the extreme, and that is not mapped to beyond the lowest level.
+            // It is not mapped to half a level beyond the lowest, which is one more away.
             fit_sums::<F, N, NOT_BELOW>(x, importance, &products, tried, half)
         } else {
             fit_sums::<F, N, SMALL>(x, importance, &products, tried, half)
@@ -300,11 +307,18 @@ pub(super) fn scale_among_19<F: Lanes, const N: usize, const FINITE: bool>(
     SignedFit { scale: F::choose(zero, none, scale), inverse, zero }
 }
 
-/// What [`fit_sums`] may round levels from: numbers that nothing is known of, small ones, and small ones that are nearest
-/// to no level below the lowest.
+/// The level to which the extreme is mapped in a step of [`scale_among_19`].
+#[inline(always)]
+pub(super) fn lowest(half: f32, step: i32) -> f32 {
+    -(half + 0.1 * exact(step))
+}
+
+/// What [`fit_sums`] may round levels from: numbers that nothing is known of, small ones, small ones that are nearest
+/// to no level below the lowest, and those that are nearest to a level.
 const ANYTHING: u8 = 0;
 const SMALL: u8 = 1;
 const NOT_BELOW: u8 = 2;
+const BETWEEN: u8 = 3;
 
 /// The sums of importance · weight · level and of importance · level · level.
 #[inline(always)]
@@ -318,6 +332,7 @@ fn fit_sums<F: Lanes, const N: usize, const FROM: u8>(
     let (mut sum_lx, mut sum_l2) = (F::all(0.0), F::all(0.0));
     for ((&x, &w), &wx) in x.iter().zip(importance).zip(products) {
         let l = match FROM {
+            BETWEEN => nearest_small(inverse * x),
             NOT_BELOW => nearest_small((inverse * x).lesser(F::all(half - 1.0))),
             SMALL => nearest_level_within(inverse * x, -half, half - 1.0),
             _ => nearest_level(inverse * x, -half, half - 1.0),

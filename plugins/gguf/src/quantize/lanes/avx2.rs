@@ -145,6 +145,21 @@ impl Lanes for Avx2 {
         Bits8(unsafe { _mm256_cvttps_epi32(self.0) })
     }
 
+    /// By Markstein's theorem: the remainder of a quotient that is less than a unit in the last place away, times the
+    /// correctly rounded inverse, corrects it to the correctly rounded quotient. The first estimate can be farther away, so
+    /// that it is corrected twice.
+    #[inline(always)]
+    fn quotient(dividend: Self, divisor: Self, inverse: Self) -> Self {
+        // SAFETY: see above; where there is AVX2, as we take it, there are fused operations.
+        unsafe {
+            let estimate = _mm256_mul_ps(dividend.0, inverse.0);
+            let remainder = _mm256_fnmadd_ps(estimate, divisor.0, dividend.0);
+            let faithful = _mm256_fmadd_ps(remainder, inverse.0, estimate);
+            let remainder = _mm256_fnmadd_ps(faithful, divisor.0, dividend.0);
+            Self(_mm256_fmadd_ps(remainder, inverse.0, faithful))
+        }
+    }
+
     #[inline(always)]
     fn halves(self) -> Self::Bits {
         // SAFETY: see above.

@@ -83,6 +83,13 @@ pub(super) trait Lanes:
     /// As binary16, rounded to nearest even, in the low half of the bits; what is too large is infinite.
     fn halves(self) -> Self::Bits;
 
+    /// A quotient, as dividing gives it, where the inverse of the divisor is there already, correctly rounded. All three are
+    /// to be far from the ends of what an `f32` holds.
+    #[inline(always)]
+    fn quotient(dividend: Self, divisor: Self, _inverse: Self) -> Self {
+        dividend / divisor
+    }
+
     /// Where this is more than the other; not where one is a NaN.
     #[inline(always)]
     fn above(self, other: Self) -> Self::Mask {
@@ -156,6 +163,8 @@ mod tests {
     use super::*;
     #[cfg(target_arch = "x86_64")]
     use crate::quantize::InstructionSet;
+    #[cfg(target_arch = "x86_64")]
+    use crate::quantize::search::lowest;
 
     const NUMBERS: [f32; 16] = [
         0.0,
@@ -232,28 +241,85 @@ mod tests {
                 if x.abs() < 2_147_483_648.0 { (x as i32).cast_unsigned() } else { 0x8000_0000 }
             });
         }
-        assert!(F::load(&x).below(F::all(f32::INFINITY)).any() && !F::load(&x).below(F::all(f32::NEG_INFINITY)).any());
-        assert!(!F::load(&x).below(F::all(f32::INFINITY)).every());
+        assert!(F::load(&x).below(F::all(1.0)).any() && !F::load(&x).below(F::all(f32::NEG_INFINITY)).any());
+        assert!(F::all(1.0).below(F::all(2.0)).every() && !F::load(&x).below(F::all(1.0)).every());
         let table: Vec<f32> = (0_u16..1000).map(f32::from).collect();
-        let mut columns = Vec::new();
         for (number, lanes) in (0_u16..).zip(F::columns(&table, 11)) {
             let mut got = vec![0.0; F::COUNT];
             lanes.store(&mut got);
-            columns.extend(got.iter().map(|x| x.to_bits()));
             let expected = (0_u16..).take(F::COUNT).map(|lane| f32::from(lane * 11 + number).to_bits());
             cases.push(("columns", got.iter().map(|x| x.to_bits()).collect(), expected.collect()));
         }
         cases
     }
 
+    /// The first dividend and divisor whose quotient is not that of dividing, of all fractions of divisors.
+    #[inline(always)]
+    fn wrong_quotient<F: Lanes>() -> Option<(f32, f32)> {
+        let dividends: Vec<f32> =
+            [4.0, 8.0, 16.0, 32.0].iter().flat_map(|half| (-9..=9).map(|step| lowest(*half, step))).collect();
+        let mut divisors = [1.0; MOST];
+        for first in (0..1_u32 << 23).step_by(F::COUNT) {
+            for (divisor, fraction) in divisors.iter_mut().zip(first..) {
+                *divisor = f32::from_bits(1.0_f32.to_bits() | fraction & 0x7f_ffff);
+            }
+            let divisor = F::load(&divisors);
+            let inverse = F::all(1.0) / divisor;
+            let mut equal = divisor.equals(divisor);
+            for &dividend in &dividends {
+                let dividend = F::all(dividend);
+                equal = equal & F::quotient(dividend, divisor, inverse).equals(dividend / divisor);
+            }
+            if !equal.every() {
+                return dividends.iter().find_map(|&dividend| {
+                    let mut quotients = [0.0; MOST];
+                    F::quotient(F::all(dividend), divisor, inverse).store(&mut quotients);
+                    let wrong = |(divisor, quotient): &(&f32, &f32)| *quotient != &(dividend / *divisor);
+                    let wrong = divisors[..F::COUNT].iter().zip(&quotients).find(wrong);
+                    wrong.map(|(divisor, _)| (dividend, *divisor))
+                });
+            }
+        }
+        None
+    }
+
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,f16c")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn wrong_quotient_avx2() -> Option<(f32, f32)> {
+        wrong_quotient::<Avx2>()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    fn wrong_quotient_avx512() -> Option<(f32, f32)> {
+        wrong_quotient::<Avx512>()
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn quotients_by_inverses_are_those_of_dividing() {
+        if InstructionSet::Avx2.is_available() {
+            // SAFETY: the machine has it.
+            #[expect(unsafe_code, reason = "calls what is compiled for an instruction set that is there")]
+            let wrong = unsafe { wrong_quotient_avx2() };
+            assert_eq!(wrong, None);
+        }
+        if InstructionSet::Avx512.is_available() {
+            // SAFETY: the machine has it.
+            #[expect(unsafe_code, reason = "calls what is compiled for an instruction set that is there")]
+            let wrong = unsafe { wrong_quotient_avx512() };
+            assert_eq!(wrong, None);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn avx2() -> Vec<(&'static str, Vec<u32>, Vec<u32>)> {
         operations::<Twice<Avx2>>()
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     fn avx512() -> Vec<(&'static str, Vec<u32>, Vec<u32>)> {
         operations::<Twice<Avx512>>()
     }

@@ -108,6 +108,11 @@ impl<F: Lanes> Lanes for Twice<F> {
     }
 
     #[inline(always)]
+    fn quotient(dividend: Self, divisor: Self, inverse: Self) -> Self {
+        Self(F::quotient(dividend.0, divisor.0, inverse.0), F::quotient(dividend.1, divisor.1, inverse.1))
+    }
+
+    #[inline(always)]
     fn halves(self) -> Self::Bits {
         Twice(self.0.halves(), self.1.halves())
     }
