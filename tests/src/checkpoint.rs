@@ -29,6 +29,8 @@ pub struct RandomLlama {
     pub heads: usize,
     /// Key/value heads.
     pub kv_heads: usize,
+    /// Rows of the embedding; the tokenizer has 512 pieces.
+    pub vocabulary: usize,
     /// Whether the head reuses the embedding.
     pub tied: bool,
     /// Experts in place of each feed-forward block, of the family mixtral; 0 for a plain llama.
@@ -39,6 +41,8 @@ pub struct RandomLlama {
     pub shards: usize,
     /// Whether there are dead rows, outliers, signed zeros, denormals and huge values among the weights.
     pub hostile: bool,
+    /// Whether every weight is a number of f16 as well, if it is not stored with more bits than bf16 has.
+    pub halves: bool,
     /// Other weights for another seed.
     pub seed: u64,
 }
@@ -51,11 +55,13 @@ impl Default for RandomLlama {
             layers: 3,
             heads: 4,
             kv_heads: 2,
+            vocabulary: VOCABULARY,
             tied: false,
             experts: 0,
             dtype: Dtype::BF16,
             shards: 1,
             hostile: false,
+            halves: false,
             seed: 0,
         }
     }
@@ -75,7 +81,7 @@ impl RandomLlama {
             "architectures": [class],
             "model_type": family,
             "hidden_act": "silu",
-            "vocab_size": VOCABULARY,
+            "vocab_size": self.vocabulary,
             "hidden_size": self.hidden,
             "intermediate_size": self.ffn,
             "num_hidden_layers": self.layers,
@@ -99,7 +105,7 @@ impl RandomLlama {
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let kv = self.hidden / self.heads * self.kv_heads;
-        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, self.hidden])];
+        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, self.hidden])];
         for layer in 0..self.layers {
             for (name, shape) in [
                 ("input_layernorm.weight", vec![self.hidden]),
@@ -115,7 +121,7 @@ impl RandomLlama {
         }
         tensors.push(("model.norm.weight".into(), vec![self.hidden]));
         if !self.tied {
-            tensors.push(("lm_head.weight".into(), vec![VOCABULARY, self.hidden]));
+            tensors.push(("lm_head.weight".into(), vec![self.vocabulary, self.hidden]));
         }
         tensors
     }
@@ -220,6 +226,8 @@ impl View for &Lazy<'_> {
         for index in 0..elements {
             // Norms are around 1; a model whose norms are 0 would be dead.
             let plain = if self.shape.len() == 1 { 1.0 + random.normal() * 0.1 } else { random.normal() * 0.02 };
+            // Below, the steps of f16 are larger than those of bf16.
+            let plain = if self.llama.halves && plain.abs() < 2.0_f32.powi(-17) { 0.0 } else { plain };
             let value = if self.llama.hostile { hostile(plain, index / row, &mut random) } else { plain };
             match self.llama.dtype {
                 Dtype::F32 => bytes.extend(value.to_le_bytes()),

@@ -18,8 +18,6 @@ mod suite;
 mod synthetic;
 mod tidy;
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -45,16 +43,13 @@ enum Command {
         #[arg(long)]
         freeze_abi: bool,
     },
-    /// Measure memory and speed.
+    /// Measure speed and memory beside llama.cpp and the machine's limits; results go into tests/bench.
     Bench(bench::Settings),
     /// Make a large random checkpoint.
-    Synthetic {
-        /// The folder to make.
-        folder: PathBuf,
-        /// Its size, about.
-        #[arg(long, default_value_t = 2.0)]
-        gib: f64,
-    },
+    Synthetic(synthetic::Settings),
+    /// Measure the machine, for `bench`.
+    #[command(hide = true)]
+    Limits(bench::LimitSettings),
     /// Print the environment for building llama.cpp by hand: eval "$(cargo xtask tools)".
     Tools,
     /// Build what the black-box tests run, and print the two folders.
@@ -73,7 +68,8 @@ fn main() -> Result<()> {
         }
         Command::Tidy { freeze_abi } => tidy::run(freeze_abi),
         Command::Bench(settings) => bench::run(&settings),
-        Command::Synthetic { folder, gib } => synthetic::make(&folder, gib),
+        Command::Synthetic(settings) => synthetic::make(&settings),
+        Command::Limits(settings) => bench::print_limits(&settings),
         Command::Tools => provision::print(&cargo::Workspace::read()?.target),
         Command::Stage => {
             println!("{}\n{}", stage::dist()?.display(), stage::test_plugins()?.display());

@@ -116,6 +116,29 @@ impl Gguf {
         };
         read().map_err(|source| Error::Io { path: self.path.clone(), source })
     }
+
+    /// Says what is different in another file, from the metadata to the bytes of tensors; nothing if that is all the same.
+    /// Padding is not looked at.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be read or ends before.
+    pub fn difference(&self, other: &Self) -> Result<Option<String>> {
+        if self.metadata != other.metadata {
+            return Ok(Some("the metadata differ".to_owned()));
+        }
+        if self.tensors.len() != other.tensors.len() {
+            return Ok(Some(format!("{} tensors are not {}", self.tensors.len(), other.tensors.len())));
+        }
+        for (mine, theirs) in self.tensors.iter().zip(&other.tensors) {
+            if mine != theirs {
+                return Ok(Some(format!("{mine:?} is not {theirs:?}")));
+            }
+            if self.read(mine)? != other.read(theirs)? {
+                return Ok(Some(format!("the bytes of {} differ", mine.name)));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// ggml's reader, freed when dropped.

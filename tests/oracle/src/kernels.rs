@@ -71,16 +71,8 @@ pub fn row_size(ggml_type: u32, row_elements: usize) -> Result<usize> {
 pub fn quantize_chunk(ggml_type: u32, x: &[f32], row_elements: usize) -> Result<Vec<u8>> {
     let rows = x.len().checked_div(row_elements).unwrap_or(0);
     let mut out = Aligned::zeroed(rows * row_size(ggml_type, row_elements)?);
-    quantize_chunk_into(ggml_type, x, row_elements, &mut out.words)?;
+    quantize_chunk_into(ggml_type, x, row_elements, None, &mut out.words)?;
     Ok(out.bytes())
-}
-
-/// As [`quantize_chunk`], into memory that is there: for measuring.
-///
-/// # Errors
-/// As [`quantize_chunk`], and if there is not enough room.
-pub fn quantize_chunk_into(ggml_type: u32, x: &[f32], row_elements: usize, out: &mut [u64]) -> Result<()> {
-    quantize_rows(ggml_type, x, row_elements, None, out)
 }
 
 /// Quantises rows with `ggml_quantize_chunk` and an importance matrix: the importance of each column.
@@ -90,11 +82,15 @@ pub fn quantize_chunk_into(ggml_type: u32, x: &[f32], row_elements: usize, out: 
 pub fn quantize_chunk_weighted(ggml_type: u32, x: &[f32], columns: &[f32]) -> Result<Vec<u8>> {
     let rows = x.len().checked_div(columns.len()).unwrap_or(0);
     let mut out = Aligned::zeroed(rows * row_size(ggml_type, columns.len())?);
-    quantize_rows(ggml_type, x, columns.len(), Some(columns), &mut out.words)?;
+    quantize_chunk_into(ggml_type, x, columns.len(), Some(columns), &mut out.words)?;
     Ok(out.bytes())
 }
 
-fn quantize_rows(
+/// As [`quantize_chunk`] and [`quantize_chunk_weighted`], into memory that is there: for measuring.
+///
+/// # Errors
+/// As [`quantize_chunk`], and if there is not enough room or the importances are not as long as a row.
+pub fn quantize_chunk_into(
     ggml_type: u32,
     x: &[f32],
     row_elements: usize,
@@ -105,6 +101,9 @@ fn quantize_rows(
     let row_bytes = row_size(ggml_type, row_elements)?;
     if row_elements == 0 || !x.len().is_multiple_of(row_elements) {
         return Err(Error::Length(format!("{} weights are no whole rows of {row_elements}", x.len())));
+    }
+    if let Some(columns) = columns.filter(|columns| columns.len() != row_elements) {
+        return Err(Error::Length(format!("{} importances are not those of {row_elements} columns", columns.len())));
     }
     let rows = x.len() / row_elements;
     if out.len() * 8 < rows * row_bytes {
@@ -146,18 +145,34 @@ pub fn dequantize(ggml_type: u32, bytes: &[u8]) -> Result<Vec<f32>> {
     if !bytes.len().is_multiple_of(info.block_bytes) {
         return Err(Error::Length(format!("{} bytes are no whole number of {} blocks", bytes.len(), info.name)));
     }
+    let mut out = vec![0.0; bytes.len() / info.block_bytes * info.block_elements];
+    dequantize_into(ggml_type, &Aligned::new(bytes).words, &mut out)?;
+    Ok(out)
+}
+
+/// As [`dequantize`], of as many weights as there is room for, into memory that is there: for measuring.
+///
+/// # Errors
+/// Fails if ggml cannot widen the type, or there are no whole blocks or too few of them for the weights.
+pub fn dequantize_into(ggml_type: u32, blocks: &[u64], out: &mut [f32]) -> Result<()> {
+    let bytes = row_size(ggml_type, out.len())?;
+    if blocks.len() * 8 < bytes {
+        return Err(Error::Length(format!("{} weights are more than {} bytes hold", out.len(), blocks.len() * 8)));
+    }
     if ggml_type == sys::GGML_TYPE_F32 {
-        return Ok(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect());
+        for (pair, word) in out.chunks_mut(2).zip(blocks) {
+            for (weight, bytes) in pair.iter_mut().zip(word.to_ne_bytes().as_chunks().0) {
+                *weight = f32::from_ne_bytes(*bytes);
+            }
+        }
+        return Ok(());
     }
     let Some(to_float) = traits(ggml_type)?.to_float else {
-        return Err(Error::NotConvertible { what: "widen", name: info.name });
+        return Err(Error::NotConvertible { what: "widen", name: type_info(ggml_type)?.name });
     };
-    let elements = bytes.len() / info.block_bytes * info.block_elements;
-    let input = Aligned::new(bytes);
-    let mut out = vec![0.0; elements];
-    // SAFETY: `input` holds whole blocks in the type's alignment, `out` has room for their weights.
-    unsafe { to_float(input.words.as_ptr().cast(), out.as_mut_ptr(), c_int(elements)?) };
-    Ok(out)
+    // SAFETY: `blocks` holds the whole blocks of as many weights as `out` has room for, in the type's alignment.
+    unsafe { to_float(blocks.as_ptr().cast(), out.as_mut_ptr(), c_int(out.len())?) };
+    Ok(())
 }
 
 /// Whether `ggml_validate_row_data` accepts the bytes. What it finds it writes to the process's

@@ -26,8 +26,8 @@ pub use error::{Error, Result};
 pub use file::{Recipe, quantize_file};
 pub use gguf::{Gguf, TensorInfo, Value};
 pub use kernels::{
-    TypeInfo, dequantize, file_type_name, quantize_chunk, quantize_chunk_into, quantize_chunk_weighted, row_size,
-    type_info, validate_row_data,
+    TypeInfo, dequantize, dequantize_into, file_type_name, quantize_chunk, quantize_chunk_into,
+    quantize_chunk_weighted, row_size, type_info, validate_row_data,
 };
 pub use levels::{LEVELS, Level};
 pub use model::{Logits, Model};

@@ -9,14 +9,15 @@ use std::process::ExitCode;
 use qhost_oracle::{Gguf, LEVELS, Level, Model, Recipe, Scored, Value, quantize_file, type_info};
 
 const USAGE: &str = "usage:
-  qhost-oracle quantize IN.gguf OUT.gguf LEVEL [--pure]
+  qhost-oracle quantize IN.gguf OUT.gguf LEVEL [--pure] [--threads N]
+  qhost-oracle compare FILE.gguf FILE.gguf
   qhost-oracle levels IN.gguf FOLDER [LEVEL...]
   qhost-oracle list FILE.gguf
   qhost-oracle tokenize FILE.gguf --text FILE [--no-special]
   qhost-oracle perplexity FILE.gguf --text FILE [--ctx N] [--all] [--threads N]
   qhost-oracle divergence ORIGINAL.gguf FILE.gguf --rows FILE [--threads N]
 
-LEVEL is a name such as Q4_K_M or a number of llama.cpp's file types. `levels` makes FOLDER/LEVEL.gguf of
+LEVEL is a name such as Q4_K_M or a number of llama.cpp's file types. `compare` fails if metadata or tensors differ. `levels` makes FOLDER/LEVEL.gguf of
 each, or of all levels, those that need an importance matrix with a made-up one. Perplexity scores the second
 half of each window of N tokens (512), with --all every token but the first. Divergence is that of the predictions of FILE from those of ORIGINAL, at all
 positions of the rows: one a line, the numbers of its tokens.";
@@ -41,12 +42,18 @@ fn run(arguments: &[String], out: &mut impl Write) -> Result<(), Box<dyn Error>>
                 named.map_or_else(|| level.parse(), Ok).map_err(|_| format!("no level is called {level}"))?;
             let mut recipe = Recipe::new(file_type);
             recipe.pure = rest.contains(&"--pure");
+            recipe.threads = option(rest, "--threads").map(str::parse).transpose()?;
             quantize_file(Path::new(input), Path::new(output), &recipe)?;
         }
         ["levels", input, folder, ref names @ ..] => {
             for level in LEVELS.iter().filter(|level| names.is_empty() || names.contains(&level.name)) {
                 level.quantize(Path::new(input), &Path::new(folder).join(format!("{}.gguf", level.name)))?;
                 writeln!(out, "{}", level.name)?;
+            }
+        }
+        ["compare", one, other] => {
+            if let Some(difference) = Gguf::open(Path::new(one))?.difference(&Gguf::open(Path::new(other))?)? {
+                return Err(format!("{one} and {other}: {difference}").into());
             }
         }
         ["list", file] => list(&Gguf::open(Path::new(file))?, out)?,

@@ -196,7 +196,14 @@ fn what_ggml_would_abort_on_is_refused() {
     assert!(matches!(quantize(Q4_K, 256, 0), Err(Error::Length(_))));
     assert!(matches!(qhost_oracle::dequantize(Q4_K, &[0; 143]), Err(Error::Length(_))));
     assert!(matches!(qhost_oracle::dequantize(26, &[0; 4]), Err(Error::NotConvertible { .. })));
-    assert!(matches!(qhost_oracle::quantize_chunk_into(Q8_0, &[0.0; 32], 32, &mut [0; 4]), Err(Error::Length(_))));
+    let into = |columns, out: &mut [u64]| qhost_oracle::quantize_chunk_into(Q8_0, &[0.0; 32], 32, columns, out);
+    assert!(into(None, &mut [0; 5]).is_ok());
+    assert!(matches!(into(None, &mut [0; 4]), Err(Error::Length(_))));
+    assert!(matches!(into(Some(&[1.0; 31]), &mut [0; 5]), Err(Error::Length(_))));
+    let widen = |blocks: &[u64], out: &mut [f32]| qhost_oracle::dequantize_into(Q8_0, blocks, out);
+    assert!(widen(&[0; 5], &mut [1.0; 32]).is_ok());
+    assert!(matches!(widen(&[0; 4], &mut [1.0; 32]), Err(Error::Length(_))));
+    assert!(matches!(widen(&[0; 5], &mut [1.0; 33]), Err(Error::Length(_))));
 }
 
 #[test]
