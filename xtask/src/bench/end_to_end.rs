@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{
@@ -165,7 +165,14 @@ impl EndToEnd<'_> {
         let path = told["output_path"].as_str().context("the file has no path")?;
         cargo::run(self.programs.oracle()?.arg("compare").arg(path).arg(&reference))?;
         remove(&output, &reference)?;
-        Ok(Finding { level, threads, theirs, ours, anonymous, encodings: encodings(&told)? })
+        Ok(Finding {
+            level,
+            threads,
+            theirs,
+            ours,
+            anonymous,
+            encodings: self.programs.encodings(&source.model, level)?,
+        })
     }
 }
 
@@ -194,18 +201,6 @@ impl Finding {
     }
 }
 
-/// Weights of each type in a file, from what the executable told of it.
-pub(super) fn encodings(told: &Value) -> Result<Vec<(String, f64)>> {
-    let rows = told["encodings"].as_array().context("there are no encodings")?;
-    let pair = |row: &Value| {
-        let name = row["encoding"].as_str().context("an encoding has no name")?;
-        Ok((name.to_owned(), figure(row, "elements")?))
-    };
-    let encodings = rows.iter().map(pair).collect::<Result<Vec<_>>>()?;
-    ensure!(!encodings.is_empty(), "the file holds nothing");
-    Ok(encodings)
-}
-
 /// Removes what was made the last time, so that nobody is measured removing it.
 fn remove(output: &Path, reference: &Path) -> Result<()> {
     for removed in [fs::remove_dir_all(output), fs::remove_file(reference)] {
@@ -219,8 +214,6 @@ fn remove(output: &Path, reference: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -229,15 +222,6 @@ mod tests {
         assert_eq!(levels(&names(&["q4_k_m", "Q8_0"]))?, ["Q4_K_M", "Q8_0"]);
         assert_eq!(levels(&names(&["Q8_0", "all"]))?, LEVELS);
         assert!(levels(&names(&["Q4_K_M", "F16"])).is_err_and(|error| error.to_string().contains("F16")));
-        Ok(())
-    }
-
-    #[test]
-    fn encodings_are_read_from_what_the_executable_tells() -> Result<()> {
-        let told = json!({"encodings": [{"encoding": "Q4_K", "tensors": 2, "elements": 512, "bytes": 288}]});
-        assert_eq!(encodings(&told)?, [("Q4_K".to_owned(), 512.0)]);
-        assert!(encodings(&json!({"encodings": []})).is_err());
-        assert!(encodings(&json!({})).is_err());
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    disk, end_to_end,
+    disk,
     kernels::Kernels,
     limits::Limits,
     machine, process,
@@ -88,6 +88,8 @@ impl Large {
     fn measure(&self, programs: &Programs, limits: &Limits, kernels: Option<&Kernels>) -> Result<Table> {
         let files = disk::weights(&self.model())?;
         let first = if disk::forget(&files)? { "from the disk" } else { "first" };
+        let encodings = programs.encodings(&self.model(), LEVEL)?;
+        let kernels = kernels.map(|kernels| kernels.seconds(&encodings)).transpose()?;
         let mut rows = Vec::new();
         for run in [first, "again"] {
             eprintln!("quantising it, {run} …");
@@ -98,8 +100,6 @@ impl Large {
             let (source, file) = (figure(&told, "source_size")?, figure(&told, "file_size")?);
             let threads = figure(&told, "threads")?;
             let reading = source / limits.disk_read()?;
-            let encodings = end_to_end::encodings(&told)?;
-            let kernels = kernels.map(|kernels| kernels.seconds(&encodings)).transpose()?;
             let mebibytes = |bytes: f64| Cell::Figure(bytes / f64::from(1 << 20), 0);
             rows.push(vec![
                 Cell::text(run),
@@ -123,7 +123,7 @@ impl Large {
                  vocabulary 32000: {:.2} GB of bf16 in three shards. First after their pages were dropped, then with what \
                  the page cache has kept of them, on {} cores. Seconds; busy is the number of cores at work on average; \
                  memory in MiB at its peak, mapped files included, and of that qhost's own. Beside it: the time to read the \
-                 checkpoint at the disk's speed above, and the kernels' time by the table above, shared by the threads.",
+                 checkpoint at the disk's speed above, and the kernels' time at their best speeds in this run, shared by the threads.",
                 self.layers,
                 self.bytes / 1e9,
                 machine::cores()

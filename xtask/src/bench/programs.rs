@@ -38,11 +38,22 @@ impl Programs {
         Ok(Self { dist, home, reference })
     }
 
-    /// `qhost quantize` into a folder, with none of the user's own settings.
+    /// `qhost quantize` into a folder.
     pub(super) fn quantize(&self, model: &Path, level: &str, output: &Path) -> Command {
+        let mut qhost = self.qhost("quantize", model, level);
+        qhost.args(["--force", "--fresh", "-o"]).arg(output);
+        qhost
+    }
+
+    /// What `qhost plan` says of a level: weights of each type.
+    pub(super) fn encodings(&self, model: &Path, level: &str) -> Result<Vec<(String, f64)>> {
+        encodings(&document(&cargo::read(&mut self.qhost("plan", model, level))?)?)
+    }
+
+    /// The executable, with none of the user's own settings.
+    fn qhost(&self, command: &str, model: &Path, level: &str) -> Command {
         let mut qhost = Command::new(self.dist.join(format!("qhost{EXE_SUFFIX}")));
-        qhost.arg("quantize").arg(model).args(["--format", "gguf", "--level", level]);
-        qhost.args(["--force", "--fresh", "--quiet", "--json", "-o"]).arg(output);
+        qhost.arg(command).arg(model).args(["--format", "gguf", "--level", level, "--quiet", "--json"]);
         for (name, _) in env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("QHOST_") || name.starts_with("HF_")) {
                 qhost.env_remove(name);
@@ -98,6 +109,16 @@ pub(super) fn document(text: &str) -> Result<Value> {
     serde_json::from_str(text).with_context(|| format!("no JSON document was printed, but {text}"))
 }
 
+/// Weights of each type, from what the executable tells of a file.
+fn encodings(told: &Value) -> Result<Vec<(String, f64)>> {
+    let rows = told["encodings"].as_array().context("there are no encodings")?;
+    let pair = |row: &Value| {
+        let name = row["encoding"].as_str().context("an encoding has no name")?;
+        Ok((name.to_owned(), figure(row, "elements")?))
+    };
+    rows.iter().map(pair).collect()
+}
+
 /// A number of a document.
 pub(super) fn figure(document: &Value, key: &str) -> Result<f64> {
     document[key].as_f64().with_context(|| format!("there is no {key} in {document}"))
@@ -105,7 +126,18 @@ pub(super) fn figure(document: &Value, key: &str) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn encodings_are_read_from_what_the_executable_tells() -> Result<()> {
+        let told = json!({"encodings": [{"encoding": "Q4_K", "tensors": 2, "elements": 512, "bytes": 288}]});
+        assert_eq!(encodings(&told)?, [("Q4_K".to_owned(), 512.0)]);
+        assert!(encodings(&json!({"encodings": [{"encoding": "Q4_K"}]})).is_err());
+        assert!(encodings(&json!({})).is_err());
+        Ok(())
+    }
 
     #[test]
     fn executables_are_found_among_the_messages_of_cargo() {
