@@ -101,7 +101,7 @@ impl EndToEnd<'_> {
                  and from a file of F16 by `llama_model_quantize`; everything in the page cache, in turns, the best of {}. \
                  Seconds, and CPU seconds of user and system; memory in MiB at its peak, mapped files included, and of that \
                  qhost's own. The bound is the larger of reading the checkpoint once from memory on one thread, and the \
-                 kernels' time by the table above, shared by the threads. Metadata and tensors of both files are the same.",
+                 kernels' time at their best speeds in this run, shared by the threads. Metadata and tensors of both files are the same.",
                 source.bytes / 1e9,
                 self.rounds
             ),

@@ -90,20 +90,21 @@ impl Large {
         let first = if disk::forget(&files)? { "from the disk" } else { "first" };
         let encodings = programs.encodings(&self.model(), LEVEL)?;
         let kernels = kernels.map(|kernels| kernels.seconds(&encodings)).transpose()?;
+        let threads = u16::try_from(machine::cores())?;
         let mut rows = Vec::new();
         for run in [first, "again"] {
             eprintln!("quantising it, {run} …");
             let output = self.folder.join("out");
-            let (usage, text) = process::measure(&mut programs.quantize(&self.model(), LEVEL, &output))?;
+            let mut quantize = programs.quantize(&self.model(), LEVEL, &output);
+            let (usage, text) = process::measure(quantize.args(["--threads", &threads.to_string()]))?;
             let told = programs::document(&text)?;
             fs::remove_dir_all(&output)?;
             let (source, file) = (figure(&told, "source_size")?, figure(&told, "file_size")?);
-            let threads = figure(&told, "threads")?;
             let reading = source / limits.disk_read()?;
             let mebibytes = |bytes: f64| Cell::Figure(bytes / f64::from(1 << 20), 0);
             rows.push(vec![
                 Cell::text(run),
-                Cell::Figure(threads, 0),
+                Cell::Figure(threads.into(), 0),
                 Cell::Figure(usage.wall, 1),
                 Cell::Figure(usage.cpu, 1),
                 Cell::Figure(usage.cpu / usage.wall, 2),
@@ -113,7 +114,7 @@ impl Large {
                 Cell::Figure(file / usage.wall / 1e9, 2),
                 Cell::Figure(figure(&told, "parameter_count")? / usage.wall / 1e6, 1),
                 Cell::Figure(reading, 1),
-                kernels.map_or(Cell::Missing, |seconds| Cell::Figure(seconds / threads, 1)),
+                kernels.map_or(Cell::Missing, |seconds| Cell::Figure(seconds / f64::from(threads), 1)),
             ]);
         }
         Ok(Table {

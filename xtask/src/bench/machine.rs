@@ -37,6 +37,7 @@ impl Machine {
             ("compiler", first_line(Command::new("rustc").arg("--version"))),
             ("the reference's compiler", first_line(Command::new("c++").arg("--version"))),
             ("the reference", format!("{REFERENCE} {}", version(&lock, REFERENCE).unwrap_or_else(unknown))),
+            ("load before", first_word(&read("/proc/loadavg")).unwrap_or_else(unknown)),
             ("commit", commit()),
             ("command", format!("cargo xtask {}", arguments.join(" "))),
         ];
@@ -58,6 +59,11 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.lines.iter().try_for_each(|(name, value)| writeln!(f, "- {name}: {value}"))
     }
+}
+
+/// Programs that want a core, on average of a minute.
+fn first_word(text: &str) -> Option<String> {
+    text.split_whitespace().next().map(str::to_owned)
 }
 
 /// Cores that this process may use.
