@@ -75,10 +75,10 @@ impl Kernels {
         Table {
             title: "Kernels".to_owned(),
             note: format!(
-                "Millions of weights a second on one thread, the best of {} turns of 20 ms that ggml and all instruction \
-                 sets take one after the other: 16 rows of 4096 weights, about normal with a deviation of 0.02, 256 KiB. \
+                "Millions of weights a second on one thread, the best of {} turns of 5 ms that ggml and all instruction \
+                 sets take one after the other: 4 rows of 4096 weights, about normal with a deviation of 0.02, 64 KiB. \
                  ggml is `ggml_quantize_chunk`, built for plain x86-64 as the crate does by default. The checksum \
-                 (FNV-1a) is that of the bytes of both.",
+                 (FNV-1a) is that of the bytes of 64 such rows, by both.",
                 self.turns
             ),
             columns: vec!["type", "variant", "set", "ggml", "qhost", "ratio", "bytes", "checksum"],
@@ -102,7 +102,7 @@ impl Kernels {
         Table {
             title: "Beside a copy".to_owned(),
             note: "Kernels that memory ought to bound, against a copy of the same f32 weights to other memory, in turns on \
-                   one thread: GB of weights a second, within the second-level cache (0.25 MiB) and beyond it (64 MiB)."
+                   one thread: GB of weights a second, within the second-level cache (0.06 MiB) and beyond it (64 MiB)."
                 .to_owned(),
             columns: vec!["type", "set", "MiB", "copy", "qhost", "% of copy", "ggml", "ratio"],
             rows: self.rows("copies").iter().map(row).collect(),

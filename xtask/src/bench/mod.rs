@@ -30,8 +30,8 @@ pub(crate) struct Settings {
     /// What to measure; everything if nothing is named.
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// kernels: turns of 20 ms of each kernel, of which the best counts.
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
+    /// kernels: turns of 5 ms of each kernel, of which the best counts.
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..))]
     turns: u32,
     /// end-to-end: the size of the checkpoint.
     #[arg(long, default_value_t = 0.5)]
