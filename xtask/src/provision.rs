@@ -56,10 +56,13 @@ pub(crate) fn provision(target: &Path) -> Result<Environment> {
     }
     if let Some(headers) = compiler_headers() {
         // A libclang without its own headers finds the compiler's, after everything else.
-        let mut arguments = env::var_os("BINDGEN_EXTRA_CLANG_ARGS").unwrap_or_default();
-        arguments.push(" -idirafter ");
-        arguments.push(headers);
-        variables.push(("BINDGEN_EXTRA_CLANG_ARGS", arguments));
+        let mut arguments = env::var("BINDGEN_EXTRA_CLANG_ARGS").unwrap_or_default();
+        let added = format!(" -idirafter {headers}");
+        // In an environment that has this already it is to stay the same: with any other, llama.cpp is built anew.
+        if !arguments.ends_with(&added) {
+            arguments.push_str(&added);
+        }
+        variables.push(("BINDGEN_EXTRA_CLANG_ARGS", arguments.into()));
     }
     Ok(Environment { variables })
 }
