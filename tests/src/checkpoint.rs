@@ -285,3 +285,20 @@ impl Random {
         (sum - 131_070.0) / 37_837.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_numbers_of_f16_and_others_are_not_all() {
+        for halves in [true, false] {
+            let llama = RandomLlama { halves, ..RandomLlama::default() };
+            let tensor = &Lazy { llama: &llama, shape: vec![512, 512], stream: 1 };
+            let data = tensor.data();
+            let weights = data.chunks_exact(2).map(|pair| bf16::from_le_bytes([pair[0], pair[1]]).to_f32());
+            let exact = |weight: &f32| f16::from_f32(*weight).to_f32().to_bits() == weight.to_bits();
+            assert_eq!(weights.filter(exact).count() == 512 * 512, halves);
+        }
+    }
+}

@@ -166,6 +166,16 @@ fn a_file_is_quantised_as_its_tensors_are() {
     let pure = Gguf::open(&output).unwrap();
     let kind = |name: &str| pure.tensor(name).map(|tensor| tensor.ggml_type);
     assert_eq!((kind("token_embd.weight"), kind("output.weight")), (Some(Q8_0), Some(F32)));
+    assert_eq!(pure.difference(&pure).unwrap(), None);
+    assert_eq!(pure.difference(&quantised).unwrap().as_deref(), Some("the metadata differ"));
+    // Its last byte is one of a weight.
+    let mut bytes = std::fs::read(&output).unwrap();
+    let last = pure.tensors.iter().map(|tensor| pure.data_offset + tensor.offset + tensor.bytes).max().unwrap() - 1;
+    bytes[last] ^= 1;
+    let other = output.with_file_name("other.gguf");
+    std::fs::write(&other, bytes).unwrap();
+    let difference = pure.difference(&Gguf::open(&other).unwrap()).unwrap();
+    assert!(difference.is_some_and(|text| text.starts_with("the bytes of ")));
 }
 
 #[test]

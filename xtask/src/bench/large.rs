@@ -79,6 +79,9 @@ impl Large {
         }
         eprintln!("making a checkpoint of {:.1} GB …", self.bytes / 1e9);
         let unfinished = self.folder.join("unfinished");
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished)?;
+        }
         let mut make = programs::this()?;
         cargo::run(make.arg("synthetic").arg(&unfinished).args(["--layers", &self.layers.to_string()]))?;
         fs::rename(&unfinished, self.model())?;
