@@ -101,6 +101,10 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
 
 /// This program, for what must not happen in the process that measures: memory that it used would be counted to others.
 pub(super) fn this() -> Result<Command> {
+    // Its path is no more where a build has put a new one.
+    if cfg!(target_os = "linux") {
+        return Ok(Command::new("/proc/self/exe"));
+    }
     Ok(Command::new(env::current_exe().context("the program does not know its own path")?))
 }
 
