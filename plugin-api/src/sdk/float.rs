@@ -2,7 +2,7 @@
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
-use super::{DType, Failure, Result};
+use super::{DType, Failure, InstructionSet, Loop, Result};
 
 /// Widens packed little-endian floats to `f32`; exact for every dtype that it takes.
 ///
@@ -10,6 +10,10 @@ use super::{DType, Failure, Result};
 /// Fails with kind `UNSUPPORTED` for a dtype other than f32, f16 and bf16, and with kind `INTERNAL`
 /// when the lengths do not agree.
 pub fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    widen_on(InstructionSet::best(), dtype, bytes, out)
+}
+
+fn widen_on(set: InstructionSet, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     let size = match dtype {
         DType::F32 => 4,
         DType::F16 | DType::BF16 => 2,
@@ -28,14 +32,23 @@ pub fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
                 *value = f32::from_le_bytes(*raw);
             }
         }
-        DType::BF16 => {
-            for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *value = f32::from_bits(u32::from(u16::from_le_bytes(*raw)) << 16);
-            }
-        }
+        DType::BF16 => set.run(WidenBf16, bytes.as_chunks().0, out),
         _ => widen_f16(bytes, out),
     }
     Ok(())
+}
+
+struct WidenBf16;
+
+impl Loop<&[[u8; 2]], &mut [f32]> for WidenBf16 {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, bytes: &[[u8; 2]], out: &mut [f32]) {
+        for (value, raw) in out.iter_mut().zip(bytes) {
+            *value = f32::from_bits(u32::from(u16::from_le_bytes(*raw)) << 16);
+        }
+    }
 }
 
 /// Goes through an aligned buffer, because a checkpoint may place its data at an odd address while
@@ -51,16 +64,54 @@ fn widen_f16(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Weights that are widened before they are looked at: they are still in the core's nearest cache then.
+const NEAR: usize = 4096;
+
+/// As [`widen`]; gives the index of the first NaN or infinity, if there is one. What comes after it is not widened then.
+///
+/// # Errors
+/// As [`widen`].
+pub(super) fn widen_finite(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<Option<usize>> {
+    let size = bytes.len().checked_div(out.len()).unwrap_or(0).max(1);
+    if bytes.len() != out.len() * size {
+        // Which is refused.
+        return widen(dtype, bytes, out).map(|()| None);
+    }
+    for (index, (out, bytes)) in out.chunks_mut(NEAR).zip(bytes.chunks(NEAR * size)).enumerate() {
+        widen(dtype, bytes, out)?;
+        if let Some(found) = first_non_finite(out) {
+            return Ok(Some(index * NEAR + found));
+        }
+    }
+    Ok(None)
+}
+
 /// The index of the first NaN or infinity.
 #[must_use]
 pub fn first_non_finite(values: &[f32]) -> Option<usize> {
-    const EXPONENT: u32 = 0x7f80_0000;
+    first_non_finite_on(InstructionSet::best(), values)
+}
+
+fn first_non_finite_on(set: InstructionSet, values: &[f32]) -> Option<usize> {
+    const INFINITY: u32 = 0x7f80_0000;
     // A branch-free pass over each block first: almost always there is nothing to find.
     values.chunks(1024).enumerate().find_map(|(block, values)| {
-        let any = values.iter().fold(false, |any, value| any | (value.to_bits() & EXPONENT == EXPONENT));
-        let within = any.then(|| values.iter().position(|value| !value.is_finite())).flatten();
+        let largest = set.run(LargestMagnitude, values, ());
+        let within = (largest >= INFINITY).then(|| values.iter().position(|value| !value.is_finite())).flatten();
         within.map(|index| block * 1024 + index)
     })
+}
+
+/// The largest of the bits without the sign: with that, numbers are ordered as they are, and infinity and NaN come after them.
+struct LargestMagnitude;
+
+impl Loop<&[f32], ()> for LargestMagnitude {
+    type Output = u32;
+
+    #[inline(always)]
+    fn run(self, values: &[f32], (): ()) -> u32 {
+        values.iter().fold(0, |largest, value| largest.max(value.to_bits() & 0x7fff_ffff))
+    }
 }
 
 /// Rounds to bf16, to nearest even; NaNs stay NaN.
@@ -82,9 +133,12 @@ mod tests {
             let expected = f16::from_bits(bits).to_f32();
             assert!(expected.to_bits() == value.to_bits() || expected.is_nan() && value.is_nan(), "f16 {bits:#06x}");
         }
-        widen(DType::BF16, &bytes, &mut out).unwrap();
-        for (bits, value) in (0..=u16::MAX).zip(&out) {
-            assert_eq!(value.to_bits(), u32::from(bits) << 16, "bf16 {bits:#06x}");
+        for set in InstructionSet::available() {
+            widen_on(set, DType::BF16, &bytes, &mut out).unwrap();
+            for (bits, value) in (0..=u16::MAX).zip(&out) {
+                assert_eq!(value.to_bits(), u32::from(bits) << 16, "bf16 {bits:#06x} {}", set.name());
+            }
+            out.fill(0.0);
         }
     }
 
@@ -102,6 +156,10 @@ mod tests {
     fn a_wrong_length_is_refused() {
         assert!(widen(DType::F32, &[0; 7], &mut [0.0; 2]).is_err());
         assert!(widen(DType::I32, &[0; 8], &mut [0.0; 2]).is_err());
+        assert!(widen_finite(DType::BF16, &[0; 8], &mut [0.0; 2]).is_err());
+        assert!(widen_finite(DType::F16, &[0; 7], &mut [0.0; 2]).is_err());
+        assert!(widen_finite(DType::F16, &[0; 4], &mut []).is_err());
+        assert_eq!(widen_finite(DType::F16, &[], &mut []), Ok(None));
     }
 
     #[test]
@@ -109,10 +167,14 @@ mod tests {
         for length in [1, 3, 1023, 1024, 1025, 5000] {
             for at in [0, length / 2, length - 1] {
                 for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                    let mut values = vec![f32::MAX; length];
-                    assert_eq!(first_non_finite(&values), None);
-                    values[at] = bad;
-                    assert_eq!(first_non_finite(&values), Some(at));
+                    for set in InstructionSet::available() {
+                        let mut values = vec![f32::MIN; length];
+                        assert_eq!(first_non_finite_on(set, &values), None);
+                        values[at] = bad;
+                        assert_eq!(first_non_finite_on(set, &values), Some(at));
+                        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                        assert_eq!(widen_finite(DType::F32, &bytes, &mut values), Ok(Some(at)));
+                    }
                 }
             }
         }

@@ -3,6 +3,7 @@
 //! A plugin implements [`Format`] and [`FormatJob`] and names its type in
 //! [`export_plugin!`](crate::export_plugin); everything unsafe, every panic and every thread is
 //! dealt with here. The SDK knows no format and no model family.
+#![expect(clippy::inline_always, reason = "a loop is compiled for an instruction set only with all that it calls")]
 
 mod beside;
 mod bridge;
@@ -15,6 +16,7 @@ mod folding;
 mod format;
 mod forward;
 mod host;
+mod instructions;
 mod panics;
 mod plain;
 mod planes;
@@ -37,12 +39,13 @@ pub use float::{first_non_finite, narrow_to_bf16, widen};
 pub use folding::apply_fold;
 pub use format::{Format, FormatJob, NoJob};
 pub use host::{Grant, HostHandle};
+pub use instructions::{InstructionSet, Loop};
 pub use planes::Planes;
 pub use reader::{FileReader, FileView, READER, VERIFY, json_number, list_entry, reader_service, verify_service};
 pub use rows::Rows;
 pub use scratch::{Scratch, with_scratch};
 pub use service::{FormatService, Operand, OperandMut, ServiceAnswer, ServiceHandle, answer};
-pub use squares::squared_errors;
+pub use squares::{SquaredErrors, squared_errors};
 pub use transcode::{TRANSCODE, Transcoder, transcode_service};
 pub use unit::{EXISTING, PLANES, REPLAY, STATISTICS, STATISTICS_2, SURVEY, UnitHandle};
 

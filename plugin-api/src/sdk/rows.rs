@@ -56,43 +56,46 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// Fails with kind `CORRUPT`, naming tensor, row and column, at the first NaN or infinity.
     pub fn widen(&self, out: &mut Vec<f32>) -> Result<()> {
-        let elements = usize::try_from(self.lease.rows * self.lease.row_elements)
-            .map_err(|_| Failure::internal("more rows than fit into memory"))?;
-        out.resize(elements, 0.0);
-        float::widen(self.lease.dtype, self.bytes(), out)
-            .map_err(|failure| failure.about(self.unit.tensor_name(self.tensor)))?;
-        match float::first_non_finite(out) {
-            None => Ok(()),
-            Some(index) => {
-                let (row, column) = (index as u64 / self.lease.row_elements, index as u64 % self.lease.row_elements);
-                Err(self.not_finite(out[index], row, column))
-            }
-        }
+        self.widen_rows(&(0..self.lease.rows), out)
     }
-}
 
-impl Rows<'_> {
+    /// Widens some of the rows, counted from the first of the loan, to `f32`, refusing values that are not finite.
+    ///
+    /// # Errors
+    /// As [`Rows::widen`]; with kind `INTERNAL` for rows that are not in the loan.
+    pub fn widen_rows(&self, rows: &Range<u64>, out: &mut Vec<f32>) -> Result<()> {
+        if rows.start > rows.end || rows.end > self.lease.rows {
+            return Err(outside());
+        }
+        let count = (rows.end - rows.start) * self.lease.row_elements;
+        out.resize(usize::try_from(count).map_err(|_| outside())?, 0.0);
+        self.widen_from(rows.start * self.lease.row_elements, out)
+    }
+
     /// Widens some elements of one row to `f32`, refusing values that are not finite.
     ///
     /// # Errors
-    /// Fails with kind `CORRUPT`, naming tensor, row and column, at the first NaN or infinity; with kind
-    /// `INTERNAL` for elements that are not in the loan.
+    /// As [`Rows::widen`]; with kind `INTERNAL` for elements that are not in the loan.
     pub fn widen_part(&self, row: u64, elements: &Range<u64>, out: &mut Vec<f32>) -> Result<()> {
-        let outside = || Failure::internal("elements outside of a loan");
         if row >= self.lease.rows || elements.start > elements.end || elements.end > self.lease.row_elements {
             return Err(outside());
         }
-        let count = usize::try_from(elements.end - elements.start).map_err(|_| outside())?;
+        out.resize(usize::try_from(elements.end - elements.start).map_err(|_| outside())?, 0.0);
+        self.widen_from(row * self.lease.row_elements + elements.start, out)
+    }
+
+    /// Fills `out` with the elements from one on, counted through all rows.
+    fn widen_from(&self, first: u64, out: &mut [f32]) -> Result<()> {
         let size = self.lease.bytes.checked_div(self.lease.rows * self.lease.row_elements).unwrap_or(0);
-        let start = usize::try_from((row * self.lease.row_elements + elements.start) * size).map_err(|_| outside())?;
-        let length = usize::try_from(size).map_err(|_| outside())? * count;
-        out.resize(count, 0.0);
-        float::widen(self.lease.dtype, &self.bytes()[start..][..length], out)
+        let start = usize::try_from(first * size).map_err(|_| outside())?;
+        let length = usize::try_from(size).map_err(|_| outside())? * out.len();
+        let bytes = self.bytes().get(start..).and_then(|bytes| bytes.get(..length)).ok_or_else(outside)?;
+        let bad = float::widen_finite(self.lease.dtype, bytes, out)
             .map_err(|failure| failure.about(self.unit.tensor_name(self.tensor)))?;
-        match float::first_non_finite(out) {
-            None => Ok(()),
-            Some(index) => Err(self.not_finite(out[index], row, elements.start + index as u64)),
-        }
+        bad.map_or(Ok(()), |index| {
+            let at = first + index as u64;
+            Err(self.not_finite(out[index], at / self.lease.row_elements, at % self.lease.row_elements))
+        })
     }
 
     fn not_finite(&self, value: f32, row: u64, column: u64) -> Failure {
@@ -100,6 +103,10 @@ impl Rows<'_> {
             .about(self.unit.tensor_name(self.tensor))
             .hint("the checkpoint is damaged or was saved from a diverged model: fetch it again, or fix the weight")
     }
+}
+
+fn outside() -> Failure {
+    Failure::internal("elements outside of a loan")
 }
 
 impl Drop for Rows<'_> {
