@@ -13,6 +13,9 @@ use crate::float;
 /// of the checkpoint's matrix.
 const TRANSPOSED_WEIGHTS: u64 = 4 * CHUNK_WEIGHTS;
 
+/// Weights of a piece, about, when rows are looked at piece by piece: few enough for a core's own caches.
+pub(crate) const PIECE_WEIGHTS: u64 = 16 * 1024;
+
 /// In which order lines of the checkpoint (rows, or elements of a row) stand in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -155,37 +158,94 @@ impl Origin {
         granule.min(rows.max(1))
     }
 
+    /// Widens the weights of some rows of the file, of `of` rows of `row_elements` each, and calls with one piece of
+    /// whole rows after the other: which rows it has, and their weights. The buffers are for the weights, and for what
+    /// comes in another order.
+    pub(crate) fn each_piece(
+        &self,
+        io: &UnitHandle,
+        rows: &Range<u64>,
+        (of, row_elements): (u64, u64),
+        (floats, spare): (&mut Vec<f32>, &mut Vec<f32>),
+        mut each: impl FnMut(&Range<u64>, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let step = (PIECE_WEIGHTS / row_elements.max(1)).max(1);
+        let pieces = (rows.start..rows.end).step_by(in_memory(step)?).map(|start| start..rows.end.min(start + step));
+        if let Some(tensor) = self.as_it_is() {
+            let lent = io.rows(tensor, rows.start, rows.end - rows.start)?;
+            for piece in pieces {
+                lent.widen_rows(&(piece.start - rows.start..piece.end - rows.start), floats)?;
+                self.shift(floats);
+                each(&piece, floats)?;
+            }
+            return Ok(());
+        }
+        self.fetch_to(io, rows, (of, row_elements), (floats, spare))?;
+        for (piece, floats) in pieces.zip(floats.chunks(in_memory(step * row_elements)?.max(1))) {
+            each(&piece, floats)?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`each_piece`](Self::each_piece) has room for no more than a piece.
+    pub(crate) fn comes_in_pieces(&self) -> bool {
+        self.as_it_is().is_some()
+    }
+
+    /// The tensor of the checkpoint whose rows these are, if they are those of one in its order.
+    fn as_it_is(&self) -> Option<u32> {
+        match (self.tensors.as_slice(), self.arrangement) {
+            ([tensor], Arrangement::Rows(Order::Kept)) => Some(*tensor),
+            _ => None,
+        }
+    }
+
     /// Widens the weights of some rows of the file, of `of` rows of `row_elements` each, into `scratch.floats`.
     pub(crate) fn fetch(
         &self,
         io: &UnitHandle,
         rows: &Range<u64>,
-        (of, row_elements): (u64, u64),
-        scratch: &mut Scratch,
+        of: (u64, u64),
+        Scratch { floats, more_floats, .. }: &mut Scratch,
     ) -> Result<()> {
-        if let ([tensor], Arrangement::Rows(Order::Kept)) = (self.tensors.as_slice(), self.arrangement) {
-            io.rows(*tensor, rows.start, rows.end - rows.start)?.widen(&mut scratch.floats)?;
+        self.fetch_to(io, rows, of, (floats, more_floats))
+    }
+
+    /// Into the first buffer; the other is for what comes in another order.
+    fn fetch_to(
+        &self,
+        io: &UnitHandle,
+        rows: &Range<u64>,
+        (of, row_elements): (u64, u64),
+        (floats, spare): (&mut Vec<f32>, &mut Vec<f32>),
+    ) -> Result<()> {
+        if let Some(tensor) = self.as_it_is() {
+            io.rows(tensor, rows.start, rows.end - rows.start)?.widen(floats)?;
         } else {
-            scratch.floats.resize(in_memory((rows.end - rows.start) * row_elements)?, 0.0);
+            floats.resize(in_memory((rows.end - rows.start) * row_elements)?, 0.0);
             let each = (of / (self.tensors.len() as u64).max(1)).max(1);
             for (tensor, base) in self.tensors.iter().zip((0_u64..).step_by(in_memory(each)?)) {
                 let (from, to) = (rows.start.max(base), rows.end.min(base + each));
                 if from < to {
-                    let Scratch { floats, more_floats, .. } = scratch;
                     let out = &mut floats[in_memory((from - rows.start) * row_elements)?..];
                     let out = &mut out[..in_memory((to - from) * row_elements)?];
-                    self.fetch_from(io, *tensor, &(from - base..to - base), row_elements, more_floats, out)?;
+                    self.fetch_from(io, *tensor, &(from - base..to - base), row_elements, spare, out)?;
                 }
             }
         }
+        self.shift(floats);
+        Ok(())
+    }
+
+    /// Adds what is added to every weight.
+    fn shift(&self, weights: &mut [f32]) {
         match self.shift {
             None => {}
-            Some(Shift::Exact) => scratch.floats.iter_mut().for_each(|weight| *weight += 1.0),
-            Some(Shift::Half) => scratch.floats.iter_mut().for_each(|weight| {
+            Some(Shift::Exact) => weights.iter_mut().for_each(|weight| *weight += 1.0),
+            Some(Shift::Half) => weights.iter_mut().for_each(|weight| {
                 *weight = float::from_f16(float::to_f16(*weight + 1.0));
             }),
         }
-        Ok(())
     }
 
     /// The other way: finds in the file what rows of one of the checkpoint's tensors are made from, and puts it to

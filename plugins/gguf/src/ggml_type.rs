@@ -3,8 +3,10 @@
 //! Numbers, sizes and places are those of `enum ggml_type` and `ggml-common.h`. This is the side of reading; which of
 //! them can be written, and how, is [`BlockType`]'s.
 
+use qhost_plugin_api::sdk::{InstructionSet, Loop, SquaredErrors};
+
 use crate::{
-    dequantize::{self as from, Widen, each},
+    dequantize::{self as from, Widen, apart},
     format::BlockType,
     layout::{
         BLOCK, SUPER_BLOCK, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q1_0,
@@ -49,9 +51,25 @@ enum Numbers {
 
 /// What widens blocks, out of what widens one.
 macro_rules! widen {
-    ($block:path) => {
-        |bytes, out| each(bytes, out, $block)
-    };
+    ($block:path) => {{
+        struct Widening;
+
+        impl Loop<&[u8], &mut [f32]> for Widening {
+            type Output = ();
+
+            #[inline(always)]
+            fn run(self, bytes: &[u8], out: &mut [f32]) {
+                for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                    $block(block, out);
+                    if out.len() > 1 {
+                        apart();
+                    }
+                }
+            }
+        }
+
+        |set, bytes, out| set.run(Widening, bytes, out)
+    }};
 }
 
 /// What can be written as well, in the order of [`BlockType`].
@@ -189,13 +207,21 @@ impl GgmlType {
     /// If `bytes` are no whole number of blocks, `out` is not exactly their weights, or the type
     /// [holds none](Self::holds_weights): a defect in the caller.
     pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
+        self.dequantize_on(InstructionSet::best(), bytes, out);
+    }
+
+    /// As [`dequantize`](Self::dequantize), with the loops of an instruction set.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn dequantize_on(self, set: InstructionSet, bytes: &[u8], out: &mut [f32]) {
         let whole = (bytes.len() as u64).is_multiple_of(self.block_bytes);
         assert!(whole, "{} bytes are no whole {} blocks", bytes.len(), self.name);
         let weights = bytes.len() as u64 / self.block_bytes * self.block_elements;
         assert_eq!(out.len() as u64, weights, "a wrong number of weights for {} bytes of {}", bytes.len(), self.name);
         assert!(self.holds_weights(), "{} holds no weights", self.name);
         if let Some(widen) = self.widen {
-            widen(bytes, out);
+            widen(set, bytes, out);
         }
     }
 
@@ -209,10 +235,12 @@ impl GgmlType {
         let invalid = match self.numbers {
             Numbers::Nowhere => None,
             Numbers::F64 => bytes.as_chunks().0.iter().position(|bytes| !f64::from_le_bytes(*bytes).is_finite()),
-            Numbers::F32 => blocks.position(|block| {
+            Numbers::F32 if self.block_elements > 1 => blocks.position(|block| {
                 block.first_chunk().is_some_and(|bytes: &[u8; 4]| !f32::from_le_bytes(*bytes).is_finite())
             }),
-            Numbers::BF16 => blocks.position(|block| u16_at(block, 0) & 0x7f80 == 0x7f80),
+            Numbers::F32 => first_where(bytes, |raw| !f32::from_le_bytes(*raw).is_finite()),
+            Numbers::BF16 => first_where(bytes, |raw| u16::from_le_bytes(*raw) & 0x7f80 == 0x7f80),
+            Numbers::F16(..) if self.block_elements == 1 => first_where(bytes, |raw| !finite(u16::from_le_bytes(*raw))),
             Numbers::F16(first, second) => {
                 blocks.position(|block| !finite(u16_at(block, first)) || !finite(u16_at(block, second)))
             }
@@ -233,11 +261,37 @@ impl BlockType {
         GgmlType::from(self).dequantize(bytes, out);
     }
 
+    /// Adds how far blocks are from the weights that they were made of.
+    ///
+    /// # Panics
+    /// As [`GgmlType::dequantize`].
+    pub(crate) fn add_errors(self, weights: &[f32], bytes: &[u8], errors: &mut SquaredErrors) {
+        // Few at a time, so that what was widened is still in the core's nearest cache when it is looked at.
+        let mut widened = [0.0; 4 * SUPER_BLOCK];
+        let step = widened.len() / self.block_elements() * self.block_bytes();
+        for (weights, bytes) in weights.chunks(widened.len()).zip(bytes.chunks(step)) {
+            let widened = &mut widened[..weights.len()];
+            self.dequantize(bytes, widened);
+            errors.add(weights, widened);
+        }
+    }
+
     /// As [`GgmlType::first_invalid_block`].
     #[must_use]
     pub fn first_invalid_block(self, bytes: &[u8]) -> Option<usize> {
         GgmlType::from(self).first_invalid_block(bytes)
     }
+}
+
+/// The first of some floats of `N` bytes that is such.
+fn first_where<const N: usize>(bytes: &[u8], is: impl Fn(&[u8; N]) -> bool) -> Option<usize> {
+    /// Floats that are looked at at once: almost always there is nothing to find.
+    const MANY: usize = 1024;
+    bytes.as_chunks().0.chunks(MANY).enumerate().find_map(|(index, floats)| {
+        let any = floats.iter().fold(false, |any, raw| any | is(raw));
+        let within = any.then(|| floats.iter().position(&is)).flatten();
+        within.map(|at| index * MANY + at)
+    })
 }
 
 fn finite(f16: u16) -> bool {

@@ -6,11 +6,11 @@ use std::{ops::Range, sync::Arc};
 
 use qhost_plugin_api::{
     documents::Encoding,
-    sdk::{CHUNK_WEIGHTS, Failure, Result, UnitHandle, squared_errors, with_scratch},
+    sdk::{CHUNK_WEIGHTS, Failure, Result, Scratch, SquaredErrors, UnitHandle, squared_errors, with_scratch},
 };
 
 use crate::{
-    arrange::{Origin, in_memory},
+    arrange::{Origin, PIECE_WEIGHTS, in_memory},
     format::BlockType,
     importance::{Gathered, Input},
     read,
@@ -50,18 +50,24 @@ pub(crate) fn make_rows(
         return take_rows(io, segment, source, (encoding, *exact), rows);
     }
     let count = rows.end - rows.start;
-    let row_bytes = source.block_type.row_bytes(source.row_elements).unwrap_or(0);
+    let (block_type, width) = (source.block_type, source.row_elements);
+    let row_bytes = in_memory(block_type.row_bytes(width).unwrap_or(0))?;
     let sums = with_scratch(|scratch| {
-        source.origin.fetch(io, rows, (source.rows, source.row_elements), scratch)?;
-        scratch.bytes.resize(in_memory(count * row_bytes)?, 0);
-        source.quantize(columns, rows, &scratch.floats, &mut scratch.bytes)?;
-        if source.block_type.first_invalid_block(&scratch.bytes).is_some() {
-            return Err(too_large(source.block_type).about(source.name_of(io, rows.start)));
-        }
-        scratch.more_floats.resize(scratch.floats.len(), 0.0);
-        source.block_type.dequantize(&scratch.bytes, &mut scratch.more_floats);
-        io.write(segment, rows.start * row_bytes, &scratch.bytes)?;
-        Ok(squared_errors(&scratch.floats, &scratch.more_floats))
+        let Scratch { floats, more_floats, bytes } = scratch;
+        bytes.resize(in_memory(count)? * row_bytes, 0);
+        let mut errors = SquaredErrors::default();
+        source.origin.each_piece(io, rows, (source.rows, width), (floats, more_floats), |piece, weights| {
+            let bytes = &mut bytes[in_memory(piece.start - rows.start)? * row_bytes..];
+            let bytes = &mut bytes[..in_memory(piece.end - piece.start)? * row_bytes];
+            source.quantize(columns, piece, weights, bytes)?;
+            if block_type.first_invalid_block(bytes).is_some() {
+                return Err(too_large(block_type).about(source.name_of(io, piece.start)));
+            }
+            block_type.add_errors(weights, bytes, &mut errors);
+            Ok(())
+        })?;
+        io.write(segment, rows.start * row_bytes as u64, bytes)?;
+        Ok(errors.sums())
     })?;
     io.progress(count * source.row_elements);
     Ok(sums)
@@ -156,18 +162,19 @@ impl Source {
         Ok(())
     }
 
-    /// Buffers for one chunk: the weights twice as `f32`, and the bytes; the last holds a piece of the file
-    /// when it is checked.
+    /// Buffers for one chunk: its weights as `f32`, twice if they come in another order, and of rows that come as they are
+    /// only a piece at a time; and its bytes, in place of which a piece of the file is held when that is checked.
     pub(crate) fn chunk_memory(&self) -> u64 {
         let all = self.rows.saturating_mul(self.row_elements);
-        let granule = self.granule();
-        let weights = (granule * self.row_elements).max(CHUNK_WEIGHTS).min(all);
+        let weights = (self.granule() * self.row_elements).max(CHUNK_WEIGHTS).min(all);
         let bytes = |weights| self.block_type.row_bytes(weights).unwrap_or(0);
-        let codes = if self.taken.is_some() { weights.saturating_mul(2) } else { 0 };
-        weights
-            .saturating_mul(4 + 4)
-            .saturating_add(codes)
-            .saturating_add(bytes(weights).max(read::PIECE.min(bytes(all))))
+        let floats = match &self.taken {
+            // And their codes.
+            Some(_) => weights.saturating_mul(4 + 4 + 2),
+            None if self.origin.comes_in_pieces() => self.row_elements.max(PIECE_WEIGHTS).min(all).saturating_mul(4),
+            None => weights.saturating_mul(4 + 4),
+        };
+        floats.saturating_add(bytes(weights).max(read::PIECE.min(bytes(all))))
     }
 
     /// The checkpoint's name for a row.

@@ -92,12 +92,12 @@ pub(crate) fn iq1_m(block: &[u8; iq1_m::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn iq4_nl(block: &[u8; iq4_nl::BYTES], out: &mut [f32; BLOCK]) {
     uneven(f16(block, iq4_nl::D), &block[iq4_nl::QS..], out);
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn iq4_xs(block: &[u8; iq4_xs::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let d = f16(block, iq4_xs::D);
     let high = u16_at(block, iq4_xs::SCALES_HIGH);
@@ -106,6 +106,7 @@ pub(crate) fn iq4_xs(block: &[u8; iq4_xs::BYTES], out: &mut [f32; SUPER_BLOCK]) 
         let low = block[iq4_xs::SCALES_LOW + part / 2] >> (4 * (part % 2)) & 0xf;
         let scale = u16::from(low) | (high >> (2 * part) & 3) << 4;
         uneven(d * (f32::from(scale) - 32.0), packed, out);
+        super::apart();
     }
 }
 
@@ -155,7 +156,7 @@ fn shifted(scale: f32, levels: [i8; 8], down: bool, out: &mut [f32; 8]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn uneven(scale: f32, packed: &[u8], out: &mut [f32; 32]) {
     for (j, packed) in packed.iter().enumerate() {
         out[j] = scale * f32::from(UNEVEN[usize::from(packed & 0xf)]);

@@ -1,9 +1,9 @@
 //! Super-blocks of 256 weights with quantised scales.
 
-use super::signed;
+use super::{apart, signed};
 use crate::layout::{SUPER_BLOCK, f16, q2_k, q3_k, q3_scale, q4_k, q5_k, q6_k, scale_and_min};
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q2_k(block: &[u8; q2_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let (d, dmin) = (f16(block, q2_k::D), f16(block, q2_k::DMIN));
     let levels = levels_of_2_bits(&block[q2_k::QS..q2_k::D]);
@@ -13,10 +13,11 @@ pub(crate) fn q2_k(block: &[u8; q2_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
         for (out, &level) in out.iter_mut().zip(levels) {
             *out = scale * f32::from(level) - min;
         }
+        apart();
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q3_k(block: &[u8; q3_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let d = f16(block, q3_k::D);
     let levels = levels_of_3_bits(block);
@@ -26,22 +27,23 @@ pub(crate) fn q3_k(block: &[u8; q3_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
         for (out, &level) in out.iter_mut().zip(levels) {
             *out = scale * signed(level, 4);
         }
+        apart();
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q4_k(block: &[u8; q4_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let levels = levels_of_4_bits(&block[q4_k::QS..]);
     above_min(&block[..q4_k::QS], &levels, out);
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q5_k(block: &[u8; q5_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let levels = levels_of_5_bits(block);
     above_min(&block[..q5_k::QH], &levels, out);
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q6_k(block: &[u8; q6_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let d = f16(block, q6_k::D);
     let levels = levels_of_6_bits(block);
@@ -51,11 +53,12 @@ pub(crate) fn q6_k(block: &[u8; q6_k::BYTES], out: &mut [f32; SUPER_BLOCK]) {
         for (out, &level) in out.iter_mut().zip(levels) {
             *out = scale * signed(level, 32);
         }
+        apart();
     }
 }
 
 /// The weights of Q4_K and Q5_K, from the head that they have in common.
-#[inline]
+#[inline(always)]
 fn above_min(head: &[u8], levels: &[u8; SUPER_BLOCK], out: &mut [f32; SUPER_BLOCK]) {
     let (d, dmin) = (f16(head, q4_k::D), f16(head, q4_k::DMIN));
     let mut packed = [0; 12];
@@ -67,35 +70,36 @@ fn above_min(head: &[u8], levels: &[u8; SUPER_BLOCK], out: &mut [f32; SUPER_BLOC
         for (out, &level) in out.iter_mut().zip(levels) {
             *out = scale * f32::from(level) - min;
         }
+        apart();
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn levels_of_4_bits(packed: &[u8]) -> [u8; SUPER_BLOCK] {
     let mut levels = [0; SUPER_BLOCK];
-    for (levels, packed) in levels.as_chunks_mut::<64>().0.iter_mut().zip(packed.as_chunks::<32>().0) {
-        for (l, packed) in packed.iter().enumerate() {
-            (levels[l], levels[l + 32]) = (packed & 0xf, packed >> 4);
-        }
+    let halves = levels.as_chunks_mut::<32>().0.as_chunks_mut::<2>().0;
+    for (halves, packed) in halves.iter_mut().zip(packed.as_chunks::<32>().0) {
+        *halves = [packed.map(|packed| packed & 0xf), packed.map(|packed| packed >> 4)];
     }
     levels
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn levels_of_2_bits(packed: &[u8]) -> [u8; SUPER_BLOCK] {
     let mut levels = [0; SUPER_BLOCK];
-    for (levels, packed) in levels.as_chunks_mut::<128>().0.iter_mut().zip(packed.as_chunks::<32>().0) {
-        for (l, packed) in packed.iter().enumerate() {
-            levels[l] = packed & 3;
-            levels[l + 32] = packed >> 2 & 3;
-            levels[l + 64] = packed >> 4 & 3;
-            levels[l + 96] = packed >> 6;
-        }
+    let quarters = levels.as_chunks_mut::<32>().0.as_chunks_mut::<4>().0;
+    for (quarters, packed) in quarters.iter_mut().zip(packed.as_chunks::<32>().0) {
+        *quarters = [
+            packed.map(|packed| packed & 3),
+            packed.map(|packed| packed >> 2 & 3),
+            packed.map(|packed| packed >> 4 & 3),
+            packed.map(|packed| packed >> 6),
+        ];
     }
     levels
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn levels_of_3_bits(block: &[u8; q3_k::BYTES]) -> [u8; SUPER_BLOCK] {
     let mut levels = levels_of_2_bits(&block[q3_k::QS..q3_k::SCALES]);
     for (bit, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -106,7 +110,7 @@ pub(super) fn levels_of_3_bits(block: &[u8; q3_k::BYTES]) -> [u8; SUPER_BLOCK] {
     levels
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn levels_of_5_bits(block: &[u8; q5_k::BYTES]) -> [u8; SUPER_BLOCK] {
     let mut levels = levels_of_4_bits(&block[q5_k::QS..]);
     for (bit, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -117,13 +121,16 @@ pub(super) fn levels_of_5_bits(block: &[u8; q5_k::BYTES]) -> [u8; SUPER_BLOCK] {
     levels
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn levels_of_6_bits(block: &[u8; q6_k::BYTES]) -> [u8; SUPER_BLOCK] {
     let mut levels = levels_of_2_bits(&block[q6_k::QH..q6_k::SCALES]);
-    for (levels, packed) in levels.as_chunks_mut::<128>().0.iter_mut().zip(block[..q6_k::QH].as_chunks::<64>().0) {
-        for (l, packed) in packed.iter().enumerate() {
-            levels[l] = levels[l] << 4 | packed & 0xf;
-            levels[l + 64] = levels[l + 64] << 4 | packed >> 4;
+    let halves = levels.as_chunks_mut::<64>().0.as_chunks_mut::<2>().0;
+    for ([low, high], packed) in halves.iter_mut().zip(block[..q6_k::QH].as_chunks::<64>().0) {
+        for (level, packed) in low.iter_mut().zip(packed) {
+            *level = *level << 4 | packed & 0xf;
+        }
+        for (level, packed) in high.iter_mut().zip(packed) {
+            *level = *level << 4 | packed >> 4;
         }
     }
     levels

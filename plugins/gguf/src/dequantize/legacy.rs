@@ -3,7 +3,7 @@
 use super::signed;
 use crate::layout::{BLOCK, f16, q4_0, q4_1, q5_0, q5_1, q8_0};
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q4_0(block: &[u8; q4_0::BYTES], out: &mut [f32; BLOCK]) {
     let d = f16(block, q4_0::D);
     for (out, level) in out.iter_mut().zip(levels_of_4_bits(block, q4_0::QS)) {
@@ -11,7 +11,7 @@ pub(crate) fn q4_0(block: &[u8; q4_0::BYTES], out: &mut [f32; BLOCK]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q4_1(block: &[u8; q4_1::BYTES], out: &mut [f32; BLOCK]) {
     let (d, m) = (f16(block, q4_1::D), f16(block, q4_1::M));
     for (out, level) in out.iter_mut().zip(levels_of_4_bits(block, q4_1::QS)) {
@@ -19,7 +19,7 @@ pub(crate) fn q4_1(block: &[u8; q4_1::BYTES], out: &mut [f32; BLOCK]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q5_0(block: &[u8; q5_0::BYTES], out: &mut [f32; BLOCK]) {
     let d = f16(block, q5_0::D);
     for (out, level) in out.iter_mut().zip(levels_of_5_bits(block, q5_0::QH, q5_0::QS)) {
@@ -27,7 +27,7 @@ pub(crate) fn q5_0(block: &[u8; q5_0::BYTES], out: &mut [f32; BLOCK]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q5_1(block: &[u8; q5_1::BYTES], out: &mut [f32; BLOCK]) {
     let (d, m) = (f16(block, q5_1::D), f16(block, q5_1::M));
     for (out, level) in out.iter_mut().zip(levels_of_5_bits(block, q5_1::QH, q5_1::QS)) {
@@ -35,7 +35,7 @@ pub(crate) fn q5_1(block: &[u8; q5_1::BYTES], out: &mut [f32; BLOCK]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn q8_0(block: &[u8; q8_0::BYTES], out: &mut [f32; BLOCK]) {
     let d = f16(block, q8_0::D);
     for (out, level) in out.iter_mut().zip(&block[q8_0::QS..]) {
@@ -43,20 +43,22 @@ pub(crate) fn q8_0(block: &[u8; q8_0::BYTES], out: &mut [f32; BLOCK]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn levels_of_5_bits(block: &[u8], qh: usize, qs: usize) -> [u8; BLOCK] {
     let high = u32::from_le_bytes([block[qh], block[qh + 1], block[qh + 2], block[qh + 3]]);
-    std::array::from_fn(|j| {
-        let packed = block[qs + j % 16];
-        let low = if j < 16 { packed & 0xf } else { packed >> 4 };
-        low | if high >> j & 1 == 0 { 0 } else { 16 }
-    })
+    let mut levels = levels_of_4_bits(block, qs);
+    for (j, level) in levels.iter_mut().enumerate() {
+        *level |= if high >> j & 1 == 0 { 0 } else { 16 };
+    }
+    levels
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn levels_of_4_bits(block: &[u8], qs: usize) -> [u8; BLOCK] {
-    std::array::from_fn(|j| {
-        let packed = block[qs + j % 16];
-        if j < 16 { packed & 0xf } else { packed >> 4 }
-    })
+    let mut levels = [0; BLOCK];
+    let (low, high) = levels.split_at_mut(BLOCK / 2);
+    for ((low, high), packed) in low.iter_mut().zip(high).zip(&block[qs..]) {
+        (*low, *high) = (packed & 0xf, packed >> 4);
+    }
+    levels
 }
