@@ -56,19 +56,23 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// Fails with kind `CORRUPT`, naming tensor, row and column, at the first NaN or infinity.
     pub fn widen(&self, out: &mut Vec<f32>) -> Result<()> {
-        self.widen_rows(&(0..self.lease.rows), out)
+        let elements = self.lease.rows * self.lease.row_elements;
+        out.resize(usize::try_from(elements).map_err(|_| outside())?, 0.0);
+        self.widen_from(0, out)
     }
 
-    /// Widens some of the rows, counted from the first of the loan, to `f32`, refusing values that are not finite.
+    /// Fills `out` with some of the rows, counted from the first of the loan, as `f32`, refusing values that are not finite.
     ///
     /// # Errors
-    /// As [`Rows::widen`]; with kind `INTERNAL` for rows that are not in the loan.
-    pub fn widen_rows(&self, rows: &Range<u64>, out: &mut Vec<f32>) -> Result<()> {
+    /// As [`Rows::widen`]; with kind `INTERNAL` for rows that are not in the loan, or that do not fill `out`.
+    pub fn widen_rows(&self, rows: &Range<u64>, out: &mut [f32]) -> Result<()> {
         if rows.start > rows.end || rows.end > self.lease.rows {
             return Err(outside());
         }
-        let count = (rows.end - rows.start) * self.lease.row_elements;
-        out.resize(usize::try_from(count).map_err(|_| outside())?, 0.0);
+        let elements = (rows.end - rows.start) * self.lease.row_elements;
+        if out.len() as u64 != elements {
+            return Err(Failure::internal(format!("{} places for {elements} weights", out.len())));
+        }
         self.widen_from(rows.start * self.lease.row_elements, out)
     }
 

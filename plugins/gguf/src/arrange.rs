@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Result, Scratch, UnitHandle};
+use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Result, Rows, Scratch, UnitHandle};
 
 use crate::float;
 
@@ -160,7 +160,7 @@ impl Origin {
 
     /// Widens the weights of some rows of the file, of `of` rows of `row_elements` each, and calls with one piece of
     /// whole rows after the other: which rows it has, and their weights. The buffers are for the weights, and for what
-    /// comes in another order.
+    /// has to be put into another order.
     pub(crate) fn each_piece(
         &self,
         io: &UnitHandle,
@@ -171,10 +171,11 @@ impl Origin {
     ) -> Result<()> {
         let step = (PIECE_WEIGHTS / row_elements.max(1)).max(1);
         let pieces = (rows.start..rows.end).step_by(in_memory(step)?).map(|start| start..rows.end.min(start + step));
-        if let Some(tensor) = self.as_it_is() {
-            let lent = io.rows(tensor, rows.start, rows.end - rows.start)?;
+        if let Arrangement::Rows(order) = self.arrangement {
+            let lent = self.lend(io, order, rows, of)?;
             for piece in pieces {
-                lent.widen_rows(&(piece.start - rows.start..piece.end - rows.start), floats)?;
+                floats.resize(in_memory((piece.end - piece.start) * row_elements)?, 0.0);
+                fill(&lent, &(piece.start - rows.start..piece.end - rows.start), in_memory(row_elements)?, floats)?;
                 self.shift(floats);
                 each(&piece, floats)?;
             }
@@ -189,15 +190,7 @@ impl Origin {
 
     /// Whether [`each_piece`](Self::each_piece) has room for no more than a piece.
     pub(crate) fn comes_in_pieces(&self) -> bool {
-        self.as_it_is().is_some()
-    }
-
-    /// The tensor of the checkpoint whose rows these are, if they are those of one in its order.
-    fn as_it_is(&self) -> Option<u32> {
-        match (self.tensors.as_slice(), self.arrangement) {
-            ([tensor], Arrangement::Rows(Order::Kept)) => Some(*tensor),
-            _ => None,
-        }
+        matches!(self.arrangement, Arrangement::Rows(_))
     }
 
     /// Widens the weights of some rows of the file, of `of` rows of `row_elements` each, into `scratch.floats`.
@@ -211,7 +204,7 @@ impl Origin {
         self.fetch_to(io, rows, of, (floats, more_floats))
     }
 
-    /// Into the first buffer; the other is for what comes in another order.
+    /// Into the first buffer; the other is for what has to be put into another order.
     fn fetch_to(
         &self,
         io: &UnitHandle,
@@ -219,22 +212,49 @@ impl Origin {
         (of, row_elements): (u64, u64),
         (floats, spare): (&mut Vec<f32>, &mut Vec<f32>),
     ) -> Result<()> {
-        if let Some(tensor) = self.as_it_is() {
-            io.rows(tensor, rows.start, rows.end - rows.start)?.widen(floats)?;
-        } else {
-            floats.resize(in_memory((rows.end - rows.start) * row_elements)?, 0.0);
-            let each = (of / (self.tensors.len() as u64).max(1)).max(1);
-            for (tensor, base) in self.tensors.iter().zip((0_u64..).step_by(in_memory(each)?)) {
-                let (from, to) = (rows.start.max(base), rows.end.min(base + each));
-                if from < to {
-                    let out = &mut floats[in_memory((from - rows.start) * row_elements)?..];
-                    let out = &mut out[..in_memory((to - from) * row_elements)?];
-                    self.fetch_from(io, *tensor, &(from - base..to - base), row_elements, spare, out)?;
+        floats.resize(in_memory((rows.end - rows.start) * row_elements)?, 0.0);
+        let columns = in_memory(row_elements)?;
+        if let Arrangement::Rows(order) = self.arrangement {
+            let lent = self.lend(io, order, rows, of)?;
+            fill(&lent, &(0..rows.end - rows.start), columns, floats)?;
+        }
+        for (tensor, part, before) in self.parts(rows, of) {
+            let out = &mut floats[in_memory(before)? * columns..];
+            match self.arrangement {
+                Arrangement::Rows(_) => {}
+                Arrangement::Elements(order) => fetch_elements(io, tensor, &part, (order, row_elements), spare, out)?,
+                Arrangement::Columns { order, each, stride } => {
+                    fetch_columns(io, tensor, &part, (order, row_elements), (each, stride), spare, out)?;
                 }
             }
         }
         self.shift(floats);
         Ok(())
+    }
+
+    /// Borrows rows that are whole rows of the checkpoint. The runs have their places from the first of `rows` on.
+    fn lend<'a>(&self, io: &'a UnitHandle, order: Order, rows: &Range<u64>, of: u64) -> Result<Vec<(Run, Rows<'a>)>> {
+        let runs = self.runs(order, rows, of);
+        runs.map(|(tensor, run)| Ok((run, io.rows(tensor, run.first, run.count)?))).collect()
+    }
+
+    /// Where rows come from that are whole rows of the checkpoint, of which tensor; their places are from the first of
+    /// `rows` on.
+    fn runs(&self, order: Order, rows: &Range<u64>, of: u64) -> impl Iterator<Item = (u32, Run)> {
+        self.parts(rows, of).flat_map(move |(tensor, part, before)| {
+            order.runs(&part).into_iter().map(move |run| (tensor, Run { place: before + run.place, ..run }))
+        })
+    }
+
+    /// Which rows each tensor of the checkpoint gives, and how many rows come before them.
+    fn parts(&self, rows: &Range<u64>, of: u64) -> impl Iterator<Item = (u32, Range<u64>, u64)> {
+        let each = (of / (self.tensors.len() as u64).max(1)).max(1);
+        let Range { start, end } = *rows;
+        (0..).zip(&self.tensors).filter_map(move |(index, tensor)| {
+            let base = index * each;
+            let (from, to) = (start.max(base), end.min(base + each));
+            (from < to).then(|| (*tensor, from - base..to - base, from - start))
+        })
     }
 
     /// Adds what is added to every weight.
@@ -340,78 +360,87 @@ impl Origin {
         let Arrangement::Rows(order) = self.arrangement else {
             return Err(Failure::internal("rows that are no rows of the checkpoint"));
         };
-        let of_one = (of / (self.tensors.len() as u64).max(1)).max(1);
-        for (tensor, base) in self.tensors.iter().zip((0_u64..).step_by(in_memory(of_one)?)) {
-            let (from, to) = (rows.start.max(base), rows.end.min(base + of_one));
-            if from >= to {
-                continue;
-            }
-            for run in order.runs(&(from - base..to - base)) {
-                let places = (0..run.count).map(|line| from - rows.start + run.place + run.step * line);
-                each(*tensor, (run.first, run.count), &mut places.into_iter())?;
-            }
+        for (tensor, run) in self.runs(order, rows, of) {
+            each(tensor, (run.first, run.count), &mut (0..run.count).map(|line| run.place + run.step * line))?;
         }
         Ok(())
     }
+}
 
-    fn fetch_from(
-        &self,
-        io: &UnitHandle,
-        tensor: u32,
-        rows: &Range<u64>,
-        row_elements: u64,
-        widened: &mut Vec<f32>,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let columns = in_memory(row_elements)?;
-        match self.arrangement {
-            Arrangement::Rows(order) => {
-                for run in order.runs(rows) {
-                    io.rows(tensor, run.first, run.count)?.widen(widened)?;
-                    spread(widened, columns, &run, out)?;
-                }
-            }
-            Arrangement::Elements(order) => {
-                let lent = io.rows(tensor, rows.start, rows.end - rows.start)?;
-                for (row, out) in (0..).zip(out.chunks_exact_mut(columns.max(1))) {
-                    for run in order.runs(&(0..row_elements)) {
-                        lent.widen_part(row, &(run.first..run.first + run.count), widened)?;
-                        spread(widened, 1, &run, out)?;
-                    }
-                }
-            }
-            Arrangement::Columns { order, each, stride } => {
-                for matrix in rows.start / each..rows.end.div_ceil(each) {
-                    let base = matrix * each;
-                    let (from, to) = (rows.start.max(base), rows.end.min(base + each));
-                    let out = &mut out[in_memory((from - rows.start) * row_elements)?..];
-                    let runs = order.runs(&(from - base..to - base));
-                    let lent = io.rows(tensor, matrix * stride, row_elements)?;
-                    for input in 0..row_elements {
-                        for run in &runs {
-                            lent.widen_part(input, &(run.first..run.first + run.count), widened)?;
-                            let places = out[in_memory(run.place)? * columns + in_memory(input)?..].iter_mut();
-                            let places = places.step_by(columns * in_memory(run.step)?);
-                            places.zip(&*widened).for_each(|(place, weight)| *place = *weight);
-                        }
-                    }
-                }
+/// Fills `out` with rows of one tensor, their elements put in order.
+fn fetch_elements(
+    io: &UnitHandle,
+    tensor: u32,
+    rows: &Range<u64>,
+    (order, row_elements): (Order, u64),
+    widened: &mut Vec<f32>,
+    out: &mut [f32],
+) -> Result<()> {
+    let lent = io.rows(tensor, rows.start, rows.end - rows.start)?;
+    let runs = order.runs(&(0..row_elements));
+    for (row, out) in (0..rows.end - rows.start).zip(out.chunks_exact_mut(in_memory(row_elements)?.max(1))) {
+        for run in &runs {
+            lent.widen_part(row, &(run.first..run.first + run.count), widened)?;
+            let places = out[in_memory(run.place)?..].iter_mut().step_by(in_memory(run.step)?);
+            places.zip(&*widened).for_each(|(place, weight)| *place = *weight);
+        }
+    }
+    Ok(())
+}
+
+/// Fills `out` with rows that are columns of one tensor's matrices.
+fn fetch_columns(
+    io: &UnitHandle,
+    tensor: u32,
+    rows: &Range<u64>,
+    (order, row_elements): (Order, u64),
+    (each, stride): (u64, u64),
+    widened: &mut Vec<f32>,
+    out: &mut [f32],
+) -> Result<()> {
+    let columns = in_memory(row_elements)?;
+    for matrix in rows.start / each..rows.end.div_ceil(each) {
+        let base = matrix * each;
+        let (from, to) = (rows.start.max(base), rows.end.min(base + each));
+        let out = &mut out[in_memory((from - rows.start) * row_elements)?..];
+        let runs = order.runs(&(from - base..to - base));
+        let lent = io.rows(tensor, matrix * stride, row_elements)?;
+        for input in 0..row_elements {
+            for run in &runs {
+                lent.widen_part(input, &(run.first..run.first + run.count), widened)?;
+                let places = out[in_memory(run.place)? * columns + in_memory(input)?..].iter_mut();
+                let places = places.step_by(columns * in_memory(run.step)?);
+                places.zip(&*widened).for_each(|(place, weight)| *place = *weight);
             }
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Fills `out` with the rows at some of the places, each of `columns` elements, out of rows that are lent.
+fn fill(lent: &[(Run, Rows<'_>)], places: &Range<u64>, columns: usize, out: &mut [f32]) -> Result<()> {
+    for (run, lent) in lent {
+        let before = |place: u64| place.saturating_sub(run.place).div_ceil(run.step).min(run.count);
+        let lines = before(places.start)..before(places.end);
+        let at = |line: u64| Ok::<_, Failure>(in_memory(run.place + run.step * line - places.start)? * columns);
+        if lines.is_empty() {
+            continue;
+        }
+        if run.step == 1 {
+            let length = in_memory(lines.end - lines.start)? * columns;
+            lent.widen_rows(&lines, &mut out[at(lines.start)?..][..length])?;
+        } else {
+            for line in lines {
+                lent.widen_rows(&(line..line + 1), &mut out[at(line)?..][..columns])?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A length of something that is held in memory.
 pub(crate) fn in_memory(length: u64) -> Result<usize> {
     usize::try_from(length).map_err(|_| Failure::internal("a chunk is too long"))
-}
-
-/// Copies lines of `columns` elements to their places in `out`.
-fn spread(lines: &[f32], columns: usize, run: &Run, out: &mut [f32]) -> Result<()> {
-    let places = out.chunks_exact_mut(columns).skip(in_memory(run.place)?).step_by(in_memory(run.step)?);
-    places.zip(lines.chunks_exact(columns)).for_each(|(place, line)| place.copy_from_slice(line));
-    Ok(())
 }
 
 #[cfg(test)]
@@ -527,15 +556,5 @@ mod tests {
         let order = Order::Every { take: 3, stride: 5, first: 2 };
         let values = lines(order, 6).iter().map(|line| (line * 4..line * 4 + 4).collect()).collect();
         assert_restored(&[keys, (Arrangement::Rows(order), values)], 10, 4);
-    }
-
-    #[test]
-    fn lines_are_spread_over_their_places() {
-        let mut out = vec![0.0; 12];
-        let run = |place, step| Run { first: 0, count: 2, place, step };
-        spread(&[1.0, 2.0, 3.0, 4.0], 2, &run(2, 2), &mut out).unwrap();
-        spread(&[5.0, 6.0], 2, &run(1, 2), &mut out).unwrap();
-        let expected = [0, 0, 5, 6, 1, 2, 0, 0, 3, 4, 0, 0_u8].map(f32::from);
-        assert!(out.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{out:?}");
     }
 }
