@@ -1,7 +1,7 @@
 //! Making finished units durable while the next one is being made.
 //!
-//! One thread of its own: it digests what was written, waits for the disk, and only then writes the
-//! journal's line.
+//! One thread of its own: it digests what was not digested as it was written, waits for the disk, and only then writes
+//! the journal's line.
 
 use std::{
     sync::Arc,
@@ -56,11 +56,15 @@ impl Committer<'_> {
     }
 
     pub(super) fn commit(&mut self, commit: Commit) -> Result<(), Error> {
+        let Remains { metrics, saved, mut digests } = commit.remains;
+        let mut digest = |segment| match digests.remove(&segment) {
+            Some(digest) => Ok(digest),
+            None => digest(self.files, self.plan, segment),
+        };
         let segments = segments_of(self.plan, commit.unit)
-            .map(|segment| Ok(SegmentDigest { segment, xxh3: digest(self.files, self.plan, segment)? }))
+            .map(|segment| Ok(SegmentDigest { segment, xxh3: digest(segment)? }))
             .collect::<Result<_, WriteError>>()?;
         self.files.sync()?;
-        let Remains { metrics, saved } = commit.remains;
         let record = UnitRecord { unit: commit.unit, segments, metrics, saved };
         let path = self.journal.path().display().to_string();
         self.journal.finish_unit(record).map_err(|source| Error::Journal { path, source })?;
@@ -97,5 +101,9 @@ pub(super) fn digest(files: &ReservedFiles, plan: &Plan, segment: u32) -> Result
         hasher.update(&buffer[..read]);
         offset += read as u64;
     }
-    Ok(format!("{:032x}", hasher.digest128()))
+    Ok(in_hexadecimal(hasher.digest128()))
+}
+
+pub(super) fn in_hexadecimal(digest: u128) -> String {
+    format!("{digest:032x}")
 }

@@ -2,6 +2,7 @@
 //! durable at the same time.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, mpsc},
@@ -12,7 +13,7 @@ use std::{
 use qhost_plugin_api::documents::{
     Check, CheckStatus, CompanionContent, Findings, Model, Plan, SegmentContent, UnitKind, UnitOrder,
 };
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use super::{
     Error, Event, Events, Outcome, Prepared, Resumed, Sources, TensorOutcome,
@@ -312,7 +313,7 @@ impl<'a> Run<'a> {
             if let Some(record) = records.get(&Some(unit)) {
                 let expected = commit::segments_of(self.plan, Some(unit));
                 let recorded = record.segments.iter().map(|segment| segment.segment);
-                if recorded.eq(expected) && self.matches(record)? {
+                if recorded.eq(expected) && self.first_damaged(&[record])?.is_none() {
                     done.insert(unit, record.saved.clone());
                     continue;
                 }
@@ -327,18 +328,24 @@ impl<'a> Run<'a> {
         Ok(done)
     }
 
-    fn matches(&self, record: &UnitRecord) -> Result<bool, Error> {
-        let compare = |segment: &SegmentDigest| {
+    /// Holds what records tell against the disk; gives the first of them that tells something else.
+    fn first_damaged<'r>(&self, records: &[&'r UnitRecord]) -> Result<Option<&'r UnitRecord>, Error> {
+        let of = |record: &'r UnitRecord| record.segments.iter().map(move |segment| (record, segment));
+        let mut segments: Vec<_> = records.iter().copied().flat_map(of).collect();
+        // The largest first, so that at the end no thread is alone with one.
+        segments.sort_by_key(|(_, segment)| Reverse(self.plan.segments[segment.segment as usize].bytes));
+        let compare = |(record, segment): (&'r UnitRecord, &SegmentDigest)| {
             if self.prepared.settings.cancel.is_cancelled() {
                 return Err(self.interrupted());
             }
-            Ok(commit::digest(&self.files, self.plan, segment.segment)? == segment.xxh3)
+            let same = commit::digest(&self.files, self.plan, segment.segment)? == segment.xxh3;
+            Ok((!same).then_some(record))
         };
-        let compared: Result<Vec<bool>, Error> =
-            self.prepared.settings.pool.install(|| (&record.segments).into_par_iter().map(compare).collect());
-        let blobs = self.work.blobs();
-        let saved = record.saved.iter().all(|blob| unit::sound_blob(&blobs, blob).is_some());
-        Ok(saved && compared?.into_iter().all(|same| same))
+        let compared: Result<Vec<_>, Error> =
+            self.prepared.settings.pool.install(|| segments.into_par_iter().with_max_len(1).map(compare).collect());
+        let unsound = |blob: &SavedBlob| unit::sound_blob(&self.work.blobs(), blob).is_none();
+        let lost = records.iter().copied().filter(|record| record.saved.iter().any(unsound));
+        Ok(compared?.into_iter().flatten().chain(lost).min_by_key(|record| record.unit))
     }
 
     fn announce(&self, done: &Done) -> Option<Resumed> {
@@ -374,7 +381,7 @@ impl<'a> Run<'a> {
             }
             self.files.write_at(segment.file, segment.offset, &bytes)?;
         }
-        let remains = Remains { metrics: Vec::new(), saved: Vec::new() };
+        let remains = Remains::default();
         self.committer(journal).commit(Commit { unit: None, name: "header".into(), remains, committed: None })
     }
 
@@ -540,13 +547,12 @@ impl<'a> Run<'a> {
     /// Re-reads everything: that the bytes are those that were made, that they are a sound output, and that
     /// they were made from one and the same source.
     fn check(&self, journal: &Contents) -> Result<Findings, Error> {
-        for record in last_records(journal).into_values() {
-            if !self.matches(record)? {
-                let name = record.unit.map_or_else(|| "header".to_owned(), |unit| self.name_of(unit));
-                return Err(Error::CheckFailed {
-                    detail: format!("{name} reads back differently from how it was written"),
-                });
-            }
+        let records: Vec<_> = last_records(journal).into_values().collect();
+        if let Some(record) = self.first_damaged(&records)? {
+            let name = record.unit.map_or_else(|| "header".to_owned(), |unit| self.name_of(unit));
+            return Err(Error::CheckFailed {
+                detail: format!("{name} reads back differently from how it was written"),
+            });
         }
         let files = OutputFiles {
             reserved: Arc::clone(&self.files),

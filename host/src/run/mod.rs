@@ -24,6 +24,7 @@ mod sources;
 mod speed;
 mod survey;
 mod unit;
+mod written;
 
 pub use error::Error;
 pub use event::{Event, Events};

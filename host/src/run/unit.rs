@@ -24,6 +24,7 @@ use super::{
     journal::{Metric, SavedBlob},
     planes::Offered,
     sources::{Sources, broken},
+    written::Written,
 };
 use crate::{
     exit_code::Fault,
@@ -48,7 +49,7 @@ pub(super) struct UnitWork {
     shared: Arc<Shared>,
     unit: u32,
     closed: AtomicBool,
-    written: Mutex<BTreeMap<u32, Vec<(u64, u64)>>>,
+    written: Mutex<BTreeMap<u32, Arc<Mutex<Written>>>>,
     metrics: Mutex<Vec<Metric>>,
     saved: Mutex<Vec<SavedBlob>>,
     /// What earlier units saved, by key.
@@ -57,10 +58,12 @@ pub(super) struct UnitWork {
 }
 
 /// What a unit leaves behind.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Remains {
     pub(super) metrics: Vec<Metric>,
     pub(super) saved: Vec<SavedBlob>,
+    /// XXH3-128 of segments, in hexadecimal, of which it is known.
+    pub(super) digests: BTreeMap<u32, String>,
 }
 
 impl UnitWork {
@@ -88,19 +91,27 @@ impl UnitWork {
     /// Gives the name of a segment that was not written whole, or not exactly once.
     pub(super) fn close(&self) -> Result<Remains, String> {
         self.closed.store(true, Ordering::SeqCst);
-        let mut written = lock(&self.written);
+        let written = lock(&self.written);
+        let mut digests = BTreeMap::new();
         let planned = self.shared.files.iter().flat_map(|_| &self.shared.plan.segments);
         for (id, segment) in (0..).zip(planned) {
             let SegmentContent::Tensor(tensor) = &segment.content else { continue };
-            if tensor.unit == self.unit && !covers(written.get_mut(&id), segment.bytes) {
-                return Err(tensor.name.clone());
+            if tensor.unit != self.unit {
+                continue;
+            }
+            match written.get(&id).map(|written| lock(written)) {
+                Some(written) if written.covers(segment.bytes) => {
+                    digests.extend(written.digest(segment.bytes).map(|digest| (id, digest)));
+                }
+                None if segment.bytes == 0 => {}
+                _ => return Err(tensor.name.clone()),
             }
         }
         let mut metrics = std::mem::take(&mut *lock(&self.metrics));
         // Threads tell their figures in any order; the record has one order.
         metrics.sort_by(|a, b| (a.segment, &a.key).cmp(&(b.segment, &b.key)));
         let saved = std::mem::take(&mut *lock(&self.saved));
-        Ok(Remains { metrics, saved })
+        Ok(Remains { metrics, saved, digests })
     }
 
     fn is_open(&self) -> bool {
@@ -148,8 +159,9 @@ impl UnitServices for UnitWork {
         }
         let files = self.shared.files.as_ref().ok_or_else(|| broken("a unit that only measures wrote something"))?;
         files.write_at(planned.file, planned.offset + offset, bytes).map_err(|error| as_failure(&error))?;
-        lock(&self.written).entry(segment).or_default().push((offset, length));
-        Ok(())
+        let written = Arc::clone(lock(&self.written).entry(segment).or_default());
+        let read = |offset: u64, out: &mut [u8]| files.read_at(planned.file, planned.offset + offset, out);
+        lock(&written).add(offset, bytes, read).map_err(|error| as_failure(&error))
     }
 
     fn metric(&self, segment: u32, key: &str, value: f64) {
@@ -212,21 +224,6 @@ fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), WriteErr
     sync_folder(folder)
 }
 
-/// Whether ranges cover `0..length` exactly once.
-fn covers(ranges: Option<&mut Vec<(u64, u64)>>, length: u64) -> bool {
-    let mut next = 0;
-    if let Some(ranges) = ranges {
-        ranges.sort_unstable();
-        for &(offset, bytes) in ranges.iter() {
-            if offset != next {
-                return false;
-            }
-            next += bytes;
-        }
-    }
-    next == length
-}
-
 /// An error of the host on its way through the plugin back to the host.
 pub(super) fn as_failure(error: &impl Fault) -> Failure {
     let kind = FailureKind(error.exit_code() as u32);
@@ -235,19 +232,4 @@ pub(super) fn as_failure(error: &impl Fault) -> Failure {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::covers;
-
-    #[test]
-    fn only_a_gapless_cover_without_overlap_counts() {
-        assert!(covers(None, 0));
-        assert!(!covers(None, 1));
-        assert!(covers(Some(&mut vec![(4, 4), (0, 4)]), 8));
-        for mut bad in [vec![(0, 4)], vec![(0, 4), (0, 4)], vec![(0, 4), (5, 3)], vec![(0, 4), (3, 5)], vec![(1, 8)]] {
-            assert!(!covers(Some(&mut bad), 8), "{bad:?}");
-        }
-    }
 }
