@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 pub enum InstructionSet {
     /// What every CPU of the architecture has: SSE2 of x86-64, NEON of 64-bit ARM.
     Baseline,
-    /// AVX2 of x86-64, and F16C.
+    /// AVX2 of x86-64, with FMA and F16C.
     Avx2,
     /// AVX-512 of x86-64: F, BW, DQ and VL.
     Avx512,
@@ -35,7 +35,9 @@ impl InstructionSet {
         match self {
             Self::Baseline => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 Self::Avx2.is_available()
@@ -89,13 +91,13 @@ pub trait Loop<A, B> {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn avx2<A, B, L: Loop<A, B>>(work: L, a: A, b: B) -> L::Output {
     work.run(a, b)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 fn avx512<A, B, L: Loop<A, B>>(work: L, a: A, b: B) -> L::Output {
     work.run(a, b)
 }

@@ -13,8 +13,9 @@ use crate::float;
 /// of the checkpoint's matrix.
 const TRANSPOSED_WEIGHTS: u64 = 4 * CHUNK_WEIGHTS;
 
-/// Weights of a piece, about, when rows are looked at piece by piece: few enough for a core's own caches.
-pub(crate) const PIECE_WEIGHTS: u64 = 16 * 1024;
+/// Weights of a piece, about, when rows are looked at piece by piece: few enough for a core's own caches, and so many that the
+/// kernels, which take up to 32 super-blocks at once, have little that is left over.
+pub(crate) const PIECE_WEIGHTS: u64 = 64 * 1024;
 
 /// In which order lines of the checkpoint (rows, or elements of a row) stand in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,9 +2,10 @@
 //!
 //! Equal to the CPUs' own conversions (round to nearest even), except that a NaN becomes the one
 //! f16 NaN with its sign, as ggml writes it. It knows nothing of blocks.
+#![expect(clippy::inline_always, reason = "a loop is compiled for an instruction set only with all that it calls")]
 
 /// Rounds to f16.
-#[inline]
+#[inline(always)]
 pub(crate) fn to_f16(value: f32) -> u16 {
     const INFINITY: u32 = 0x7f80_0000;
     /// 65536, from where even rounding cannot give a finite f16.
@@ -25,7 +26,7 @@ pub(crate) fn to_f16(value: f32) -> u16 {
 }
 
 /// Widens an f16; exact, and a NaN keeps its payload but becomes quiet.
-#[inline]
+#[inline(always)]
 pub(crate) fn from_f16(bits: u16) -> f32 {
     let bits = u32::from(bits);
     let magnitude = bits & 0x7fff;
@@ -39,7 +40,7 @@ pub(crate) fn from_f16(bits: u16) -> f32 {
 }
 
 /// Rounds to bf16; a NaN keeps the upper half of its payload and becomes quiet.
-#[inline]
+#[inline(always)]
 pub(crate) fn to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
@@ -48,7 +49,7 @@ pub(crate) fn to_bf16(value: f32) -> u16 {
 }
 
 /// Widens a bf16; exact, NaNs included.
-#[inline]
+#[inline(always)]
 pub(crate) fn from_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }

@@ -7,8 +7,8 @@ mod inputs;
 mod vectors;
 
 use inputs::{DISTRIBUTIONS, IMPORTANCES, Random, distributions};
-use qhost_gguf::{format::BlockType, ggml_type::GgmlType, quantize::InstructionSet};
-use qhost_plugin_api::sdk;
+use qhost_gguf::{format::BlockType, ggml_type::GgmlType};
+use qhost_plugin_api::sdk::InstructionSet;
 
 const HOSTILE: [f32; 8] =
     [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, -0.0];
@@ -55,7 +55,7 @@ fn weights_are_those_of_the_golden_file() {
     for known in types {
         let bytes = vectors::blocks(known.number, known.block_bytes);
         let blocks = bytes.len() as u64 / known.block_bytes;
-        for set in sdk::InstructionSet::available() {
+        for set in InstructionSet::available() {
             let mut out = vec![f32::MAX; usize::try_from(blocks * known.block_elements).unwrap()];
             known.dequantize_on(set, &bytes, &mut out);
             let line = vectors::line(known.name, "random", &vectors::canonical(&out), 16);

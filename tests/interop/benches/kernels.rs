@@ -15,7 +15,8 @@ use std::{
 };
 
 use inputs::Random;
-use qhost_gguf::{format::BlockType, quantize::InstructionSet};
+use qhost_gguf::format::BlockType;
+use qhost_plugin_api::sdk::InstructionSet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -16,16 +16,14 @@ mod inputs;
 use inputs::{IMPORTANCES, Random, distributions};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use qhost_gguf::{
-    format::{BlockType, LEVELS},
-    quantize::InstructionSet,
-};
+use qhost_gguf::format::{BlockType, LEVELS};
+use qhost_plugin_api::sdk::InstructionSet;
 
 /// Rows to try: the shortest, one that is no power of two, and usual ones.
 const ROWS: [usize; 4] = [256, 1792, 4096, 8192];
 
 /// Blocks to try, from one: more than any kernel takes at a time.
-const BLOCKS: usize = 17;
+const BLOCKS: usize = 35;
 
 /// Compares the bytes of rows on every instruction set, and then the weights that both read from them.
 fn compare(block_type: BlockType, x: &[f32], row_elements: usize) -> Result<(), String> {

@@ -3,10 +3,15 @@
 //! A group of blocks is quantised at once, one in each lane; the last group is filled up with zeros. It knows nothing of
 //! what a kernel does.
 
-use super::{
-    InstructionSet,
-    lanes::{Lanes, MOST, Twice},
-};
+use std::marker::PhantomData;
+
+use qhost_plugin_api::sdk::{InstructionSet, Loop};
+
+#[cfg(not(target_arch = "x86_64"))]
+use super::lanes::Array;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512, Sse2};
+use super::lanes::{Lanes, MOST, Twice};
 
 /// What quantises blocks of one type, one in each lane.
 pub(super) trait Kernel {
@@ -30,86 +35,55 @@ pub(super) struct Weighing<'a> {
 }
 
 /// Quantises whole blocks; whole rows of them if the importance of each column of a row is given.
+///
+/// # Panics
+/// If the machine does not have the instruction set.
 pub(super) fn run<K: Kernel>(set: InstructionSet, x: &[f32], columns: Option<&[f32]>, out: &mut [u8]) {
-    match (set, columns) {
+    // The lanes of an instruction set must not be used without it.
+    assert!(set.is_available(), "this machine has no {}", set.name());
+    match set {
         #[cfg(target_arch = "x86_64")]
-        (InstructionSet::Avx512, None) => {
-            assert!(set.is_available(), "this machine has no {}", set.name());
-            // SAFETY: the machine has the instructions.
-            #[expect(unsafe_code, reason = "it was looked whether the machine has them")]
-            unsafe {
-                x86_64::plain_avx512::<K>(x, out);
-            }
-        }
+        InstructionSet::Avx512 => run_in::<K, Twice<Avx512>>(set, x, columns, out),
         #[cfg(target_arch = "x86_64")]
-        (InstructionSet::Avx512, Some(columns)) => {
-            assert!(set.is_available(), "this machine has no {}", set.name());
-            // SAFETY: the machine has the instructions.
-            #[expect(unsafe_code, reason = "it was looked whether the machine has them")]
-            unsafe {
-                x86_64::weighted_avx512::<K>(x, columns, out);
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        (InstructionSet::Avx2, None) => {
-            assert!(set.is_available(), "this machine has no {}", set.name());
-            // SAFETY: the machine has the instructions.
-            #[expect(unsafe_code, reason = "it was looked whether the machine has them")]
-            unsafe {
-                x86_64::plain_avx2::<K>(x, out);
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        (InstructionSet::Avx2, Some(columns)) => {
-            assert!(set.is_available(), "this machine has no {}", set.name());
-            // SAFETY: the machine has the instructions.
-            #[expect(unsafe_code, reason = "it was looked whether the machine has them")]
-            unsafe {
-                x86_64::weighted_avx2::<K>(x, columns, out);
-            }
-        }
-        (_, None) => plain_baseline::<K>(x, out),
-        (_, Some(columns)) => weighted_baseline::<K>(x, columns, out),
+        InstructionSet::Avx2 => run_in::<K, Twice<Avx2>>(set, x, columns, out),
+        _ => run_in::<K, Baseline>(set, x, columns, out),
     }
 }
 
 /// The lanes of what every CPU has.
 #[cfg(target_arch = "x86_64")]
-type Baseline = Twice<super::lanes::Sse2>;
+type Baseline = Twice<Sse2>;
 #[cfg(not(target_arch = "x86_64"))]
-type Baseline = Twice<super::lanes::Array<4>>;
+type Baseline = Twice<Array<4>>;
 
-fn plain_baseline<K: Kernel>(x: &[f32], out: &mut [u8]) {
-    plain::<K, Baseline>(x, out);
+fn run_in<K: Kernel, F: Lanes>(set: InstructionSet, x: &[f32], columns: Option<&[f32]>, out: &mut [u8]) {
+    match columns {
+        None => set.run(Plain(PhantomData::<(K, F)>), x, out),
+        Some(columns) => set.run(Weighted(columns, PhantomData::<(K, F)>), x, out),
+    }
 }
 
-fn weighted_baseline<K: Kernel>(x: &[f32], columns: &[f32], out: &mut [u8]) {
-    weighted::<K, Baseline>(x, columns, out);
+/// Blocks on their own.
+struct Plain<K, F>(PhantomData<(K, F)>);
+
+/// Rows of blocks, and the importance of the columns of a row.
+struct Weighted<'a, K, F>(&'a [f32], PhantomData<(K, F)>);
+
+impl<K: Kernel, F: Lanes> Loop<&[f32], &mut [u8]> for Plain<K, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, x: &[f32], out: &mut [u8]) {
+        plain::<K, F>(x, out);
+    }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86_64 {
-    use super::super::lanes::{Avx2, Avx512, Twice};
-    use super::{Kernel, plain, weighted};
+impl<K: Kernel, F: Lanes> Loop<&[f32], &mut [u8]> for Weighted<'_, K, F> {
+    type Output = ();
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-    pub(super) fn plain_avx512<K: Kernel>(x: &[f32], out: &mut [u8]) {
-        plain::<K, Twice<Avx512>>(x, out);
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-    pub(super) fn weighted_avx512<K: Kernel>(x: &[f32], columns: &[f32], out: &mut [u8]) {
-        weighted::<K, Twice<Avx512>>(x, columns, out);
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn plain_avx2<K: Kernel>(x: &[f32], out: &mut [u8]) {
-        plain::<K, Twice<Avx2>>(x, out);
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn weighted_avx2<K: Kernel>(x: &[f32], columns: &[f32], out: &mut [u8]) {
-        weighted::<K, Twice<Avx2>>(x, columns, out);
+    #[inline(always)]
+    fn run(self, x: &[f32], out: &mut [u8]) {
+        weighted::<K, F>(x, self.0, out);
     }
 }
 

@@ -12,7 +12,6 @@ mod cost;
 mod dispatch;
 mod error;
 mod float;
-mod instructions;
 mod iq4;
 mod lanes;
 pub(crate) mod legacy;
@@ -26,9 +25,8 @@ pub(crate) mod q6_k;
 mod round;
 mod search;
 
-pub use instructions::InstructionSet;
-
 use dispatch::run;
+use qhost_plugin_api::sdk::InstructionSet;
 
 use crate::format::BlockType;
 
@@ -90,9 +88,9 @@ impl BlockType {
 
     fn quantize_blocks(self, set: InstructionSet, x: &[f32], columns: Option<&[f32]>, out: &mut [u8]) {
         match self {
-            Self::F32 => float::f32(x, out),
-            Self::F16 => float::f16(x, out),
-            Self::BF16 => float::bf16(x, out),
+            Self::F32 => set.run(float::F32, x, out),
+            Self::F16 => set.run(float::F16, x, out),
+            Self::BF16 => set.run(float::BF16, x, out),
             Self::Q4_0 => run::<legacy::Q4_0>(set, x, columns, out),
             Self::Q4_1 => run::<legacy::Q4_1>(set, x, columns, out),
             Self::Q5_0 => run::<legacy::Q5_0>(set, x, columns, out),

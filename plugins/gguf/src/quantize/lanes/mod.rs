@@ -162,9 +162,9 @@ use operators;
 mod tests {
     use super::*;
     #[cfg(target_arch = "x86_64")]
-    use crate::quantize::InstructionSet;
-    #[cfg(target_arch = "x86_64")]
     use crate::quantize::search::lowest;
+    #[cfg(target_arch = "x86_64")]
+    use qhost_plugin_api::sdk::InstructionSet;
 
     const NUMBERS: [f32; 16] = [
         0.0,
@@ -274,7 +274,8 @@ mod tests {
                 return dividends.iter().find_map(|&dividend| {
                     let mut quotients = [0.0; MOST];
                     F::quotient(F::all(dividend), divisor, inverse).store(&mut quotients);
-                    let wrong = |(divisor, quotient): &(&f32, &f32)| *quotient != &(dividend / *divisor);
+                    let wrong =
+                        |(divisor, quotient): &(&f32, &f32)| quotient.to_bits() != (dividend / *divisor).to_bits();
                     let wrong = divisors[..F::COUNT].iter().zip(&quotients).find(wrong);
                     wrong.map(|(divisor, _)| (dividend, *divisor))
                 });
