@@ -225,7 +225,7 @@ fn weighted_error<F: Lanes, const N: usize>(
 
 /// What [`scale_among_19`] found: `x ≈ scale · level`, with levels of either sign.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SignedFit<F: Lanes> {
+pub(super) struct SignedFit<F: Lanes, const FINITE: bool> {
     pub(super) scale: F,
     /// The levels were rounded from `inverse · x`.
     inverse: F,
@@ -233,7 +233,7 @@ pub(super) struct SignedFit<F: Lanes> {
     zero: F::Mask,
 }
 
-impl<F: Lanes> SignedFit<F> {
+impl<F: Lanes, const FINITE: bool> SignedFit<F, FINITE> {
     /// Nothing found yet.
     #[inline(always)]
     pub(super) fn none() -> Self {
@@ -246,8 +246,13 @@ impl<F: Lanes> SignedFit<F> {
     pub(super) fn levels<const N: usize>(&self, half: f32, x: &[F; N]) -> [F; N] {
         let mut levels = *x;
         for level in &mut levels {
-            let found = nearest_level(self.inverse * *level, -half, half - 1.0) + F::all(half);
-            *level = F::choose(self.zero, F::all(0.0), found);
+            let exact = self.inverse * *level;
+            let found = if FINITE {
+                nearest_level_within(exact, -half, half - 1.0)
+            } else {
+                nearest_level(exact, -half, half - 1.0)
+            };
+            *level = F::choose(self.zero, F::all(0.0), found + F::all(half));
         }
         levels
     }
@@ -263,7 +268,7 @@ pub(super) fn scale_among_19<F: Lanes, const N: usize, const FINITE: bool>(
     half: f32,
     x: &[F; N],
     importance: &[F; N],
-) -> SignedFit<F> {
+) -> SignedFit<F, FINITE> {
     let none = F::all(0.0);
     let (extreme, zero) = extreme(x);
     // What is computed of zeros is thrown away.
