@@ -193,11 +193,13 @@ fn the_page_and_the_lines_of_progress_have_the_same_keys() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("slow");
     RandomLlama { layers: 6, ffn: 2048, hidden: 1024, heads: 8, ..RandomLlama::default() }.write(&model);
-    let qhost = gguf("quantize", &model, "Q4_K_M", folder.path()).args(["--json", "--threads=1", "-v"]);
+    let text = fixture("text").join("prose.txt");
+    // A run that takes its time.
+    let qhost = gguf("quantize", &fixture("tinylm"), "Q4_K_M", folder.path()).arg("--calibration").arg(&text);
+    let qhost = qhost.args(["--effort=best", "--json", "--threads=1", "-v"]);
     let ended = qhost.env("QHOST_PLUGIN_PATH", "relative").succeed();
     let small = gguf("quantize", &fixture("stories260K"), "Q4_K_M", folder.path()).arg("--json").succeed();
     let all: Vec<_> = lines(&ended.stderr).into_iter().chain(lines(&small.stderr)).collect();
-    let text = fixture("text").join("prose.txt");
     let eval =
         Qhost::new(["eval", "--json", "--threads=1", "--windows=3", "--dataset"]).arg(&text).arg(&model).succeed();
     let of_eval = lines(&eval.stderr);

@@ -209,9 +209,9 @@ fn quiet_says_nothing_and_json_progress_is_lines_of_json() {
     let folder = tempfile::tempdir().unwrap();
     let quiet = quantize(&fixture("stories260K"), "Q8_0", folder.path()).arg("--quiet").succeed();
     assert!(quiet.stdout.is_empty() && quiet.stderr.is_empty(), "{quiet:?}");
-    let model = folder.path().join("slow");
-    RandomLlama { layers: 12, ffn: 2048, hidden: 1024, heads: 8, ..RandomLlama::default() }.write(&model);
-    let ended = quantize(&model, "Q4_K_M", folder.path()).arg("--json").arg("--threads=1").succeed();
+    // A run that takes its time.
+    let slow = quantize(&fixture("tinylm"), "Q4_K_M", folder.path()).args(["--effort=best", "--threads=1", "--json"]);
+    let ended = slow.arg("--calibration").arg(fixture("text").join("prose.txt")).succeed();
     let lines: Vec<Value> = ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let progress: Vec<_> = lines.iter().filter(|line| line["event"] == "progress").collect();
     assert!(!progress.is_empty(), "{ended:?}");
