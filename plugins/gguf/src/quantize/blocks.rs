@@ -163,14 +163,14 @@ pub(super) fn choose<F: Lanes, const N: usize>(mask: F::Mask, searched: &[F; N],
     }
 }
 
-/// Levels of blocks, one byte for each weight, block by block.
-pub(super) struct Levels<const BLOCK: usize>([[u8; BLOCK]; MOST]);
+/// Levels of super-blocks, one byte for each weight, block by block.
+pub(super) struct Levels([[u8; SUPER_BLOCK]; MOST]);
 
-impl<const BLOCK: usize> Levels<BLOCK> {
+impl Levels {
     /// All zeros.
     #[inline(always)]
     pub(super) fn new() -> Self {
-        Self([[0; BLOCK]; MOST])
+        Self([[0; SUPER_BLOCK]; MOST])
     }
 
     /// Takes down levels of all lanes from weight `first` on; as many as there are, a multiple of four. They are whole
@@ -192,7 +192,7 @@ impl<const BLOCK: usize> Levels<BLOCK> {
 
     /// Those of one lane.
     #[inline(always)]
-    pub(super) fn lane(&mut self, lane: usize) -> &mut [u8; BLOCK] {
+    pub(super) fn lane(&mut self, lane: usize) -> &mut [u8; SUPER_BLOCK] {
         &mut self.0[lane]
     }
 }

@@ -4,7 +4,7 @@
 //! `ggml_quantize_chunk` calls for both types, importances or not. (`quantize_row_iq4_nl_ref`, for activations, tries
 //! nothing.)
 
-use super::blocks::{Table, column_times_magnitude, squares, sum_of_squares, weights};
+use super::blocks::{Table, column_times_magnitude, squares, sum, sum_of_squares, weights};
 use super::dispatch::{Kernel, Weighing};
 use super::lanes::{Bits, Lanes};
 use super::legacy::{four_bits, inverse, put};
@@ -42,12 +42,8 @@ impl Kernel for IQ4NL {
         let x: [F; BLOCK] = weights(x, BLOCK, 0);
         let mut importance = squares(&x);
         if let Some(weighing) = weighing {
-            let mut sum = F::all(0.0);
-            for &square in &importance {
-                sum = sum + square;
-            }
-            let columns = weights(weighing.columns, BLOCK, 0);
-            importance = column_times_magnitude(&x, &columns, sum * F::all(2.0 / 32.0));
+            let spread = sum(&importance) * F::all(2.0 / 32.0);
+            importance = column_times_magnitude(&x, &weights(weighing.columns, BLOCK, 0), spread);
         }
         let scale = scale(&x, &importance);
         put::<F, 1>(&[scale.halves()], out, Self::BYTES, iq4_nl::D, 2);

@@ -63,7 +63,7 @@ impl<const N: usize, const SUBS: usize> Minima<N, SUBS> {
         fits: &[Fit<F>; SUBS],
         scales: &Table<SUBS>,
         mins: &Table<SUBS>,
-        levels: &mut Levels<SUPER_BLOCK>,
+        levels: &mut Levels,
     ) {
         let offsets = if weighing.is_some() { Offsets::WEIGHTED } else { self.offsets };
         for (j, fit) in fits.iter().enumerate() {
@@ -91,7 +91,7 @@ impl Minima<32, 8> {
         weighing: Option<&Weighing<'_>>,
         out: &mut [u8],
         block: usize,
-        levels: &mut Levels<SUPER_BLOCK>,
+        levels: &mut Levels,
     ) {
         let [mut scales, mut mins, mut sums] = [[F::all(0.0); 8]; 3];
         let fits = self.fits(x, weighing, &mut scales, &mut mins, &mut sums);
