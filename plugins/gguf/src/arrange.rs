@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Failure, Result, Rows, Scratch, UnitHandle};
 
-use crate::float;
+use qhost_ggml::float;
 
 /// Weights of a transposed tensor in one chunk: more than usual, because every chunk passes over all rows
 /// of the checkpoint's matrix.

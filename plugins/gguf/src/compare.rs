@@ -21,10 +21,11 @@ use qhost_plugin_api::{
     },
 };
 
+use qhost_ggml::GgmlType;
+
 use crate::{
     arrange::{Origin, in_memory},
     families,
-    ggml_type::GgmlType,
     items::{self, Content, Item},
     write,
 };

@@ -8,10 +8,11 @@ use qhost_plugin_api::{
     sdk::{Failure, Result},
 };
 
+use qhost_ggml::GgmlType;
+
 use crate::{
     arrange::Arrangement,
     format::{BlockType, LEVELS, Level},
-    ggml_type::GgmlType,
     items::{Content, Item},
     reader::FORMAT,
     recipe::{Choice, stays_f32},

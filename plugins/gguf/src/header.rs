@@ -9,10 +9,10 @@ use qhost_plugin_api::sdk::{Failure, Result};
 
 use crate::{
     cursor::Cursor,
-    ggml_type::GgmlType,
     metadata::{Metadata, Value},
     write::{ALIGNMENT, MAGIC},
 };
+use qhost_ggml::GgmlType;
 
 /// The versions that llama.cpp reads; they do not differ but in what big-endian means.
 const VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;

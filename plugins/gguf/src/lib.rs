@@ -9,23 +9,18 @@ mod compare;
 mod conversion;
 mod cursor;
 mod decode;
-mod dequantize;
 mod fallbacks;
 mod families;
-mod float;
 pub mod format;
 mod general;
-pub mod ggml_type;
 mod header;
 mod importance;
 mod importance_file;
 mod items;
 mod job;
-mod layout;
 pub mod metadata;
 mod name_trap;
 mod options;
-pub mod quantize;
 mod read;
 mod reader;
 mod recipe;
@@ -36,6 +31,7 @@ mod usage;
 mod verify;
 mod write;
 
+pub use qhost_ggml::GgmlType;
 use std::{borrow::Cow, sync::Arc};
 
 use qhost_plugin_api::{

@@ -10,12 +10,12 @@ use serde_json::Value as Json;
 
 use crate::{
     format::Level,
-    ggml_type::GgmlType,
     header::{self, Described, Header},
     metadata::{Array, Metadata, Value},
     source, verify,
     write::MAGIC,
 };
+use qhost_ggml::GgmlType;
 
 /// The format's id.
 pub(crate) const FORMAT: &str = "gguf";

@@ -1,6 +1,6 @@
 //! Holding GGUF files that anybody made against what the format and its loaders demand.
 //!
-//! It looks at headers only; numbers are looked at row by row, see [`GgmlType`](crate::ggml_type::GgmlType).
+//! It looks at headers only; numbers are looked at row by row, see [`GgmlType`](qhost_ggml::GgmlType).
 
 use qhost_plugin_api::{
     documents::Check,

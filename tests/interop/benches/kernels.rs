@@ -5,7 +5,7 @@
 //! Whoever is measured takes turns with whom it is compared with. Every output is compared with ggml's as well.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for another one, and for people")]
 
-#[path = "../../../plugins/gguf/tests/golden/inputs.rs"]
+#[path = "../../../plugins/gguf/ggml/tests/golden/inputs.rs"]
 mod inputs;
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
 };
 
 use inputs::Random;
-use qhost_gguf::format::BlockType;
+use qhost_ggml::BlockType;
 use qhost_plugin_api::sdk::InstructionSet;
 use serde::Deserialize;
 use serde_json::{Value, json};

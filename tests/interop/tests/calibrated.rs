@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qhost_gguf::ggml_type::GgmlType;
+use qhost_ggml::GgmlType;
 use qhost_interop::{blocks, quantize};
 use qhost_oracle::{Gguf, Model, Recipe, quantize_file, validate_row_data};
 use qhost_tests::{command::Qhost, fixture, repository};

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qhost_gguf::{format::Level, ggml_type::GgmlType};
+use qhost_gguf::{GgmlType, format::Level};
 use qhost_interop::quantize;
 use qhost_oracle::{Gguf, Recipe, quantize_file};
 use qhost_tests::{command::Qhost, fixture};

@@ -1,11 +1,11 @@
 //! Every type of ggml, widened as ggml widens it: random blocks, and blocks of its own quantisers.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "../../../plugins/gguf/tests/golden/inputs.rs"]
+#[path = "../../../plugins/gguf/ggml/tests/golden/inputs.rs"]
 mod inputs;
 
 use inputs::{DISTRIBUTIONS, IMPORTANCES, Random};
-use qhost_gguf::ggml_type::GgmlType;
+use qhost_ggml::GgmlType;
 use qhost_oracle::{dequantize, quantize_chunk_weighted};
 
 /// Floats to compare; a multiple of every block.

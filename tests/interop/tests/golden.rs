@@ -1,12 +1,12 @@
 //! The golden file that the plugin's own tests read, against llama.cpp; and how it is made.
 
-#[path = "../../../plugins/gguf/tests/golden/inputs.rs"]
+#[path = "../../../plugins/gguf/ggml/tests/golden/inputs.rs"]
 mod inputs;
-#[path = "../../../plugins/gguf/tests/golden/vectors.rs"]
+#[path = "../../../plugins/gguf/ggml/tests/golden/vectors.rs"]
 mod vectors;
 
 use inputs::DISTRIBUTIONS;
-use qhost_gguf::{format::BlockType, ggml_type::GgmlType};
+use qhost_ggml::{BlockType, GgmlType};
 
 /// What the file starts with.
 const HEAD: &str = "\
@@ -71,12 +71,12 @@ fn widened_by_the_reference() -> String {
 
 #[test]
 fn the_golden_file_of_weights_is_the_references() {
-    assert_eq!(include_str!("../../../plugins/gguf/tests/golden/weights.txt"), widened_by_the_reference());
+    assert_eq!(include_str!("../../../plugins/gguf/ggml/tests/golden/weights.txt"), widened_by_the_reference());
 }
 
 #[test]
 fn the_golden_file_is_the_references() {
-    let file = include_str!("../../../plugins/gguf/tests/golden/kernels.txt");
+    let file = include_str!("../../../plugins/gguf/ggml/tests/golden/kernels.txt");
     let reference = from_the_reference();
     for (line, expected) in vectors::parse(file).iter().zip(vectors::parse(&reference)) {
         assert_eq!(*line, expected);
@@ -86,7 +86,7 @@ fn the_golden_file_is_the_references() {
 
 #[test]
 fn the_golden_file_with_importances_is_the_references() {
-    let file = include_str!("../../../plugins/gguf/tests/golden/weighted.txt");
+    let file = include_str!("../../../plugins/gguf/ggml/tests/golden/weighted.txt");
     let reference = weighted_from_the_reference();
     for (line, expected) in vectors::parse(file).iter().zip(vectors::parse(&reference)) {
         assert_eq!(*line, expected);
@@ -97,7 +97,7 @@ fn the_golden_file_with_importances_is_the_references() {
 #[test]
 #[ignore = "writes the golden files"]
 fn make_the_golden_files() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/gguf/tests/golden");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/gguf/ggml/tests/golden");
     std::fs::write(folder.join("kernels.txt"), from_the_reference()).unwrap();
     std::fs::write(folder.join("weighted.txt"), weighted_from_the_reference()).unwrap();
     std::fs::write(folder.join("weights.txt"), widened_by_the_reference()).unwrap();

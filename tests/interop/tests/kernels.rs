@@ -10,7 +10,7 @@
 //! the reference is built without. With infinities and NaN nothing is compared; the plugin's own
 //! tests show that they do no harm.
 
-#[path = "../../../plugins/gguf/tests/golden/inputs.rs"]
+#[path = "../../../plugins/gguf/ggml/tests/golden/inputs.rs"]
 mod inputs;
 
 use inputs::{IMPORTANCES, Random, distributions};

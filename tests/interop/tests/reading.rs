@@ -2,7 +2,7 @@
 //! quantiser with types that qhost does not write.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use qhost_gguf::ggml_type::GgmlType;
+use qhost_ggml::GgmlType;
 use qhost_interop::quantize;
 use qhost_oracle::{Gguf, Recipe, Value, quantize_file, type_info, validate_row_data};
 use qhost_tests::{command::Qhost, fixture};

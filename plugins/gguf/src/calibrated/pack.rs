@@ -2,8 +2,8 @@
 
 use qhost_rounding::{Blocks, f16};
 
-use crate::{
-    format::BlockType,
+use qhost_ggml::{
+    BlockType,
     layout::{
         iq4_nl, iq4_xs, put_2_bits, put_iq4_scales, put_q3_scales, put_scale_and_min, q2_k, q3_k, q4_0, q4_1, q4_k,
         q5_0, q5_1, q5_k, q6_k, q8_0,

@@ -1,11 +1,10 @@
 //! What the numbers of each block type may be, in the words of rounding.
 
-use qhost_rounding::{Minima, Scheme, Values};
-
-use crate::{
-    format::BlockType,
+use qhost_ggml::{
+    BlockType,
     layout::{BLOCK, SUPER_BLOCK, UNEVEN},
 };
+use qhost_rounding::{Minima, Scheme, Values};
 
 /// The scheme of a type; none of floats.
 ///

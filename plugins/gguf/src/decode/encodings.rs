@@ -11,9 +11,11 @@ use super::{Held, place::Place};
 use crate::{
     arrange::{Arrangement, in_memory},
     conversion,
+};
+use qhost_ggml::{
+    GgmlType,
     dequantize::codes::{Grouping, Room},
     float::from_f16,
-    ggml_type::GgmlType,
     layout::{q4_1, q5_1, u16_at},
 };
 

@@ -5,10 +5,8 @@ use qhost_plugin_api::{
     sdk::{Failure, Result},
 };
 
-use crate::{
-    arrange::{Origin, in_memory},
-    ggml_type::GgmlType,
-};
+use crate::arrange::{Origin, in_memory};
+use qhost_ggml::GgmlType;
 
 /// Rows of a tensor of the file that one tensor of the model gave.
 pub(super) struct Place {

@@ -2,10 +2,10 @@
 //!
 //! Only a NaN may differ from ggml's in its payload. Sums and products are in `f32` and in ggml's order, so nothing
 //! here may use `mul_add`. It knows no tensors and no threads; which type has which function is
-//! [`GgmlType`](crate::ggml_type::GgmlType)'s to say.
+//! [`GgmlType`](crate::GgmlType)'s to say.
 #![expect(clippy::inline_always, reason = "a loop is compiled for an instruction set only with all that it calls")]
 
-pub(crate) mod codes;
+pub mod codes;
 mod float;
 mod grids;
 mod iq;

@@ -29,7 +29,7 @@ impl Kernel for Q4K {
 }
 
 /// Stores levels.
-pub(crate) fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
+pub fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     for (packed, levels) in out[q4_k::QS..].as_chunks_mut::<32>().0.iter_mut().zip(levels.as_chunks::<64>().0) {
         for (l, packed) in packed.iter_mut().enumerate() {
             *packed = levels[l] | levels[l + 32] << 4;

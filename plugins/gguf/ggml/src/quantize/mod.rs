@@ -14,21 +14,21 @@ mod error;
 mod float;
 mod iq4;
 mod lanes;
-pub(crate) mod legacy;
+pub mod legacy;
 mod minima;
 mod pack;
 mod q2_k;
-pub(crate) mod q3_k;
-pub(crate) mod q4_k;
-pub(crate) mod q5_k;
-pub(crate) mod q6_k;
+pub mod q3_k;
+pub mod q4_k;
+pub mod q5_k;
+pub mod q6_k;
 mod round;
 mod search;
 
 use dispatch::run;
 use qhost_plugin_api::sdk::InstructionSet;
 
-use crate::format::BlockType;
+use crate::BlockType;
 
 impl BlockType {
     /// Quantises weights into blocks.

@@ -71,7 +71,7 @@ fn put_scales(scales: &mut [f32; 16], out: &mut [u8; q6_k::BYTES]) -> bool {
 }
 
 /// Stores levels.
-pub(crate) fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
+pub fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     let low = &mut out[q6_k::QL..q6_k::QH];
     for (packed, levels) in low.as_chunks_mut::<64>().0.iter_mut().zip(levels.as_chunks::<128>().0) {
         for (l, packed) in packed.iter_mut().enumerate() {

@@ -7,7 +7,7 @@ mod inputs;
 mod vectors;
 
 use inputs::{DISTRIBUTIONS, IMPORTANCES, Random, distributions};
-use qhost_gguf::{format::BlockType, ggml_type::GgmlType};
+use qhost_ggml::{BlockType, GgmlType};
 use qhost_plugin_api::sdk::InstructionSet;
 
 const HOSTILE: [f32; 8] =

@@ -118,7 +118,7 @@ fn put_scales(scales: &[f32; 16], out: &mut [u8; q3_k::BYTES]) {
 }
 
 /// Stores levels; what is left of them are the low bits.
-pub(crate) fn put_levels(levels: &mut [u8; SUPER_BLOCK], out: &mut [u8]) {
+pub fn put_levels(levels: &mut [u8; SUPER_BLOCK], out: &mut [u8]) {
     out[q3_k::HMASK..q3_k::QS].fill(0);
     for (bit, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         for (mask, level) in out[q3_k::HMASK..q3_k::QS].iter_mut().zip(levels) {

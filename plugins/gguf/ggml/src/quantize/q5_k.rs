@@ -28,7 +28,7 @@ impl Kernel for Q5K {
 }
 
 /// Stores levels.
-pub(crate) fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
+pub fn put_levels(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     let (head, low) = out.split_at_mut(q5_k::QS);
     let high = &mut head[q5_k::QH..];
     high.fill(0);

@@ -2,7 +2,7 @@
 
 use qhost_plugin_api::sdk::InstructionSet;
 
-use crate::format::BlockType;
+use crate::BlockType;
 
 /// Nanoseconds for a weight on one core of the reference machine (see `TensorSegment::cost`) beside the kernel: reading it,
 /// widening it from BF16, dequantising, comparing, writing, and what the check does later. Measured as the processor time of

@@ -6,8 +6,8 @@
 use qhost_plugin_api::sdk::{InstructionSet, Loop, SquaredErrors};
 
 use crate::{
+    BlockType,
     dequantize::{self as from, Widen, apart},
-    format::BlockType,
     layout::{
         BLOCK, SUPER_BLOCK, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q1_0,
         q2_0, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, tq1_0, tq2_0, u16_at,
@@ -184,7 +184,7 @@ impl GgmlType {
     }
 
     /// The name of a type that left the format.
-    pub(crate) fn removed(number: u32) -> Option<&'static str> {
+    pub fn removed(number: u32) -> Option<&'static str> {
         REMOVED.iter().find(|(removed, _)| *removed == number).map(|(_, name)| *name)
     }
 
@@ -265,7 +265,7 @@ impl BlockType {
     ///
     /// # Panics
     /// As [`GgmlType::dequantize`].
-    pub(crate) fn add_errors(self, weights: &[f32], bytes: &[u8], errors: &mut SquaredErrors) {
+    pub fn add_errors(self, weights: &[f32], bytes: &[u8], errors: &mut SquaredErrors) {
         // Few at a time, so that what was widened is still in the core's nearest cache when it is looked at.
         let mut widened = [0.0; 4 * SUPER_BLOCK];
         let step = widened.len() / self.block_elements() * self.block_bytes();

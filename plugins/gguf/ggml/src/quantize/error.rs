@@ -1,6 +1,6 @@
 //! The error that quantising is expected to make, for estimates before any weight is read.
 
-use crate::format::BlockType;
+use crate::BlockType;
 
 impl BlockType {
     /// The root of the mean square of the error, by that of the weights, of weights that are normally distributed; measured

@@ -6,7 +6,7 @@
 
 /// Rounds to f16.
 #[inline(always)]
-pub(crate) fn to_f16(value: f32) -> u16 {
+pub fn to_f16(value: f32) -> u16 {
     const INFINITY: u32 = 0x7f80_0000;
     /// 65536, from where even rounding cannot give a finite f16.
     const OVERFLOW: u32 = 143 << 23;
@@ -27,7 +27,7 @@ pub(crate) fn to_f16(value: f32) -> u16 {
 
 /// Widens an f16; exact, and a NaN keeps its payload but becomes quiet.
 #[inline(always)]
-pub(crate) fn from_f16(bits: u16) -> f32 {
+pub fn from_f16(bits: u16) -> f32 {
     let bits = u32::from(bits);
     let magnitude = bits & 0x7fff;
     // The exponents of f16 lie 112 below those of f32; that of infinity and NaN twice as far.
@@ -41,7 +41,7 @@ pub(crate) fn from_f16(bits: u16) -> f32 {
 
 /// Rounds to bf16; a NaN keeps the upper half of its payload and becomes quiet.
 #[inline(always)]
-pub(crate) fn to_bf16(value: f32) -> u16 {
+pub fn to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     let quiet = bits >> 16 | 0x40;
@@ -50,7 +50,7 @@ pub(crate) fn to_bf16(value: f32) -> u16 {
 
 /// Widens a bf16; exact, NaNs included.
 #[inline(always)]
-pub(crate) fn from_bf16(bits: u16) -> f32 {
+pub fn from_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 

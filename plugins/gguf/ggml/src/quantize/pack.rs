@@ -9,14 +9,14 @@ use qhost_plugin_api::{
 
 use super::legacy::{put_4_bits, put_5_bits};
 use crate::{
+    BlockType,
     float::{from_f16, to_f16},
-    format::BlockType,
     layout::{BLOCK, put_f16, q4_0, q4_1, q5_0, q5_1, q8_0},
 };
 
 impl BlockType {
     /// The least and the greatest of a weight by its scale, for the types without minima.
-    pub(crate) const fn range(self) -> Option<[i64; 2]> {
+    pub const fn range(self) -> Option<[i64; 2]> {
         match self {
             Self::Q4_0 => Some([-8, 7]),
             Self::Q5_0 => Some([-16, 15]),
@@ -26,7 +26,7 @@ impl BlockType {
     }
 
     /// The bits of a code above the minimum, for the types that have one and no super-blocks.
-    pub(crate) const fn bits_above_minimum(self) -> Option<u32> {
+    pub const fn bits_above_minimum(self) -> Option<u32> {
         match self {
             Self::Q4_1 => Some(4),
             Self::Q5_1 => Some(5),
@@ -39,7 +39,7 @@ impl BlockType {
     /// # Errors
     /// Fails with kind `CORRUPT` when a code, a scale or a minimum is none that the encoding allows, and with `INTERNAL`
     /// for a type that has no blocks of codes with one scale.
-    pub(crate) fn pack(self, planes: &Planes, out: &mut [u8]) -> Result<()> {
+    pub fn pack(self, planes: &Planes, out: &mut [u8]) -> Result<()> {
         let (inputs, groups) = (planes.inputs(), planes.groups());
         let blocks = planes.bytes.as_chunks::<BLOCK>().0;
         let of_row = (inputs / BLOCK).max(1);

@@ -6,32 +6,32 @@
 
 use super::{k, legacy, ternary};
 use crate::{
-    ggml_type::GgmlType,
+    GgmlType,
     layout::{BLOCK, SUPER_BLOCK, f16, q2_0, q2_k, q3_k, q3_scale, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0},
     layout::{scale_and_min, tq1_0, tq2_0},
 };
 
 /// How the groups of a type are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Grouping {
+pub struct Grouping {
     /// The bits of a code.
-    pub(crate) bits: u32,
+    pub bits: u32,
     /// Weights of a group.
-    pub(crate) size: usize,
+    pub size: usize,
     /// The zero point of every group; where there is none, groups have minima.
-    pub(crate) zero: Option<u8>,
+    pub zero: Option<u8>,
     /// The type that holds all scales and minima: a safetensors dtype.
-    pub(crate) scales: &'static str,
+    pub scales: &'static str,
 }
 
 /// Room for the codes of some blocks, and for the numbers of their groups.
-pub(crate) struct Room<'a> {
+pub struct Room<'a> {
     /// A code for each weight.
-    pub(crate) codes: &'a mut [u8],
+    pub codes: &'a mut [u8],
     /// The scale of each group.
-    pub(crate) scales: &'a mut [f32],
+    pub scales: &'a mut [f32],
     /// The zero point, or the minimum, of each group.
-    pub(crate) offsets: &'a mut [f32],
+    pub offsets: &'a mut [f32],
 }
 
 type Unpack = fn(&[u8], &mut Room<'_>);
@@ -63,12 +63,12 @@ const fn above(bits: u32, size: usize, scales: &'static str) -> Grouping {
 
 impl GgmlType {
     /// How its groups are; none for a type that has none of one step.
-    pub(crate) fn grouping(self) -> Option<Grouping> {
+    pub fn grouping(self) -> Option<Grouping> {
         GROUPED.iter().find(|(name, ..)| *name == self.name).map(|(_, grouping, _)| *grouping)
     }
 
     /// Takes whole blocks apart; does nothing for a type without groups.
-    pub(crate) fn unpack(self, bytes: &[u8], room: &mut Room<'_>) {
+    pub fn unpack(self, bytes: &[u8], room: &mut Room<'_>) {
         if let Some((_, grouping, unpack)) = GROUPED.iter().find(|(name, ..)| *name == self.name) {
             if let Some(zero) = grouping.zero {
                 room.offsets.fill(f32::from(zero));

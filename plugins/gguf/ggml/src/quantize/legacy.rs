@@ -231,7 +231,7 @@ pub(super) fn put<F: Lanes, const WORDS: usize>(
 
 /// Packs 5-bit levels: the low four bits as in Q4_0, the fifth bits apart.
 #[inline]
-pub(crate) fn put_5_bits(out: &mut [u8], qh: usize, qs: usize, levels: &[u8; BLOCK]) {
+pub fn put_5_bits(out: &mut [u8], qh: usize, qs: usize, levels: &[u8; BLOCK]) {
     let mut high = 0;
     for (j, &level) in levels.iter().enumerate() {
         high |= u32::from(level >> 4 & 1) << j;
@@ -242,7 +242,7 @@ pub(crate) fn put_5_bits(out: &mut [u8], qh: usize, qs: usize, levels: &[u8; BLO
 
 /// Packs the low four bits of levels.
 #[inline]
-pub(crate) fn put_4_bits(out: &mut [u8], levels: &[u8; BLOCK]) {
+pub fn put_4_bits(out: &mut [u8], levels: &[u8; BLOCK]) {
     for (j, out) in out.iter_mut().enumerate() {
         *out = (levels[j] & 0xf) | (levels[j + BLOCK / 2] << 4);
     }
