@@ -244,6 +244,10 @@ pub(super) struct MakeArguments {
     /// measured with it; for formats that mix precisions.
     #[arg(long, value_name = "SIZE", help_heading = "Quantisation")]
     pub(super) max_size: Option<bytesize::ByteSize>,
+    /// Another type for the tensors whose names in the output match, such as 'ffn_down=Q6_K'; may be given several
+    /// times, and the first that matches counts. For formats whose tensors have types.
+    #[arg(long = "tensor-type", value_name = "REGEX=TYPE", value_parser = pattern_and_type, help_heading = "Quantisation")]
+    pub(super) tensor_types: Vec<String>,
     /// An option of the plugin's own; may be given several times.
     #[arg(long = "plugin-option", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Quantisation")]
     pub(super) plugin_options: Vec<(String, String)>,
@@ -298,6 +302,13 @@ pub(super) struct CalibrationArguments {
     /// Seed of the choice of rows.
     #[arg(long, value_name = "N", default_value = "0", help_heading = "Calibration")]
     pub(super) seed: u64,
+}
+
+fn pattern_and_type(text: &str) -> Result<String, String> {
+    match text.rsplit_once('=') {
+        Some((pattern, wanted)) if !pattern.is_empty() && !wanted.is_empty() => Ok(text.to_owned()),
+        _ => Err("it has to be REGEX=TYPE".into()),
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

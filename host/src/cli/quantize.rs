@@ -1,6 +1,6 @@
 //! `qhost quantize` and `qhost plan`.
 
-use std::{num::NonZero, path::PathBuf, thread};
+use std::{collections::BTreeMap, num::NonZero, path::PathBuf, thread};
 
 use qhost_plugin_api::documents::Options;
 use serde_json::Value;
@@ -119,7 +119,8 @@ pub(super) fn prepare(
         imatrix: arguments.imatrix,
         effort: arguments.effort,
         max_size: arguments.max_size.map(|size| size.as_u64()),
-        plugin: arguments.plugin_options.into_iter().collect(),
+        tensor_types: arguments.tensor_types,
+        plugin: by_key(arguments.plugin_options),
         ..Options::default()
     };
     let request = Request {
@@ -142,6 +143,15 @@ pub(super) fn prepare(
         device: arguments.device,
     };
     Ok(run::prepare(&request, &session.catalog()?, &resources)?)
+}
+
+/// Options of a plugin; the values of one that is given several times are lines of one text.
+fn by_key(options: Vec<(String, String)>) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    for (key, value) in options {
+        all.entry(key).and_modify(|lines| *lines = format!("{lines}\n{value}")).or_insert(value);
+    }
+    all
 }
 
 pub(super) fn show_plan(session: &Session, prepared: &Prepared) -> CommandResult {

@@ -110,6 +110,16 @@ pub enum Error {
         /// The system's words.
         source: io::Error,
     },
+    /// A file that an option names cannot be read.
+    #[error("{flag}: cannot read {}: {source}", path.display())]
+    OptionFile {
+        /// The option.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
     /// The plugin did not write what it planned.
     #[error("the plugin `{plugin}` did not write all of {tensor}")]
     Incomplete {
@@ -179,7 +189,7 @@ impl Fault for Error {
             Self::Write(error) => error.exit_code(),
             Self::Journal { .. } | Self::Threads { .. } | Self::Outline { .. } => ExitCode::Resources,
             Self::SourceChanged => ExitCode::Corrupt,
-            Self::SourceUnreadable { .. } => ExitCode::NotFound,
+            Self::SourceUnreadable { .. } | Self::OptionFile { .. } => ExitCode::NotFound,
             Self::Incomplete { .. } | Self::WrongConstant { .. } => ExitCode::Plugin,
             Self::CheckFailed { .. } => ExitCode::Verification,
             Self::Interrupted { .. } => ExitCode::Interrupted,
@@ -225,6 +235,7 @@ impl Fault for Error {
             Self::SourceChanged => {
                 Some("nothing was put in place; when the files have come to rest, run the same command again".into())
             }
+            Self::OptionFile { flag, .. } => Some(format!("check the path that {flag} names")),
             Self::SourceUnreadable { .. } => Some("check that the model's folder is still there".into()),
             Self::Incomplete { .. } | Self::WrongConstant { .. } => {
                 Some("this is a defect of the plugin: report it to its authors; finished work is kept".into())

@@ -565,9 +565,9 @@ impl<'a> Run<'a> {
         if let Some(failed) = findings.checks.iter().find(|check| check.status == CheckStatus::Failed) {
             return Err(Error::CheckFailed { detail: format!("{}: {}", failed.name, failed.detail) });
         }
-        let Prepared { input, depends_on, start, .. } = self.prepared;
+        let Prepared { input, option_files, depends_on, start, .. } = self.prepared;
         let now = input.fingerprint(depends_on);
-        match now.and_then(|now| Ok(now == start.source && input.is_unchanged()?)) {
+        match now.and_then(|now| Ok(now == start.source && input.is_unchanged()? && option_files.is_unchanged()?)) {
             Ok(true) => Ok(findings),
             Ok(false) => Err(Error::SourceChanged),
             Err(source) => Err(Error::SourceUnreadable { source }),

@@ -36,6 +36,16 @@ impl From<&CompanionFile> for Companion {
 }
 
 impl Companion {
+    /// A file somewhere else, under a name of ours.
+    pub(super) fn at(name: &str, path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        if metadata.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let content = Content::File { path: path.to_owned(), bytes: metadata.len() };
+        Ok(Self { name: name.to_owned(), content })
+    }
+
     /// A file that is nowhere but in memory.
     pub(super) fn in_memory(name: String, bytes: &[u8]) -> Self {
         Self { name, content: Content::Memory(bytes.into()) }

@@ -17,6 +17,7 @@ mod files;
 mod input;
 mod journal;
 mod opened;
+mod option_files;
 mod outcome;
 mod planes;
 mod prepare;

@@ -23,6 +23,7 @@ use super::{
     files::{Companion, Companions},
     input::{Input, Read},
     journal::{Contents, Start},
+    option_files::OptionFiles,
     outcome::Converted,
     planes::Offered,
     speed,
@@ -124,6 +125,8 @@ pub struct Prepared {
     pub(super) samples: Option<Samples>,
     /// The names of files that are made beside the output.
     pub(super) beside: Vec<String>,
+    /// The files that options name.
+    pub(super) option_files: OptionFiles,
     /// What is so on this machine, for a plan that comes after a provisional one.
     pub(super) facts: Facts,
     /// What will be done.
@@ -242,7 +245,9 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     of_source.extend(input.put_in_order(&taking.takes)?);
     let negotiated = negotiated(&input, &open.model, &taking, catalog, &settings)?;
     open.conversion = conversion(&input, negotiated.as_deref());
-    let companions = Arc::new(Companions::new(input.companions()));
+    let option_files = OptionFiles::of(&request.options)?;
+    let companions = input.companions().into_iter().chain(option_files.files());
+    let companions = Arc::new(Companions::new(companions.collect()));
     let (job, plan, samples) = planned(&plugin, &mut open, &companions, |plan, model| {
         samples(request, plan, model, &input, resources.device, &resources.cancel)
     })?;
@@ -272,7 +277,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let fingerprint = input.fingerprint(&depends_on).map_err(|source| Error::SourceUnreadable { source })?;
     // Another device adds in another order.
     let calibration = samples.as_ref().map(|samples| format!("{} {}", samples.description.sha256, resources.device));
-    let calibration = calibration.unwrap_or_default();
+    let calibration = format!("{}{}", calibration.unwrap_or_default(), option_files.digest());
     let key = plan.key(&request.options, &fingerprint, &plugin.sha256, &calibration)?;
     let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);
     let start = Start::new(key, name, plugin.sha256.clone(), fingerprint);
@@ -326,6 +331,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         loss,
         samples,
         beside,
+        option_files,
         facts,
         plan,
         estimate,

@@ -173,7 +173,7 @@ pub struct Options {
     /// `--desc-act` / `--no-desc-act`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub act_order: Option<bool>,
-    /// `--imatrix`: `auto`, or a file's name.
+    /// `--imatrix`: `auto`, or a file's name; the file is lent as [`IMATRIX_FILE`](crate::sdk::IMATRIX_FILE).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imatrix: Option<String>,
     /// `--effort`: `fast`, `default` or `best`.
@@ -182,7 +182,10 @@ pub struct Options {
     /// `--max-size`: the most bytes of the output's files of weights together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<u64>,
-    /// `--plugin-option KEY=VALUE`.
+    /// `--tensor-type REGEX=TYPE`, in the user's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tensor_types: Vec<String>,
+    /// `--plugin-option KEY=VALUE`; the values of one that is given several times are lines of one text.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plugin: BTreeMap<String, String>,
     /// Options that were added to the API after this version. The SDK refuses a request with any, so
@@ -230,6 +233,9 @@ impl Options {
         }
         if self.max_size.is_some() {
             flags.push("--max-size");
+        }
+        if !self.tensor_types.is_empty() {
+            flags.push("--tensor-type");
         }
         flags
     }

@@ -8,7 +8,13 @@ use serde::de::DeserializeOwned;
 use super::{Failure, FailureKind, Result, ServiceHandle};
 use crate::{abi::FilesObject, documents::SourceFile};
 
+/// The file that `--imatrix` names, unless that is `auto`.
+pub const IMATRIX_FILE: &str = "--imatrix";
+
 /// A set of named, read-only files.
+///
+/// Beside a model's small files, a file that the user names with an option is among them while a job is opened and its
+/// units run, under the option's name: [`IMATRIX_FILE`].
 #[derive(Clone)]
 pub struct FilesHandle {
     object: Arc<FilesObject>,

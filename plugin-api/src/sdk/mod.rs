@@ -34,7 +34,7 @@ pub use bridge::connect;
 pub use chunks::{CHUNK_WEIGHTS, Chunk, RowJob, chunks};
 pub use compute::{COMPUTE, Compute, Matrix};
 pub use decode::{DECODE, RowDecoder, decode_service};
-pub use files::FilesHandle;
+pub use files::{FilesHandle, IMATRIX_FILE};
 pub use float::{first_non_finite, narrow_to_bf16, widen};
 pub use folding::apply_fold;
 pub use format::{Format, FormatJob, NoJob};

@@ -58,6 +58,10 @@ const HOLDS: Holds = Holds { widths: &BITS, least_zero: 0, orders: false };
 impl Choices {
     /// Reads the options, and refuses what has no meaning.
     pub(crate) fn read(options: &Options) -> Result<Self> {
+        if !options.tensor_types.is_empty() {
+            return Err(Failure::usage("--tensor-type has no meaning for awq")
+                .hint("modules that stay as they are can be named with --plugin-option modules-to-not-convert=NAMES"));
+        }
         if options.imatrix.is_some() {
             return Err(Failure::usage("--imatrix has no meaning for awq")
                 .hint("awq weighs inputs by their second moments anyway: give the data with --calibration"));

@@ -161,7 +161,7 @@ pub(crate) fn gentlest(
 }
 
 /// The floats of a tensor as the source has them.
-fn as_it_comes(item: &Item, model: &Model) -> BlockType {
+pub(crate) fn as_it_comes(item: &Item, model: &Model) -> BlockType {
     let Content::Weights { origin, .. } = &item.content else { return BlockType::F32 };
     let dtype = |tensor: &u32| model.tensors.get(*tensor as usize).map(|tensor| tensor.dtype.as_str());
     let all = |wanted: &str| origin.tensors.iter().all(|tensor| dtype(tensor) == Some(wanted));

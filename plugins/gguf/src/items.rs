@@ -50,6 +50,16 @@ impl<'a> From<&'a Item> for Shape<'a> {
     }
 }
 
+impl Item {
+    /// The number of its matrices, and the columns of each.
+    pub(crate) fn matrices(&self) -> (u64, u64) {
+        match self.shape.as_slice() {
+            [matrices, _, columns] => (*matrices, *columns),
+            other => (1, other.last().copied().unwrap_or(1)),
+        }
+    }
+}
+
 /// The tensors of the file, in its order, and what the user should know.
 ///
 /// # Errors

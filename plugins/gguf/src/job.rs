@@ -12,8 +12,8 @@ use std::{
 use qhost_linears::{Calibration, check_host, metric, need};
 use qhost_plugin_api::{
     documents::{
-        Fidelity, FidelityClass, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Segment,
-        TensorSegment, UnitOrder,
+        FidelityClass, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Segment, TensorSegment,
+        UnitOrder,
     },
     sdk::{
         BESIDE, Failure, FilesHandle, FormatJob, FormatService, HostHandle, Result, RowJob, STATISTICS, UnitHandle,
@@ -22,17 +22,21 @@ use qhost_plugin_api::{
 };
 
 use crate::{
-    calibrated::{self, Readers, Reading, Rounding},
-    conversion::{self, Taken},
+    calibrated::{self, Readers, Rounding},
+    conversion,
+    decided::Decided,
     fallbacks,
     families::{self, Family},
     format::{BlockType, Level},
     general::{Parameters, general},
-    importance::{self, Input, Statistics},
-    importance_file::{self, ImportanceFile},
+    importance::{
+        self, Input, Statistics,
+        file::Matrix,
+        saved::{self, ImportanceFile},
+    },
     items::{self, Content, Item},
-    name_trap,
-    options::{Choices, DEFAULT_LEVEL},
+    keys_given, name_trap,
+    options::{Choices, DEFAULT_LEVEL, Imatrix},
     read,
     recipe::{self, Choice, ModelFacts},
     rows::{Source, make_rows},
@@ -59,65 +63,18 @@ pub struct GgufJob {
     constants: BTreeMap<u32, Vec<u8>>,
     /// How tensors are rounded under the Hessian of their inputs, if some are.
     rounding: Option<Rounding>,
+    /// The importance matrix that is read, if one is.
+    matrix: Option<Matrix>,
     /// The importance matrix that is saved, if one is.
     saved: Option<Arc<ImportanceFile>>,
-}
-
-/// A tensor of the file with all that was decided about it.
-struct Decided {
-    item: Item,
-    choice: Choice,
-    input: Option<Input>,
-    weighed: bool,
-    compensated: bool,
-    embeds: bool,
-    /// What it is to the embedding.
-    reading: Option<Reading>,
-    taken: Option<Taken>,
-    /// What a conversion does to its numbers.
-    fidelity: Option<Fidelity>,
-}
-
-impl Decided {
-    /// Decides about all tensors.
-    fn all(items: Vec<Item>, made: &[Choice], request: &OpenRequest, choices: &Choices) -> Vec<Self> {
-        let model = &request.model;
-        let head = calibrated::head(&items);
-        let decided = items.into_iter().zip(made).map(|(mut item, choice)| {
-            let conversion = request.conversion.as_ref();
-            let block_type = choice.block_type;
-            let taken = conversion.and_then(|conversion| conversion::taken(&item, block_type, conversion));
-            let fidelity = conversion.map(|_| match &taken {
-                Some(taken) => taken.fidelity.clone(),
-                None => conversion::of_floats(&item, block_type, model),
-            });
-            let calibrates = choices.calibration.is_some();
-            let embeds = calibrated::is_embedding(&item);
-            let reading = if calibrates { Readers::reads(&item, model) } else { None };
-            let (mut weighed, mut compensated) = (false, false);
-            let input;
-            if calibrates && taken.is_none() {
-                input = calibrated::input(&item, block_type, head, model);
-                compensated = calibrated::is_rounded(block_type) && (embeds || input.is_some());
-                if let Content::Weights { unit, .. } = &mut item.content {
-                    *unit = calibrated::unit(*unit, input.as_ref(), model);
-                }
-            } else {
-                let uses = choices.weighed && block_type.uses_importance() && taken.is_none();
-                input = Input::of(&item, model).filter(|_| uses || choices.saves);
-                weighed = uses && input.is_some();
-            }
-            Self { item, choice: choice.clone(), input, weighed, compensated, embeds, reading, taken, fidelity }
-        });
-        decided.collect()
-    }
 }
 
 impl GgufJob {
     pub(crate) fn open(request: &OpenRequest, companions: &FilesHandle, host: HostHandle) -> Result<Self> {
         let model = &request.model;
         let choices = Choices::read(request)?;
-        let (asked, weighed) = (choices.level, choices.weighed);
+        let matrix = choices.matrix(companions)?;
+        let asked = choices.level;
         let family = families::family_of(model)?;
         let (items, of_items) = items::items(model, family)?;
         let counted = Parameters::of(items.iter().map(|item| (item.name.as_str(), item.shape.as_slice())));
@@ -133,26 +90,26 @@ impl GgufJob {
         warnings.extend(tokenizer.warnings);
         warnings.extend(name_trap::avoid(&mut metadata));
         let gentlest = match (asked, &request.conversion) {
-            (None, Some(conversion)) => conversion::gentlest(&items, model, conversion)?,
+            (None, Some(conversion)) if choices.types.is_empty() => conversion::gentlest(&items, model, conversion)?,
             _ => None,
         };
         let (level, types) = match (gentlest, asked.or_else(|| Level::named(DEFAULT_LEVEL))) {
             (Some(gentlest), _) => gentlest,
-            (None, Some(level)) => (level, choose(level, model, family, &items, weighed)),
+            (None, Some(level)) => (level, choose(level, model, family, &items, &choices)?),
             (None, None) => return Err(Failure::internal("there is no default level")),
         };
         let shapes: Vec<_> = items.iter().map(|item| row_shape(&item.shape)).collect();
-        let other = |level: &Level| choose(level, model, family, &items, weighed);
-        let others: Vec<_> = crate::format::LEVELS.iter().map(|level| (level.name, other(level))).collect();
-        let decided = Decided::all(items, &types, request, &choices);
+        let other = |level: &'static Level| Ok((level.name, choose(level, model, family, &items, &choices)?));
+        let others: Vec<_> = crate::format::LEVELS.iter().map(other).collect::<Result<_>>()?;
+        warnings.extend(choices.types.unmatched(items.iter().filter(quantised).map(|item| item.name.as_str())));
+        let decided = Decided::all(items, &types, request, &choices, matrix.as_ref())?;
         let entries = decided.iter().filter(|decided| decided.weighed || decided.compensated).count();
-        if weighed && entries == 0 {
-            warnings.push(format!("no tensor at {} depends on importances: --imatrix changes nothing", level.name));
-        }
+        warnings.extend(without_importances(&decided, level, &choices.imatrix, matrix.as_ref())?);
+        let needs_model = matrix.is_none() && entries > 0;
         if let Some(calibration) = choices.calibration.as_ref().filter(|_| entries > 0) {
             check_host(host.facts(), "a calibrated file", calibration)?;
         }
-        if (entries > 0 || choices.saves) && !host.facts().services.iter().any(|service| service == STATISTICS) {
+        if (needs_model || choices.saves) && !host.facts().services.iter().any(|service| service == STATISTICS) {
             return Err(Failure::unsupported("this qhost does not run models, which importances need")
                 .about("--imatrix auto")
                 .hint("use a newer qhost, or leave --imatrix out"));
@@ -160,7 +117,10 @@ impl GgufJob {
         // Last, and in this order, as llama.cpp's quantiser leaves them.
         metadata.push("general.quantization_version", QUANTIZATION_VERSION)?;
         metadata.push("general.file_type", level.file_type)?;
-        if entries > 0 {
+        keys_given::put(&mut metadata, &choices.keys)?;
+        if let (Some(matrix), Imatrix::File { name, .. }) = (&matrix, &choices.imatrix) {
+            importance::push_keys_of_file(&mut metadata, name, matrix)?;
+        } else if entries > 0 {
             importance::push_keys(&mut metadata, entries, request.calibration.as_ref())?;
             if let Some(calibration) = &choices.calibration {
                 calibrated::push_keys(&mut metadata, calibration, &host.facts().version)?;
@@ -178,6 +138,7 @@ impl GgufJob {
         let judged = fallbacks::judge(level, &shapes, &types, layout.file_bytes, model.parameters(), other);
         warnings.extend(judged.warning);
         let mut job = Self::plan(request, level, host, (decided, choices.calibration), layout, warnings);
+        job.matrix = matrix;
         job.plan.level_bytes = judged.level_bytes;
         if choices.saves {
             job.plan.beside = vec![format!("-{}{}", level.name, ImportanceFile::SUFFIX)];
@@ -200,7 +161,8 @@ impl GgufJob {
         let (mut sources, mut constants) = (BTreeMap::new(), BTreeMap::new());
         let mut readers = Readers::default();
         for ((decided, placed), id) in decided.into_iter().zip(&layout.tensors).zip(HEADER_SEGMENT + 1..) {
-            let Decided { item, choice, input, weighed, compensated, embeds, reading, taken, fidelity } = decided;
+            let Decided { item, choice, input, given, weighed, compensated, embeds, reading, taken, fidelity } =
+                decided;
             let (row_elements, rows) = row_shape(&item.shape);
             let (offset, bytes) = (data_start + placed.offset, placed.bytes);
             segments.push(match item.content {
@@ -233,6 +195,7 @@ impl GgufJob {
                         row_elements,
                         block_type,
                         input,
+                        given,
                         weighed,
                         compensated,
                         embeds,
@@ -266,7 +229,8 @@ impl GgufJob {
                 planned.replays = !planned.statistics.is_empty();
             } else {
                 let inputs = || of_unit().filter_map(|source| Some((source.input.as_ref()?, source.row_elements)));
-                planned.memory = importance::memory(inputs());
+                let given = of_unit().filter_map(|source| Some(source.given? * source.row_elements * 4));
+                planned.memory = importance::memory(inputs()).saturating_add(given.sum());
                 planned.statistics = importance::needs(inputs().map(|(input, _)| input));
             }
             Some(planned)
@@ -279,7 +243,17 @@ impl GgufJob {
         plan.order = if asks { UnitOrder::Sequential } else { UnitOrder::Independent };
         plan.warnings = warnings;
         let rounding = calibration.map(|calibration| Rounding { calibration, readers });
-        Self { host, plan, model: request.model.clone(), layout, sources, constants, rounding, saved: None }
+        Self {
+            host,
+            plan,
+            model: request.model.clone(),
+            layout,
+            sources,
+            constants,
+            rounding,
+            matrix: None,
+            saved: None,
+        }
     }
 }
 
@@ -317,9 +291,10 @@ impl FormatJob for GgufJob {
         let mut statistics = Statistics::default();
         let columns: Vec<Vec<_>> = sources
             .iter()
-            .map(|(_, source)| match &source.input {
-                Some(input) => statistics.of(io, input, source.row_elements),
-                None => Ok(Vec::new()),
+            .map(|(segment, source)| match (&source.input, source.given, &self.matrix) {
+                (Some(input), ..) => statistics.of(io, input, source.row_elements),
+                (None, Some(matrices), Some(matrix)) => matrix.read(name(**segment), matrices, source.row_elements),
+                _ => Ok(Vec::new()),
             })
             .collect::<Result<_>>()?;
         let jobs: Vec<_> = sources
@@ -346,7 +321,7 @@ impl FormatJob for GgufJob {
         if self.saved.is_some() {
             let gathered = sources.iter().zip(&columns).filter(|(_, columns)| !columns.is_empty());
             let gathered = gathered.map(|((segment, _), columns)| (name(**segment), columns.as_slice()));
-            io.save(&ImportanceFile::key(unit), &importance_file::record(gathered))?;
+            io.save(&ImportanceFile::key(unit), &saved::record(gathered))?;
         }
         for (segment, (errors, squares)) in totals {
             io.metric(segment, metric::RELATIVE_ERROR, if squares > 0.0 { (errors / squares).sqrt() } else { 0.0 });
@@ -368,7 +343,50 @@ impl FormatJob for GgufJob {
     }
 }
 
-fn choose(level: &Level, model: &Model, family: &Family, items: &[Item], weighed: bool) -> Vec<Choice> {
+/// Whether a level has its say about a tensor.
+fn quantised(item: &&Item) -> bool {
+    !recipe::stays_f32(&(*item).into())
+}
+
+/// What there is to say of tensors without importances.
+///
+/// # Errors
+/// Fails with kind `USAGE` when an importance matrix is of another model altogether.
+fn without_importances(
+    decided: &[Decided],
+    level: &Level,
+    imatrix: &Imatrix,
+    matrix: Option<&Matrix>,
+) -> Result<Option<String>> {
+    if *imatrix == Imatrix::None {
+        return Ok(None);
+    }
+    if !decided.iter().any(|decided| decided.choice.block_type.uses_importance()) {
+        return Ok(Some(format!("no tensor at {} depends on importances: --imatrix changes nothing", level.name)));
+    }
+    let Some(matrix) = matrix else { return Ok(None) };
+    if !matrix.names().any(|name| decided.iter().any(|decided| decided.item.name == name)) {
+        return Err(Failure::usage("no entry of the importance matrix is of a tensor of this model")
+            .about("--imatrix")
+            .hint("make one from this model, or leave --imatrix out"));
+    }
+    // llama-imatrix has no entries of what is in no block.
+    let missing = decided.iter().filter(|decided| {
+        let uses = decided.choice.block_type.uses_importance() && decided.taken.is_none();
+        uses && !decided.weighed && decided.item.name.starts_with("blk.")
+    });
+    let missing: Vec<_> = missing.map(|decided| decided.item.name.as_str()).collect();
+    Ok(missing.first().map(|first| {
+        let count = missing.len();
+        format!("{count} tensors are not in the importance matrix, such as {first}: they are quantised without")
+    }))
+}
+
+/// The types of all tensors at a level.
+///
+/// # Errors
+/// Fails as [`recipe::choose`].
+fn choose(level: &Level, model: &Model, family: &Family, items: &[Item], choices: &Choices) -> Result<Vec<Choice>> {
     let sizes = &model.hyperparameters;
     let facts = ModelFacts {
         layers: sizes.layers,
@@ -380,10 +398,10 @@ fn choose(level: &Level, model: &Model, family: &Family, items: &[Item], weighed
         },
         is_70b: (family.is_70b)(sizes),
         experts: sizes.experts.as_ref().map_or(0, |experts| experts.count),
-        has_importances: weighed,
+        has_importances: choices.imatrix != Imatrix::None,
     };
     let shapes: Vec<_> = items.iter().map(Into::into).collect();
-    recipe::choose(level, facts, &shapes)
+    recipe::choose(level, facts, &choices.types, &shapes, &|place| conversion::as_it_comes(&items[place], model))
 }
 
 /// The length of a row, and the number of rows.

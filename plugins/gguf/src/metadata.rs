@@ -102,6 +102,14 @@ impl Metadata {
         Ok(())
     }
 
+    /// Takes a key out, if it is there.
+    pub(crate) fn remove(&mut self, key: &str) {
+        if let Some(position) = self.positions.remove(key) {
+            self.entries.remove(position);
+            self.positions.values_mut().filter(|other| **other > position).for_each(|other| *other -= 1);
+        }
+    }
+
     /// Gives a key that is there another value.
     pub(crate) fn replace(&mut self, key: &str, value: impl Into<Value>) {
         if let Some(&position) = self.positions.get(key) {

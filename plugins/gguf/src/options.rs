@@ -3,10 +3,16 @@
 use qhost_linears::{Calibration, Effort};
 use qhost_plugin_api::{
     documents::{OpenRequest, OptionDescription, Options, Scarce},
-    sdk::{Failure, Result},
+    sdk::{Failure, FilesHandle, Result},
 };
 
-use crate::format::{LEVELS, Level};
+use crate::{
+    format::{LEVELS, Level},
+    importance::file::Matrix,
+    keys_given,
+    metadata::Value,
+    types::{Types, block_type},
+};
 
 /// The level taken when the user names none.
 pub(crate) const DEFAULT_LEVEL: &str = "Q4_K_M";
@@ -16,14 +22,38 @@ const PRE: &str = "pre";
 const SAVE: &str = "save-imatrix";
 /// The options about the Hessian, which `Calibration` reads.
 const OF_CALIBRATION: [&str; 2] = ["damp", "fewest-tokens"];
+/// Options under the names that they have in `llama-quantize`.
+const OUTPUT_TYPE: &str = "output-tensor-type";
+const EMBEDDING_TYPE: &str = "token-embedding-type";
+const PURE: &str = "pure";
+const LEAVE_OUTPUT: &str = "leave-output-tensor";
+const OVERRIDE: &str = "override-kv";
+const INCLUDE: &str = "include-weights";
+const EXCLUDE: &str = "exclude-weights";
+
+/// Where importances come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Imatrix {
+    /// There are none.
+    None,
+    /// They are computed.
+    Computed,
+    /// From a file, of this name; only of tensors whose names have one of the first texts in them, if there are any, and
+    /// none of the others.
+    File { name: String, included: Vec<String>, excluded: Vec<String> },
+}
 
 /// What the user asked for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Choices {
     /// The level, if one is named.
     pub(crate) level: Option<&'static Level>,
-    /// Whether columns are weighed by importances, which are computed.
-    pub(crate) weighed: bool,
+    /// What columns are weighed by.
+    pub(crate) imatrix: Imatrix,
+    /// Types of single tensors.
+    pub(crate) types: Types,
+    /// Keys that the user gives, in order.
+    pub(crate) keys: Vec<(String, Value)>,
     /// The pre-tokenizer's name.
     pub(crate) pre: Option<String>,
     /// Whether the importance matrix is saved.
@@ -40,9 +70,9 @@ impl Choices {
     pub(crate) fn read(request: &OpenRequest) -> Result<Self> {
         let options = &request.options;
         let level = level(options)?;
-        let weighed = imatrix(options)?;
+        let imatrix = imatrix(options);
         let effort = options.effort.as_deref();
-        let mut calibration = (request.calibrates && !weighed).then(Calibration::default);
+        let mut calibration = (request.calibrates && imatrix == Imatrix::None).then(Calibration::default);
         if let Some(calibration) = &mut calibration {
             calibration.effort = Effort::read(effort)?;
             calibration.corrects = calibration.effort == Effort::Best;
@@ -52,25 +82,52 @@ impl Choices {
             let failure = Failure::usage("--effort has no meaning for gguf without data to calibrate with");
             return Err(failure.hint("name some with --calibration, or leave --effort and --imatrix out"));
         }
-        let mut choices = Self { level, weighed, pre: None, saves: false, calibration };
+        let mut types = Types::default();
+        options.tensor_types.iter().try_for_each(|text| types.add_pattern(text))?;
+        let mut choices = Self { level, imatrix, types, keys: Vec::new(), pre: None, saves: false, calibration };
         for (key, value) in &options.plugin {
             choices.set(key, value)?;
         }
         Ok(choices)
     }
 
+    /// The importance matrix that is to be read, if one is.
+    ///
+    /// # Errors
+    /// Fails when it cannot be read, or is none.
+    pub(crate) fn matrix(&self, files: &FilesHandle) -> Result<Option<Matrix>> {
+        let Imatrix::File { name, included, excluded } = &self.imatrix else { return Ok(None) };
+        let mut matrix = Matrix::open(files, name)?;
+        matrix.keep(included, excluded);
+        if matrix.len() == 0 {
+            return Err(Failure::usage(format!("{INCLUDE} and {EXCLUDE} leave nothing of the importance matrix"))
+                .hint("leave them out, or leave --imatrix out"));
+        }
+        Ok(Some(matrix))
+    }
+
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             PRE => self.pre = Some(value.into()),
             SAVE => {
-                self.saves = match value {
-                    "false" => false,
-                    "true" if self.weighed => true,
-                    "true" => {
-                        return Err(Failure::usage(format!("{SAVE} without --imatrix auto has nothing to save")));
-                    }
-                    other => return Err(Failure::usage(format!("{SAVE} is true or false, not `{other}`"))),
+                self.saves = yes_or_no(SAVE, value)?;
+                if self.saves && self.imatrix != Imatrix::Computed {
+                    return Err(Failure::usage(format!("{SAVE} without --imatrix auto has nothing to save")));
+                }
+            }
+            OUTPUT_TYPE => self.types.output = Some(block_type(OUTPUT_TYPE, value)?),
+            EMBEDDING_TYPE => self.types.embedding = Some(block_type(EMBEDDING_TYPE, value)?),
+            PURE => self.types.pure = yes_or_no(PURE, value)?,
+            LEAVE_OUTPUT => self.types.leaves_output = yes_or_no(LEAVE_OUTPUT, value)?,
+            OVERRIDE => self.keys = keys_given::read(OVERRIDE, value)?,
+            INCLUDE | EXCLUDE => {
+                let Imatrix::File { included, excluded, .. } = &mut self.imatrix else {
+                    return Err(Failure::usage(format!(
+                        "{key} is about the entries of --imatrix FILE, and there is none"
+                    )));
                 };
+                let names = value.split([',', '\n']).filter(|name| !name.is_empty()).map(str::to_owned);
+                *(if key == INCLUDE { included } else { excluded }) = names.collect();
             }
             key if OF_CALIBRATION.contains(&key) => match &mut self.calibration {
                 Some(calibration) => drop(calibration.set(key, value)?),
@@ -80,7 +137,7 @@ impl Choices {
                 }
             },
             _ => {
-                let known = [PRE, SAVE, OF_CALIBRATION[0], OF_CALIBRATION[1]].map(|known| format!("`{known}`"));
+                let known: Vec<_> = DESCRIPTIONS.iter().map(|(known, _)| format!("`{known}`")).collect();
                 return Err(Failure::usage(format!("gguf has no plugin option `{key}`"))
                     .hint(format!("it has {}", known.join(", "))));
             }
@@ -91,18 +148,36 @@ impl Choices {
 
 /// The plugin's own options.
 pub(crate) fn descriptions() -> Vec<OptionDescription> {
-    [
-        (PRE, "name of the pre-tokenizer for llama.cpp, where it is not recognised (llama-bpe, qwen2, …)"),
-        (SAVE, "true writes the importance matrix of --imatrix auto beside the file, as llama-imatrix does"),
-        ("damp", "what is added to the diagonal of a Hessian, as a share of its mean; 0.01 if not given"),
-        ("fewest-tokens", "experts that see fewer tokens of --calibration are rounded without it; 256 if not given"),
-    ]
-    .map(|(key, what)| OptionDescription::new(key, what))
-    .to_vec()
+    DESCRIPTIONS.map(|(key, what)| OptionDescription::new(key, what)).to_vec()
+}
+
+const DESCRIPTIONS: [(&str, &str); 11] = [
+    (OUTPUT_TYPE, "type of output.weight, such as Q8_0; of the embedding too where that is the output"),
+    (EMBEDDING_TYPE, "type of token_embd.weight"),
+    (PURE, "true gives every tensor the level's own type, and not those of its mixture"),
+    (LEAVE_OUTPUT, "true leaves output.weight in the floats that the checkpoint has"),
+    (OVERRIDE, "KEY=TYPE:VALUE puts a key into the metadata (int, float, bool, str); may be given several times"),
+    (INCLUDE, "of --imatrix FILE only the entries whose names have one of these in them (commas between)"),
+    (EXCLUDE, "of --imatrix FILE none of the entries whose names have one of these in them"),
+    (PRE, "name of the pre-tokenizer for llama.cpp, where it is not recognised (llama-bpe, qwen2, …)"),
+    (SAVE, "true writes the importance matrix of --imatrix auto beside the file, as llama-imatrix does"),
+    ("damp", "what is added to the diagonal of a Hessian, as a share of its mean; 0.01 if not given"),
+    ("fewest-tokens", "experts that see fewer tokens of --calibration are rounded without it; 256 if not given"),
+];
+
+fn yes_or_no(key: &str, value: &str) -> Result<bool> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(Failure::usage(format!("{key} is true or false, not `{other}`"))),
+    }
 }
 
 fn level(options: &Options) -> Result<Option<&'static Level>> {
-    if let Some(flag) = options.flags_besides_level().into_iter().find(|flag| !["--imatrix", "--effort"].contains(flag))
+    if let Some(flag) = options
+        .flags_besides_level()
+        .into_iter()
+        .find(|flag| !["--imatrix", "--effort", "--tensor-type"].contains(flag))
     {
         return Err(Failure::usage(format!("{flag} has no meaning for gguf")).hint("choose the precision with --level"));
     }
@@ -113,13 +188,10 @@ fn level(options: &Options) -> Result<Option<&'static Level>> {
     })
 }
 
-/// Whether columns are weighed by importances, which are computed.
-fn imatrix(options: &Options) -> Result<bool> {
+fn imatrix(options: &Options) -> Imatrix {
     match options.imatrix.as_deref() {
-        None => Ok(false),
-        Some("auto") => Ok(true),
-        Some(file) => Err(Failure::unsupported(format!("importance matrices are not read from files (`{file}`)"))
-            .about("--imatrix")
-            .hint("--imatrix auto computes one in the same run, from --calibration")),
+        None => Imatrix::None,
+        Some("auto") => Imatrix::Computed,
+        Some(name) => Imatrix::File { name: name.into(), included: Vec::new(), excluded: Vec::new() },
     }
 }

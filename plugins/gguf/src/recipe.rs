@@ -4,7 +4,12 @@
 //! this plugin has; they depend on names, shapes and the order of the file only. It knows no
 //! weights and no metadata.
 
-use crate::format::{BlockType, Level};
+use qhost_plugin_api::sdk::{Failure, Result};
+
+use crate::{
+    format::{BlockType, Level},
+    types::Types,
+};
 
 /// A tensor in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +76,21 @@ impl Category {
 }
 
 /// Chooses a type for every tensor; `tensors` has to be in the order of the file, because the rules
-/// count.
-pub(crate) fn choose(level: &Level, model: ModelFacts, tensors: &[Shape<'_>]) -> Vec<Choice> {
+/// count. `source` tells the type of floats that the checkpoint has for a tensor, by its place.
+///
+/// # Errors
+/// Fails with kind `UNSUPPORTED` where rows are no whole blocks of the type that the user chose for one tensor.
+pub(crate) fn choose(
+    level: &Level,
+    model: ModelFacts,
+    types: &Types,
+    tensors: &[Shape<'_>],
+    source: &dyn Fn(usize) -> BlockType,
+) -> Result<Vec<Choice>> {
     let value_tensors = tensors.iter().filter(|tensor| Category::of(tensor.name) == Category::Value).count();
     let tied = !tensors.iter().any(|tensor| Category::of(tensor.name) == Category::Output);
-    let mut mixture = Mixture { level, model, tied, value_tensors, values_seen: 0, downs_seen: 0 };
-    tensors.iter().map(|tensor| mixture.choose(tensor)).collect()
+    let mut mixture = Mixture { level, model, types, tied, value_tensors, values_seen: 0, downs_seen: 0 };
+    tensors.iter().enumerate().map(|(place, tensor)| mixture.choose(tensor, &|| source(place))).collect()
 }
 
 /// Vectors, norms, what chooses experts, positions, and whatever is no weight stay in F32.
@@ -94,6 +108,7 @@ fn layer_of(name: &str) -> Option<usize> {
 struct Mixture<'a> {
     level: &'a Level,
     model: ModelFacts,
+    types: &'a Types,
     tied: bool,
     value_tensors: usize,
     values_seen: usize,
@@ -101,19 +116,33 @@ struct Mixture<'a> {
 }
 
 impl Mixture<'_> {
-    fn choose(&mut self, tensor: &Shape<'_>) -> Choice {
-        let base = self.level.base;
+    fn choose(&mut self, tensor: &Shape<'_>, source: &dyn Fn() -> BlockType) -> Result<Choice> {
+        let as_wanted = |block_type| Choice { block_type, instead_of: None };
         if stays_f32(tensor) {
-            return Choice { block_type: BlockType::F32, instead_of: None };
+            return Ok(as_wanted(BlockType::F32));
         }
-        if base.block_elements() == 1 {
-            return Choice { block_type: base, instead_of: None };
+        let named = match Category::of(tensor.name) {
+            Category::Output if self.types.leaves_output => return Ok(as_wanted(source())),
+            Category::Output => self.types.output,
+            Category::Embedding => self.types.embedding,
+            _ => None,
+        };
+        if let Some(named) = named {
+            // It was chosen for this one tensor, so nothing takes its place.
+            return match named.row_bytes(tensor.row_elements) {
+                Some(_) => Ok(as_wanted(named)),
+                None => Err(no_whole_blocks(tensor, named)),
+            };
         }
-        let wanted = self.wanted(tensor);
-        match fitting(wanted, tensor.row_elements) {
-            fits if fits == wanted => Choice { block_type: wanted, instead_of: None },
+        let wanted = match self.types.of_pattern(tensor.name) {
+            Some(chosen) => chosen,
+            None if self.types.pure || self.level.base.block_elements() == 1 => self.level.base,
+            None => self.wanted(tensor),
+        };
+        Ok(match fitting(wanted, tensor.row_elements) {
+            fits if fits == wanted => as_wanted(wanted),
             other => Choice { block_type: other, instead_of: Some(wanted) },
-        }
+        })
     }
 
     fn wanted(&mut self, tensor: &Shape<'_>) -> BlockType {
@@ -142,7 +171,9 @@ impl Mixture<'_> {
 
     /// The reference asks for Q8_0 where rows are no whole blocks of the base; Q6_K falls back to it there.
     fn output(&self) -> BlockType {
-        if self.level.base == BlockType::Q8_0 { BlockType::Q8_0 } else { BlockType::Q6K }
+        let of_level = if self.level.base == BlockType::Q8_0 { BlockType::Q8_0 } else { BlockType::Q6K };
+        // Where the embedding is the output, what is said of that holds for it.
+        self.types.output.unwrap_or(of_level)
     }
 
     fn value(&self, index: usize) -> BlockType {
@@ -202,6 +233,13 @@ impl Mixture<'_> {
     }
 }
 
+fn no_whole_blocks(tensor: &Shape<'_>, chosen: BlockType) -> Failure {
+    let (row, name) = (tensor.row_elements, chosen.name());
+    Failure::unsupported(format!("rows of {row} are no whole blocks of {} for {name}", chosen.block_elements()))
+        .about(tensor.name)
+        .hint("choose a type of smaller blocks for it, such as Q8_0, or of floats")
+}
+
 /// The first and the last eighth of the layers, and every third between.
 fn gets_more_bits(index: usize, count: usize) -> bool {
     index < count / 8 || index >= 7 * count / 8 || (index - count / 8) % 3 == 2
@@ -227,6 +265,10 @@ fn fitting(wanted: BlockType, row_elements: u64) -> BlockType {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn chosen_by(level: &Level, facts: ModelFacts, tensors: &[Shape<'_>]) -> Vec<Choice> {
+        choose(level, facts, &Types::default(), tensors, &|_| unreachable!()).unwrap()
+    }
 
     #[test]
     fn sensitive_layers_are_the_reference_s() {
@@ -258,7 +300,7 @@ mod tests {
                 let eight = level.base == BlockType::Q8_0 || level.base.row_bytes(row_elements).is_none();
                 let reference = fitting(if eight { BlockType::Q8_0 } else { BlockType::Q6K }, row_elements);
                 let tensors = [Shape { name: "output.weight", row_elements, dimensions: 2 }];
-                let chosen = &choose(level, facts, &tensors)[0];
+                let chosen = &chosen_by(level, facts, &tensors)[0];
                 assert_eq!(chosen.block_type, reference, "{} {row_elements}", level.name);
             }
         }
@@ -271,7 +313,7 @@ mod tests {
         for level in crate::format::LEVELS.iter().filter(|level| level.base.block_elements() > 1) {
             let chosen = |has_importances| {
                 let facts = ModelFacts { layers: 17, grouped_heads: 1, is_70b: false, experts: 0, has_importances };
-                choose(level, facts, &tensors).into_iter().map(|choice| choice.block_type).collect::<Vec<_>>()
+                chosen_by(level, facts, &tensors).into_iter().map(|choice| choice.block_type).collect::<Vec<_>>()
             };
             let mut expected = chosen(false);
             match level.name {
@@ -296,7 +338,7 @@ mod tests {
                 Shape { name: "blk.0.attn_q_norm.weight", row_elements: 256, dimensions: 2 },
             ];
             let facts = ModelFacts { layers: 1, grouped_heads: 1, is_70b: false, experts: 0, has_importances: false };
-            assert!(choose(level, facts, &tensors).iter().all(|choice| choice.block_type == BlockType::F32));
+            assert!(chosen_by(level, facts, &tensors).iter().all(|choice| choice.block_type == BlockType::F32));
         }
     }
 }

@@ -26,7 +26,9 @@ pub(crate) struct Source {
     pub(crate) block_type: BlockType,
     /// What is gathered of its columns.
     pub(crate) input: Option<Input>,
-    /// Whether they are weighed by that, each row for itself.
+    /// How many of its matrices the importance matrix that is read has values for, if it has.
+    pub(crate) given: Option<u64>,
+    /// Whether its columns are weighed by either, each row for itself.
     pub(crate) weighed: bool,
     /// Whether it is rounded under the Hessian of its inputs.
     pub(crate) compensated: bool,

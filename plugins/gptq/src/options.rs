@@ -91,6 +91,10 @@ pub(crate) struct Choices {
 impl Choices {
     /// Reads the options, and refuses what has no meaning.
     pub(crate) fn read(options: &Options) -> Result<Self> {
+        if !options.tensor_types.is_empty() {
+            return Err(Failure::usage("--tensor-type has no meaning for gptq")
+                .hint("settings for single modules are --plugin-option dynamic=JSON"));
+        }
         if options.imatrix.is_some() {
             return Err(Failure::usage("--imatrix has no meaning for gptq")
                 .hint("gptq weighs inputs by their second moments anyway: give the data with --calibration"));

@@ -1,12 +1,16 @@
 //! Whole files through `llama_model_quantize`.
 #![expect(unsafe_code, reason = "llama.cpp takes a struct of pointers")]
 
-use std::{collections::BTreeMap, ffi::CString, path::Path};
+use std::{
+    collections::BTreeMap,
+    ffi::{CString, c_char},
+    path::Path,
+};
 
 use llama_cpp_sys_2 as sys;
 
 use crate::ffi::{c_path, c_text, threads};
-use crate::{Result, log};
+use crate::{Error, Result, log};
 
 /// How a file is quantised: what `llama-quantize` takes on its command line.
 #[derive(Debug, Clone)]
@@ -27,6 +31,20 @@ pub struct Recipe {
     pub embedding_type: Option<u32>,
     /// An importance matrix: of tensors by name, the importance of every column, matrix after matrix.
     pub importances: BTreeMap<String, Vec<f32>>,
+    /// Patterns of names, each with a ggml type; the first that is found counts.
+    pub tensor_types: Vec<(String, u32)>,
+    /// Keys that are given, in order.
+    pub keys: Vec<(String, Given)>,
+}
+
+/// The value of a key that is given.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "each variant is its own name")]
+pub enum Given {
+    Integer(i64),
+    Float(f64),
+    Bool(bool),
+    Text(String),
 }
 
 impl Recipe {
@@ -42,6 +60,8 @@ impl Recipe {
             output_type: None,
             embedding_type: None,
             importances: BTreeMap::new(),
+            tensor_types: Vec::new(),
+            keys: Vec::new(),
         }
     }
 }
@@ -60,6 +80,17 @@ pub fn quantize_file(input: &Path, output: &Path, recipe: &Recipe) -> Result<()>
     };
     let mut entries: Vec<_> = names.iter().zip(recipe.importances.values()).map(entry).collect();
     entries.push(sys::llama_model_imatrix_data { name: std::ptr::null(), data: std::ptr::null(), size: 0 });
+    let patterns: Vec<_> = recipe.tensor_types.iter().map(|(pattern, _)| c_text(pattern)).collect::<Result<_>>()?;
+    let typed = patterns.iter().zip(&recipe.tensor_types);
+    let typed = typed.map(|(pattern, (_, kind))| sys::llama_model_tensor_override {
+        pattern: pattern.as_ptr(),
+        type_: *kind,
+    });
+    let mut types: Vec<_> = typed.collect();
+    types.push(sys::llama_model_tensor_override { pattern: std::ptr::null(), type_: 0 });
+    let mut keys: Vec<_> = recipe.keys.iter().map(|(key, value)| given(key, value)).collect::<Result<_>>()?;
+    // A key without a name ends the list.
+    keys.push(given("", &Given::Bool(false))?);
     // SAFETY: takes no arguments.
     let mut params = unsafe { sys::llama_model_quantize_default_params() };
     params.nthread = threads(recipe.threads);
@@ -72,11 +103,47 @@ pub fn quantize_file(input: &Path, output: &Path, recipe: &Recipe) -> Result<()>
     if !recipe.importances.is_empty() {
         params.imatrix = entries.as_ptr();
     }
+    if !recipe.tensor_types.is_empty() {
+        params.tt_overrides = types.as_ptr();
+    }
+    if !recipe.keys.is_empty() {
+        params.kv_overrides = keys.as_ptr();
+    }
     log::recorded(format!("quantise {} to file type {}", input.display(), recipe.file_type), || {
-        // SAFETY: the strings end in NUL and live for the call, and so do the importances, whose list ends
-        // in an entry without a name; the other pointers among the parameters are null by default, which
+        // SAFETY: the strings end in NUL and live for the call, and so do the lists, each of which ends in
+        // an entry without a name; the other pointers among the parameters are null by default, which
         // stands for "none".
         let status = unsafe { sys::llama_model_quantize(input_c.as_ptr(), output_c.as_ptr(), &raw const params) };
         (status == 0).then_some(())
     })
+}
+
+fn given(key: &str, value: &Given) -> Result<sys::llama_model_kv_override> {
+    let (tag, value) = match value {
+        Given::Integer(number) => {
+            (sys::LLAMA_KV_OVERRIDE_TYPE_INT, sys::llama_model_kv_override__bindgen_ty_1 { val_i64: *number })
+        }
+        Given::Float(number) => {
+            (sys::LLAMA_KV_OVERRIDE_TYPE_FLOAT, sys::llama_model_kv_override__bindgen_ty_1 { val_f64: *number })
+        }
+        Given::Bool(yes) => {
+            (sys::LLAMA_KV_OVERRIDE_TYPE_BOOL, sys::llama_model_kv_override__bindgen_ty_1 { val_bool: *yes })
+        }
+        Given::Text(text) => {
+            (sys::LLAMA_KV_OVERRIDE_TYPE_STR, sys::llama_model_kv_override__bindgen_ty_1 { val_str: fixed(text)? })
+        }
+    };
+    Ok(sys::llama_model_kv_override { tag, key: fixed(key)?, __bindgen_anon_1: value })
+}
+
+/// A text in room of fixed size, with a NUL after it.
+fn fixed(text: &str) -> Result<[c_char; 128]> {
+    let mut room = [0; 128];
+    if text.len() >= room.len() {
+        return Err(Error::Length(format!("`{text}` is too long")));
+    }
+    for (place, byte) in room.iter_mut().zip(text.bytes()) {
+        *place = c_char::from_ne_bytes([byte]);
+    }
+    Ok(room)
 }

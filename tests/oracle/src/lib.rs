@@ -23,7 +23,7 @@ mod perplexity;
 
 pub use divergence::Divergence;
 pub use error::{Error, Result};
-pub use file::{Recipe, quantize_file};
+pub use file::{Given, Recipe, quantize_file};
 pub use gguf::{Gguf, TensorInfo, Value};
 pub use kernels::{
     TypeInfo, dequantize, dequantize_into, file_type_name, quantize_chunk, quantize_chunk_into,

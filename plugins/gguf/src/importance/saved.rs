@@ -10,10 +10,10 @@ use qhost_plugin_api::{
     sdk::{BesideFiles, Failure, Result},
 };
 
+use super::Gathered;
 use crate::{
     cursor::Cursor,
     format::BlockType,
-    importance::Gathered,
     metadata::{Array, Metadata, Value, write_string},
     write::{self, Unplaced},
 };

@@ -1,5 +1,5 @@
 //! How important the columns of tensors are: llama.cpp's importance matrix, from the activations that the
-//! host gathers.
+//! host gathers, or from a file.
 //!
 //! It follows `llama-imatrix`, which records for every matrix of a block the sum of squares of each column
 //! of its input, and `llama-quantize`, which divides that by the number of tokens. Neither the head nor the
@@ -11,10 +11,15 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) mod file;
+pub(crate) mod saved;
+
 use qhost_plugin_api::{
     documents::{CalibrationData, InputGroup, Model, RoleKind, Statistic, StatisticsNeed},
     sdk::{Failure, Result, UnitHandle},
 };
+
+use file::Matrix;
 
 use crate::{
     arrange::Origin,
@@ -23,7 +28,7 @@ use crate::{
 };
 
 /// What stands for the name of the file that `llama-quantize` would have been given.
-const FILE: &str = "auto";
+const COMPUTED: &str = "auto";
 
 /// What the matrices of a tensor are multiplied with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,19 +106,37 @@ pub(crate) fn memory<'a>(inputs: impl Iterator<Item = (&'a Input, u64)>) -> u64 
 /// # Errors
 /// Fails when a key is there already.
 pub(crate) fn push_keys(metadata: &mut Metadata, entries: usize, data: Option<&CalibrationData>) -> Result<()> {
-    metadata.push("quantize.imatrix.file", FILE)?;
-    if let Some(data) = data {
-        metadata.push("quantize.imatrix.dataset", cut(&data.source))?;
+    let rows = data.map(|data| data.rows).filter(|rows| *rows > 0);
+    push_all(metadata, COMPUTED, data.map(|data| data.source.as_str()), entries, rows)
+}
+
+/// The same of a file that was read, which has this name.
+///
+/// # Errors
+/// Fails when a key is there already.
+pub(crate) fn push_keys_of_file(metadata: &mut Metadata, name: &str, matrix: &Matrix) -> Result<()> {
+    // Where it lies is nobody's affair.
+    let name = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    push_all(metadata, cut(name), matrix.dataset.as_deref(), matrix.len(), matrix.chunks)
+}
+
+fn push_all(
+    metadata: &mut Metadata,
+    file: &str,
+    dataset: Option<&str>,
+    entries: usize,
+    chunks: Option<u32>,
+) -> Result<()> {
+    metadata.push("quantize.imatrix.file", file)?;
+    if let Some(dataset) = dataset {
+        metadata.push("quantize.imatrix.dataset", cut(dataset))?;
     }
     metadata.push("quantize.imatrix.entries_count", u32::try_from(entries).unwrap_or(u32::MAX))?;
-    match data {
-        Some(data) if data.rows > 0 => metadata.push("quantize.imatrix.chunks_count", data.rows),
-        _ => Ok(()),
-    }
+    chunks.map_or(Ok(()), |chunks| metadata.push("quantize.imatrix.chunks_count", chunks))
 }
 
 /// The reference has room for this many bytes of a text.
-fn cut(text: &str) -> &str {
+pub(crate) fn cut(text: &str) -> &str {
     let end = (0..=127.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
 }
