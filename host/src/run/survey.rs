@@ -74,11 +74,12 @@ impl Prepared {
     fn choose(&mut self, texts: BTreeMap<String, String>) -> Result<(), Error> {
         let mut open =
             OpenRequest::new(self.plan.plan.format.clone(), self.options.clone(), self.model.as_ref().clone());
+        open.calibrates = self.data.dataset.is_some();
         open.calibration = self.samples.as_ref().map(data_of);
         open.surveyed = Some(texts);
         open.conversion = self.conversion();
-        let companions = Arc::new(Companions::new(self.input.companions()));
-        let job = self.plugin.open(&open, companions)?;
+        let companions = self.input.companions().into_iter().chain(self.option_files.files());
+        let job = self.plugin.open(&open, Arc::new(Companions::new(companions.collect())))?;
         let chosen = plan::accept(job.plan.clone(), &self.model)?;
         let provisional = std::mem::replace(&mut self.plan, chosen).plan;
         self.job = job;

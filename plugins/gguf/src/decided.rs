@@ -56,7 +56,8 @@ impl Decided {
                 Some(taken) => taken.fidelity.clone(),
                 None => conversion::of_floats(&item, block_type, model),
             });
-            let calibrates = choices.calibration.is_some();
+            // Before types are chosen, importances do.
+            let calibrates = choices.calibration.is_some() && !choices.surveys;
             let embeds = calibrated::is_embedding(&item);
             let reading = if calibrates { Readers::reads(&item, model) } else { None };
             let (mut weighed, mut compensated, mut given) = (false, false, None);
@@ -69,9 +70,11 @@ impl Decided {
                 }
             } else {
                 let uses = block_type.uses_importance() && taken.is_none();
-                let computed = choices.imatrix == Imatrix::Computed;
-                input = Input::of(&item, model).filter(|_| computed && (uses || choices.saves));
-                if let Some(matrix) = matrix.filter(|_| uses) {
+                // Whatever type it gets.
+                let measures = choices.surveys && taken.is_none();
+                let computed = choices.imatrix == Imatrix::Computed || choices.calibration.is_some();
+                input = Input::of(&item, model).filter(|_| computed && (uses || choices.saves || measures));
+                if let Some(matrix) = matrix.filter(|_| uses || measures) {
                     let (matrices, columns) = item.matrices();
                     given = matrix.has(&item.name, matrices, columns)?.then_some(matrices);
                 }

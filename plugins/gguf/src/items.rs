@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A tensor on its way into the file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Item {
     /// Its name in GGUF.
     pub(crate) name: String,
@@ -29,7 +29,7 @@ pub(crate) struct Item {
 }
 
 /// What a tensor holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Content {
     /// Weights of the checkpoint, made by a unit.
     Weights {

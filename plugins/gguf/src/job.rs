@@ -9,43 +9,38 @@ use std::{
     sync::Arc,
 };
 
-use qhost_linears::{Calibration, check_host, metric, need};
+use qhost_linears::{metric, need};
 use qhost_plugin_api::{
     documents::{
-        FidelityClass, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Segment, TensorSegment,
-        UnitOrder,
+        FidelityClass, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Segment, Survey,
+        TensorSegment, UnitOrder,
     },
     sdk::{
-        BESIDE, Failure, FilesHandle, FormatJob, FormatService, HostHandle, Result, RowJob, STATISTICS, UnitHandle,
-        beside_service, chunks,
+        BESIDE, Failure, FilesHandle, FormatJob, FormatService, HostHandle, Result, RowJob, UnitHandle, beside_service,
+        chunks,
     },
 };
 
 use crate::{
     calibrated::{self, Readers, Rounding},
-    conversion,
     decided::Decided,
-    fallbacks,
-    families::{self, Family},
-    format::{BlockType, Level},
-    general::{Parameters, general},
+    draft::{Draft, LaidOut, Settled},
+    format::BlockType,
     importance::{
         self, Input, Statistics,
         file::Matrix,
         saved::{self, ImportanceFile},
     },
-    items::{self, Content, Item},
-    keys_given, name_trap,
-    options::{Choices, DEFAULT_LEVEL, Imatrix},
+    items::Content,
+    mixture::Mixture,
+    options::Choices,
     read,
-    recipe::{self, Choice, ModelFacts},
     rows::{Source, make_rows},
-    tokenizer, usage,
-    write::{self, Layout, Unplaced},
+    survey::{self, Measured},
+    usage,
+    write::Layout,
 };
 
-/// The version of ggml's quantised formats that the bytes follow.
-const QUANTIZATION_VERSION: u32 = 2;
 /// The segment of everything before the tensor data.
 const HEADER_SEGMENT: u32 = 0;
 /// The name of the only file, by the host's convention for single-file outputs.
@@ -65,97 +60,44 @@ pub struct GgufJob {
     rounding: Option<Rounding>,
     /// The importance matrix that is read, if one is.
     matrix: Option<Matrix>,
+    /// The choice of types, if they are chosen by a size.
+    mixture: Option<Mixture>,
+    /// Whether what that depends on is to be measured yet.
+    surveys: bool,
     /// The importance matrix that is saved, if one is.
     saved: Option<Arc<ImportanceFile>>,
 }
 
 impl GgufJob {
     pub(crate) fn open(request: &OpenRequest, companions: &FilesHandle, host: HostHandle) -> Result<Self> {
-        let model = &request.model;
-        let choices = Choices::read(request)?;
-        let matrix = choices.matrix(companions)?;
-        let asked = choices.level;
-        let family = families::family_of(model)?;
-        let (items, of_items) = items::items(model, family)?;
-        let counted = Parameters::of(items.iter().map(|item| (item.name.as_str(), item.shape.as_slice())));
-        let mut of_card = Vec::new();
-        let general = general(model, companions, counted, &mut of_card)?;
-        let (mut metadata, mut warnings) = families::metadata(model, family, general)?;
-        warnings.extend(of_card);
-        warnings.extend(of_items);
-        let vocabulary = model.hyperparameters.vocab_size;
-        let _grant = host.grant(tokenizer::memory(companions, vocabulary), "reading the tokenizer")?;
-        let tokenizer = tokenizer::tokenizer_metadata(companions, vocabulary, &model.config, choices.pre.as_deref())?;
-        metadata.append(tokenizer.metadata)?;
-        warnings.extend(tokenizer.warnings);
-        warnings.extend(name_trap::avoid(&mut metadata));
-        let gentlest = match (asked, &request.conversion) {
-            (None, Some(conversion)) if choices.types.is_empty() => conversion::gentlest(&items, model, conversion)?,
-            _ => None,
-        };
-        let (level, types) = match (gentlest, asked.or_else(|| Level::named(DEFAULT_LEVEL))) {
-            (Some(gentlest), _) => gentlest,
-            (None, Some(level)) => (level, choose(level, model, family, &items, &choices)?),
-            (None, None) => return Err(Failure::internal("there is no default level")),
-        };
-        let shapes: Vec<_> = items.iter().map(|item| row_shape(&item.shape)).collect();
-        let other = |level: &'static Level| Ok((level.name, choose(level, model, family, &items, &choices)?));
-        let others: Vec<_> = crate::format::LEVELS.iter().map(other).collect::<Result<_>>()?;
-        warnings.extend(choices.types.unmatched(items.iter().filter(quantised).map(|item| item.name.as_str())));
-        let decided = Decided::all(items, &types, request, &choices, matrix.as_ref())?;
-        let entries = decided.iter().filter(|decided| decided.weighed || decided.compensated).count();
-        warnings.extend(without_importances(&decided, level, &choices.imatrix, matrix.as_ref())?);
-        let needs_model = matrix.is_none() && entries > 0;
-        if let Some(calibration) = choices.calibration.as_ref().filter(|_| entries > 0) {
-            check_host(host.facts(), "a calibrated file", calibration)?;
+        let draft = Draft::new(request, companions, &host)?;
+        let Settled { name, laid_out, mixture, level_bytes } = draft.settle()?;
+        let LaidOut { decided, layout, warnings } = laid_out;
+        let Draft { choices, matrix, .. } = draft;
+        let mut job = Self::plan(request, host, (&name, &choices), decided, layout, warnings);
+        if let Some(mixture) = &mixture {
+            job.plan.survey = choices.surveys.then(|| Survey::within(mixture.limit));
         }
-        if (needs_model || choices.saves) && !host.facts().services.iter().any(|service| service == STATISTICS) {
-            return Err(Failure::unsupported("this qhost does not run models, which importances need")
-                .about("--imatrix auto")
-                .hint("use a newer qhost, or leave --imatrix out"));
-        }
-        // Last, and in this order, as llama.cpp's quantiser leaves them.
-        metadata.push("general.quantization_version", QUANTIZATION_VERSION)?;
-        metadata.push("general.file_type", level.file_type)?;
-        keys_given::put(&mut metadata, &choices.keys)?;
-        if let (Some(matrix), Imatrix::File { name, .. }) = (&matrix, &choices.imatrix) {
-            importance::push_keys_of_file(&mut metadata, name, matrix)?;
-        } else if entries > 0 {
-            importance::push_keys(&mut metadata, entries, request.calibration.as_ref())?;
-            if let Some(calibration) = &choices.calibration {
-                calibrated::push_keys(&mut metadata, calibration, &host.facts().version)?;
-            }
-        }
-        let unplaced = decided.iter().map(|decided| Unplaced {
-            name: decided.item.name.clone(),
-            shape: decided.item.shape.clone(),
-            block_type: decided.choice.block_type,
-        });
-        let layout = write::lay_out(&metadata, unplaced.collect())?;
-        let other = |level: &Level| {
-            others.iter().find(|(name, _)| *name == level.name).map(|(_, choices)| choices.clone()).unwrap_or_default()
-        };
-        let judged = fallbacks::judge(level, &shapes, &types, layout.file_bytes, model.parameters(), other);
-        warnings.extend(judged.warning);
-        let mut job = Self::plan(request, level, host, (decided, choices.calibration), layout, warnings);
-        job.matrix = matrix;
-        job.plan.level_bytes = judged.level_bytes;
+        job.plan.level_bytes = level_bytes;
         if choices.saves {
-            job.plan.beside = vec![format!("-{}{}", level.name, ImportanceFile::SUFFIX)];
+            job.plan.beside = vec![format!("-{name}{}", ImportanceFile::SUFFIX)];
             job.saved = Some(Arc::new(ImportanceFile::new(request.calibration.clone())));
         }
         (job.plan.usage, job.plan.library) = (Some(usage::TEXT.into()), Some(usage::LIBRARY.into()));
+        job.rounding = job.rounding.filter(|_| !choices.surveys);
+        (job.matrix, job.mixture, job.surveys) = (matrix, mixture, choices.surveys);
         Ok(job)
     }
 
     fn plan(
         request: &OpenRequest,
-        level: &Level,
         host: HostHandle,
-        (decided, calibration): (Vec<Decided>, Option<Calibration>),
+        (name, choices): (&str, &Choices),
+        decided: Vec<Decided>,
         layout: Layout,
         warnings: Vec<String>,
     ) -> Self {
+        let calibration = choices.calibration.as_ref();
         let data_start = layout.header.len() as u64;
         let mut segments = vec![Segment::constant(0, 0, data_start, "header")];
         let (mut sources, mut constants) = (BTreeMap::new(), BTreeMap::new());
@@ -173,7 +115,7 @@ impl GgufJob {
                         TensorSegment::new(item.name, unit, origin.tensors.clone(), block_type.name(), elements);
                     made.fallback = choice.instead_of.map(|wanted| fallback(wanted, row_elements));
                     made.instead_of = choice.instead_of.map(|wanted| wanted.name().into());
-                    made.cost = Some(match (&taken, &calibration) {
+                    made.cost = Some(match (&taken, calibration) {
                         // Nothing is searched for.
                         (Some(_), _) => BlockType::Q8_0.cost(),
                         (None, Some(calibration)) if compensated => {
@@ -182,6 +124,8 @@ impl GgufJob {
                         (None, _) if weighed => block_type.weighted_cost(),
                         (None, _) => block_type.cost(),
                     });
+                    let measured = choices.surveys.then(|| survey::cost(rows * row_elements, weighed));
+                    made.cost = made.cost.map(|cost| cost + measured.unwrap_or(0.0));
                     let is = |class| fidelity.as_ref().is_some_and(|fidelity| fidelity.class == class);
                     made.expected_error = is(FidelityClass::Requantised).then(|| block_type.expected_error());
                     let exact = is(FidelityClass::Exact);
@@ -217,7 +161,11 @@ impl GgufJob {
             let of_unit = || sources.values().filter(|source: &&Source| source.unit == unit.id);
             let mut planned = PlannedUnit::new(unit.id);
             planned.memory_per_thread = of_unit().map(Source::chunk_memory).max()?;
-            if let Some(calibration) = &calibration {
+            if choices.surveys {
+                let per_thread = of_unit().map(survey::memory_per_thread).max().unwrap_or(0);
+                planned.memory_per_thread = planned.memory_per_thread.max(per_thread);
+            }
+            if let Some(calibration) = calibration.filter(|_| !choices.surveys) {
                 let compensated: Vec<_> = of_unit().filter(|source| source.compensated).collect();
                 let (own, of_arithmetic) = calibrated::memory(&request.model, &compensated, calibration.corrects);
                 planned.memory = own + of_arithmetic;
@@ -235,14 +183,14 @@ impl GgufJob {
             }
             Some(planned)
         });
-        let mut plan = Plan::new(&*request.format, level.name, Output::file(format!("-{}.gguf", level.name)));
+        let mut plan = Plan::new(&*request.format, name, Output::file(format!("-{name}.gguf")));
         plan.files = vec![PlannedFile::single(layout.file_bytes)];
         plan.segments = segments;
         plan.units = units.collect();
         let asks = plan.units.iter().any(|unit| !unit.statistics.is_empty());
         plan.order = if asks { UnitOrder::Sequential } else { UnitOrder::Independent };
         plan.warnings = warnings;
-        let rounding = calibration.map(|calibration| Rounding { calibration, readers });
+        let rounding = choices.calibration.clone().map(|calibration| Rounding { calibration, readers });
         Self {
             host,
             plan,
@@ -252,6 +200,8 @@ impl GgufJob {
             constants,
             rounding,
             matrix: None,
+            mixture: None,
+            surveys: false,
             saved: None,
         }
     }
@@ -297,6 +247,13 @@ impl FormatJob for GgufJob {
                 _ => Ok(Vec::new()),
             })
             .collect::<Result<_>>()?;
+        if let Some(mixture) = self.mixture.as_ref().filter(|_| self.surveys) {
+            let measured = sources.iter().zip(&columns).filter_map(|((segment, source), columns)| {
+                let name = name(**segment);
+                Some(Measured { name, source, columns, types: mixture.types_of(name)? })
+            });
+            return survey::survey_unit(io, unit, &measured.collect::<Vec<_>>());
+        }
         let jobs: Vec<_> = sources
             .iter()
             .zip(&columns)
@@ -326,6 +283,13 @@ impl FormatJob for GgufJob {
         for (segment, (errors, squares)) in totals {
             io.metric(segment, metric::RELATIVE_ERROR, if squares > 0.0 { (errors / squares).sqrt() } else { 0.0 });
         }
+        if let Some(mixture) = &self.mixture {
+            for (&segment, _) in of_unit() {
+                for (block_type, loss) in mixture.losses_of(name(segment)) {
+                    io.metric(segment, &format!("measured_loss_{}", block_type.name()), loss);
+                }
+            }
+        }
         match &self.rounding {
             Some(rounding) => calibrated::make_unit(io, &self.model, rounding, &compensated),
             None => Ok(()),
@@ -343,69 +307,8 @@ impl FormatJob for GgufJob {
     }
 }
 
-/// Whether a level has its say about a tensor.
-fn quantised(item: &&Item) -> bool {
-    !recipe::stays_f32(&(*item).into())
-}
-
-/// What there is to say of tensors without importances.
-///
-/// # Errors
-/// Fails with kind `USAGE` when an importance matrix is of another model altogether.
-fn without_importances(
-    decided: &[Decided],
-    level: &Level,
-    imatrix: &Imatrix,
-    matrix: Option<&Matrix>,
-) -> Result<Option<String>> {
-    if *imatrix == Imatrix::None {
-        return Ok(None);
-    }
-    if !decided.iter().any(|decided| decided.choice.block_type.uses_importance()) {
-        return Ok(Some(format!("no tensor at {} depends on importances: --imatrix changes nothing", level.name)));
-    }
-    let Some(matrix) = matrix else { return Ok(None) };
-    if !matrix.names().any(|name| decided.iter().any(|decided| decided.item.name == name)) {
-        return Err(Failure::usage("no entry of the importance matrix is of a tensor of this model")
-            .about("--imatrix")
-            .hint("make one from this model, or leave --imatrix out"));
-    }
-    // llama-imatrix has no entries of what is in no block.
-    let missing = decided.iter().filter(|decided| {
-        let uses = decided.choice.block_type.uses_importance() && decided.taken.is_none();
-        uses && !decided.weighed && decided.item.name.starts_with("blk.")
-    });
-    let missing: Vec<_> = missing.map(|decided| decided.item.name.as_str()).collect();
-    Ok(missing.first().map(|first| {
-        let count = missing.len();
-        format!("{count} tensors are not in the importance matrix, such as {first}: they are quantised without")
-    }))
-}
-
-/// The types of all tensors at a level.
-///
-/// # Errors
-/// Fails as [`recipe::choose`].
-fn choose(level: &Level, model: &Model, family: &Family, items: &[Item], choices: &Choices) -> Result<Vec<Choice>> {
-    let sizes = &model.hyperparameters;
-    let facts = ModelFacts {
-        layers: sizes.layers,
-        grouped_heads: if sizes.latent_attention.is_some() {
-            // llama.cpp sees one key/value head.
-            sizes.heads
-        } else {
-            sizes.heads / sizes.kv_heads.max(1)
-        },
-        is_70b: (family.is_70b)(sizes),
-        experts: sizes.experts.as_ref().map_or(0, |experts| experts.count),
-        has_importances: choices.imatrix != Imatrix::None,
-    };
-    let shapes: Vec<_> = items.iter().map(Into::into).collect();
-    recipe::choose(level, facts, &choices.types, &shapes, &|place| conversion::as_it_comes(&items[place], model))
-}
-
 /// The length of a row, and the number of rows.
-fn row_shape(shape: &[u64]) -> (u64, u64) {
+pub(crate) fn row_shape(shape: &[u64]) -> (u64, u64) {
     shape.split_last().map_or((1, 1), |(row, outer)| (*row, outer.iter().product()))
 }
 

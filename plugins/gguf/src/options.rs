@@ -6,11 +6,15 @@ use qhost_plugin_api::{
     sdk::{Failure, FilesHandle, Result},
 };
 
+use qhost_budget::Size;
+use qhost_ggml::BlockType;
+
 use crate::{
     format::{LEVELS, Level},
     importance::file::Matrix,
     keys_given,
     metadata::Value,
+    mixture::MIXED,
     types::{Types, block_type},
 };
 
@@ -28,6 +32,7 @@ const EMBEDDING_TYPE: &str = "token-embedding-type";
 const PURE: &str = "pure";
 const LEAVE_OUTPUT: &str = "leave-output-tensor";
 const OVERRIDE: &str = "override-kv";
+const MIX: &str = "mix";
 const INCLUDE: &str = "include-weights";
 const EXCLUDE: &str = "exclude-weights";
 
@@ -46,6 +51,12 @@ pub(crate) enum Imatrix {
 /// What the user asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Choices {
+    /// The size that the file is to have, in the place of a level.
+    pub(crate) size: Option<Size>,
+    /// Whether what types are chosen by is to be measured yet.
+    pub(crate) surveys: bool,
+    /// The types that are chosen among.
+    pub(crate) mixed: Vec<BlockType>,
     /// The level, if one is named.
     pub(crate) level: Option<&'static Level>,
     /// What columns are weighed by.
@@ -69,7 +80,8 @@ impl Choices {
     /// Fails with kind `USAGE` for options that have no meaning here, and `UNSUPPORTED` for what is not there.
     pub(crate) fn read(request: &OpenRequest) -> Result<Self> {
         let options = &request.options;
-        let level = level(options)?;
+        let size = Size::of(options, |_| None::<()>)?.map(|(size, _)| size);
+        let level = level(options, size)?;
         let imatrix = imatrix(options);
         let effort = options.effort.as_deref();
         let mut calibration = (request.calibrates && imatrix == Imatrix::None).then(Calibration::default);
@@ -84,7 +96,20 @@ impl Choices {
         }
         let mut types = Types::default();
         options.tensor_types.iter().try_for_each(|text| types.add_pattern(text))?;
-        let mut choices = Self { level, imatrix, types, keys: Vec::new(), pre: None, saves: false, calibration };
+        let surveys = size.is_some() && request.surveyed.is_none();
+        let mixed = MIXED.to_vec();
+        let mut choices = Self {
+            size,
+            surveys,
+            mixed,
+            level,
+            imatrix,
+            types,
+            keys: Vec::new(),
+            pre: None,
+            saves: false,
+            calibration,
+        };
         for (key, value) in &options.plugin {
             choices.set(key, value)?;
         }
@@ -117,7 +142,18 @@ impl Choices {
             }
             OUTPUT_TYPE => self.types.output = Some(block_type(OUTPUT_TYPE, value)?),
             EMBEDDING_TYPE => self.types.embedding = Some(block_type(EMBEDDING_TYPE, value)?),
-            PURE => self.types.pure = yes_or_no(PURE, value)?,
+            MIX if self.size.is_some() => self.mixed = mixed(value)?,
+            MIX => {
+                return Err(Failure::usage(format!("{MIX} has no meaning without a size"))
+                    .hint("name one with --max-size, or with --level 4.5bpw"));
+            }
+            PURE => {
+                self.types.pure = yes_or_no(PURE, value)?;
+                if self.types.pure && self.size.is_some() {
+                    return Err(Failure::usage("a file of a size is a mixture of types, and cannot be pure")
+                        .hint("leave one of them out"));
+                }
+            }
             LEAVE_OUTPUT => self.types.leaves_output = yes_or_no(LEAVE_OUTPUT, value)?,
             OVERRIDE => self.keys = keys_given::read(OVERRIDE, value)?,
             INCLUDE | EXCLUDE => {
@@ -151,9 +187,10 @@ pub(crate) fn descriptions() -> Vec<OptionDescription> {
     DESCRIPTIONS.map(|(key, what)| OptionDescription::new(key, what)).to_vec()
 }
 
-const DESCRIPTIONS: [(&str, &str); 11] = [
+const DESCRIPTIONS: [(&str, &str); 12] = [
     (OUTPUT_TYPE, "type of output.weight, such as Q8_0; of the embedding too where that is the output"),
     (EMBEDDING_TYPE, "type of token_embd.weight"),
+    (MIX, "the types that are chosen among for a size, such as Q4_K,Q5_K,Q6_K"),
     (PURE, "true gives every tensor the level's own type, and not those of its mixture"),
     (LEAVE_OUTPUT, "true leaves output.weight in the floats that the checkpoint has"),
     (OVERRIDE, "KEY=TYPE:VALUE puts a key into the metadata (int, float, bool, str); may be given several times"),
@@ -165,6 +202,13 @@ const DESCRIPTIONS: [(&str, &str); 11] = [
     ("fewest-tokens", "experts that see fewer tokens of --calibration are rounded without it; 256 if not given"),
 ];
 
+fn mixed(value: &str) -> Result<Vec<BlockType>> {
+    let mut types = value.split(',').map(|name| block_type(MIX, name.trim())).collect::<Result<Vec<_>>>()?;
+    types.sort_by(|a, b| b.expected_error().total_cmp(&a.expected_error()));
+    types.dedup();
+    Ok(types)
+}
+
 fn yes_or_no(key: &str, value: &str) -> Result<bool> {
     match value {
         "true" => Ok(true),
@@ -173,18 +217,19 @@ fn yes_or_no(key: &str, value: &str) -> Result<bool> {
     }
 }
 
-fn level(options: &Options) -> Result<Option<&'static Level>> {
+fn level(options: &Options, size: Option<Size>) -> Result<Option<&'static Level>> {
     if let Some(flag) = options
         .flags_besides_level()
         .into_iter()
-        .find(|flag| !["--imatrix", "--effort", "--tensor-type"].contains(flag))
+        .find(|flag| !["--imatrix", "--effort", "--tensor-type", "--max-size"].contains(flag))
     {
         return Err(Failure::usage(format!("{flag} has no meaning for gguf")).hint("choose the precision with --level"));
     }
-    let Some(name) = options.level.as_deref() else { return Ok(None) };
+    let Some(name) = options.level.as_deref().filter(|_| size.is_none()) else { return Ok(None) };
     Level::named(name).map(Some).ok_or_else(|| {
         let known: Vec<_> = LEVELS.iter().map(|level| level.name).collect();
-        Failure::unsupported(format!("gguf has no level `{name}`")).hint(format!("the levels are {}", known.join(", ")))
+        Failure::unsupported(format!("gguf has no level `{name}`"))
+            .hint(format!("the levels are {}, or a size such as 4.5bpw", known.join(", ")))
     })
 }
 

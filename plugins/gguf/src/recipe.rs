@@ -121,13 +121,7 @@ impl Mixture<'_> {
         if stays_f32(tensor) {
             return Ok(as_wanted(BlockType::F32));
         }
-        let named = match Category::of(tensor.name) {
-            Category::Output if self.types.leaves_output => return Ok(as_wanted(source())),
-            Category::Output => self.types.output,
-            Category::Embedding => self.types.embedding,
-            _ => None,
-        };
-        if let Some(named) = named {
+        if let Some(named) = self.types.of_one(tensor.name, source) {
             // It was chosen for this one tensor, so nothing takes its place.
             return match named.row_bytes(tensor.row_elements) {
                 Some(_) => Ok(as_wanted(named)),

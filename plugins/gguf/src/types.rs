@@ -49,6 +49,16 @@ impl Types {
         Ok(())
     }
 
+    /// The type that is chosen for one tensor by its name; `source` tells that of floats which the checkpoint has for it.
+    pub(crate) fn of_one(&self, name: &str, source: &dyn Fn() -> BlockType) -> Option<BlockType> {
+        match name {
+            "output.weight" if self.leaves_output => Some(source()),
+            "output.weight" => self.output,
+            "token_embd.weight" => self.embedding,
+            _ => None,
+        }
+    }
+
     /// The type of the first pattern that matches a tensor's name.
     pub(crate) fn of_pattern(&self, name: &str) -> Option<BlockType> {
         self.patterns.iter().find(|pattern| pattern.matches(name)).map(|pattern| pattern.block_type)

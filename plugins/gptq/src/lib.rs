@@ -12,7 +12,6 @@ mod pack;
 mod read;
 mod round_unit;
 mod rules;
-mod size;
 mod survey;
 mod usage;
 mod write;

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use qhost_budget::{Candidate, choose};
+use qhost_budget::{Candidate, Size, choose};
 use qhost_folder::{Object, lay_out};
 use qhost_linears::{Contents, Item, Module, tensors};
 use qhost_plugin_api::sdk::{Failure, Result};
@@ -18,7 +18,6 @@ use serde_json::json;
 use crate::{
     options::Choices,
     pack::{multiples, parts},
-    size::Size,
     survey::Losses,
 };
 

@@ -2,10 +2,11 @@
 //!
 //! It knows no model: what does not fit a model's matrices is refused in [`qhost_linears::Contents`].
 
+use qhost_budget::{Size, bits_per_weight};
 use qhost_folder::{DEFAULT_SHARD_BYTES, shard_bytes};
 use qhost_linears::{
     Calibration, Effort, Hints, Holds, Level, Module, Multiples, Offered, Selection, Settings, Taken, bad, group_name,
-    leaves_open, one_of,
+    group_size, leaves_open, one_of,
 };
 use qhost_plugin_api::{
     documents::{Conversion, Model, OptionDescription, Options, RoleKind, SourceTensor},
@@ -16,7 +17,6 @@ use crate::{
     format::{self, BITS, DEFAULT_LEVEL},
     pack::multiples,
     rules::Rules,
-    size::{Size, bits_per_weight},
 };
 
 /// The keys of `--plugin-option`, each with a line about it.
@@ -99,7 +99,7 @@ impl Choices {
             return Err(Failure::usage("--imatrix has no meaning for gptq")
                 .hint("gptq weighs inputs by their second moments anyway: give the data with --calibration"));
         }
-        let target = Size::of(options)?;
+        let target = Size::of(options, group_size)?;
         let mut level = match &options.level {
             Some(level) if target.is_none() => format::level(level)?,
             _ => format::level(DEFAULT_LEVEL)?,

@@ -6,7 +6,11 @@
 //! Lagrange's solution; what is left of the limit goes to single changes and exchanges of two, as long as one helps.
 //! It knows numbers only, and the same numbers give the same choice.
 
+mod size;
+
 use std::cmp::Ordering;
+
+pub use size::{Size, bits_per_weight};
 
 /// An encoding that something may have.
 #[derive(Debug, Clone, Copy, PartialEq)]

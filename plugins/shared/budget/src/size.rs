@@ -1,6 +1,5 @@
-//! A size that the output is to have, in the place of bits.
+//! A size that the output is to have, in the place of a level.
 
-use qhost_linears::group_size;
 use qhost_plugin_api::{
     documents::Options,
     sdk::{Failure, Result},
@@ -8,21 +7,21 @@ use qhost_plugin_api::{
 
 /// How large the files of weights may be.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Size {
+pub enum Size {
     /// So many bytes together.
     Bytes(u64),
     /// So many bits for each weight of the model, everything counted that is in the files: as reports have it.
     BitsPerWeight(f64),
 }
 
-/// A target, and the groups that its level names.
-pub(crate) type Asked = (Size, Option<Option<u64>>);
-
 impl Size {
-    /// What the options say, if anything.
-    pub(crate) fn of(options: &Options) -> Result<Option<Asked>> {
+    /// What the options say, if anything, and what a level has behind its bits (`3.5bpw-g64`), as it is read by `rest`.
+    ///
+    /// # Errors
+    /// Fails with kind `USAGE` when two options say the size.
+    pub fn of<T>(options: &Options, rest: impl Fn(&str) -> Option<T>) -> Result<Option<(Self, Option<T>)>> {
         let level = options.level.as_deref();
-        let of_level = level.and_then(average);
+        let of_level = level.and_then(|level| average(level, rest));
         let asked = match (of_level, options.max_size) {
             (Some(_), Some(_)) => {
                 return Err(Failure::usage(
@@ -42,7 +41,7 @@ impl Size {
             }
             (None, None) => None,
         };
-        if let (Some((target, _)), Some(bits)) = (asked, options.bits) {
+        if let (Some((target, _)), Some(bits)) = (&asked, options.bits) {
             return Err(Failure::usage(format!("--bits {bits} says the bits, which {} would choose", target.flag()))
                 .hint("leave one of them out"));
         }
@@ -50,7 +49,8 @@ impl Size {
     }
 
     /// The option that says it.
-    pub(crate) fn flag(self) -> &'static str {
+    #[must_use]
+    pub fn flag(self) -> &'static str {
         match self {
             Self::Bytes(_) => "--max-size",
             Self::BitsPerWeight(_) => "--level",
@@ -64,7 +64,8 @@ impl Size {
         clippy::cast_sign_loss,
         reason = "a size that is rounded down"
     )]
-    pub(crate) fn bytes(self, weights: u64) -> u64 {
+    #[must_use]
+    pub fn bytes(self, weights: u64) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::BitsPerWeight(bits) => (bits * weights as f64 / 8.0) as u64,
@@ -72,7 +73,8 @@ impl Size {
     }
 
     /// As a level has it, for a model with so many weights: `3.5bpw`.
-    pub(crate) fn name(self, weights: u64) -> String {
+    #[must_use]
+    pub fn name(self, weights: u64) -> String {
         match self {
             Self::BitsPerWeight(bits) => format!("{bits}bpw"),
             Self::Bytes(bytes) => format!("{}bpw", bits_per_weight(bytes, weights)),
@@ -82,18 +84,19 @@ impl Size {
 
 /// Bits for each of so many weights, to two places.
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-pub(crate) fn bits_per_weight(bytes: u64, weights: u64) -> f64 {
+#[must_use]
+pub fn bits_per_weight(bytes: u64, weights: u64) -> f64 {
     let bits = bytes as f64 * 8.0 / weights.max(1) as f64;
     (bits * 100.0).round() / 100.0
 }
 
 /// What a level such as `3.5bpw` or `3.5bpw-g64` says.
-fn average(level: &str) -> Option<Asked> {
+fn average<T>(level: &str, rest: impl Fn(&str) -> Option<T>) -> Option<(Size, Option<T>)> {
     let level = level.to_ascii_lowercase();
     let (bits, group) = level.split_once("bpw")?;
     let bits = bits.parse().ok().filter(|bits: &f64| bits.is_finite() && *bits > 0.0)?;
     let group = match group.strip_prefix('-') {
-        Some(group) => Some(group_size(group)?),
+        Some(group) => Some(rest(group)?),
         None if group.is_empty() => None,
         None => return None,
     };
@@ -106,7 +109,11 @@ mod tests {
 
     #[test]
     fn a_level_in_bits_per_weight_may_say_its_groups() {
-        let of = |level: &str| Size::of(&Options { level: Some(level.into()), ..Options::default() }).unwrap();
+        let groups = |text: &str| match text {
+            "channel" => Some(None),
+            text => text.strip_prefix('g')?.parse::<u64>().ok().filter(|size| *size > 0).map(Some),
+        };
+        let of = |level: &str| Size::of(&Options { level: Some(level.into()), ..Options::default() }, groups).unwrap();
         assert_eq!(of("3.5bpw"), Some((Size::BitsPerWeight(3.5), None)));
         assert_eq!(of("4BPW-g64"), Some((Size::BitsPerWeight(4.0), Some(Some(64)))));
         assert_eq!(of("2.75bpw-channel"), Some((Size::BitsPerWeight(2.75), Some(None))));
@@ -131,7 +138,7 @@ mod tests {
             Options { bits: Some(4), max_size: Some(1), ..Options::default() },
             Options { bits: Some(4), level: level("3bpw"), ..Options::default() },
         ] {
-            let failure = Size::of(&options).unwrap_err();
+            let failure = Size::of(&options, |_| Some(())).unwrap_err();
             assert!(failure.hint.contains("leave one of them out"), "{}", failure.message);
         }
     }
