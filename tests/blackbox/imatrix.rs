@@ -1,5 +1,5 @@
 //! `--imatrix auto`: the bytes do not depend on the threads nor on interruptions, other activations give others, and
-//! what cannot be done is refused. That they are llama.cpp's is tested beside llama.cpp itself.
+//! what cannot be done is refused; so is a file that is none, or of another model. That they are llama.cpp's is tested beside llama.cpp itself.
 
 use std::{
     fs,
@@ -74,8 +74,8 @@ fn what_cannot_be_done_is_refused_or_said() {
         let qhost = Qhost::new(["quantize", "--format", "gguf", "--level", level, "--imatrix", imatrix, "-o"]);
         qhost.arg(folder.path()).arg(fixture("tinylm"))
     };
-    let error = start("Q4_K_M", "imatrix.gguf").fail_with(4);
-    assert!(error["hint"].as_str().unwrap().contains("--imatrix auto"), "{error}");
+    let error = start("Q4_K_M", "imatrix.gguf").fail_with(3);
+    assert!(error["message"].as_str().unwrap().contains("imatrix.gguf"), "{error}");
     let result = start("Q8_0", "auto").json();
     assert!(result.to_string().contains("--imatrix changes nothing"), "{result}");
 }
@@ -101,4 +101,63 @@ fn a_matrix_is_saved_where_one_is_computed_and_nothing_is_there() {
     let plain = Qhost::new(["quantize", "--format", "gguf", "--level", "Q4_K_M", "-o"]);
     let refused = save(plain.arg(folder.path().join("plain")).arg(fixture("tinylm"))).fail_with(2);
     assert!(refused["message"].as_str().unwrap().contains("save-imatrix"), "{refused}");
+}
+
+/// An importance matrix of the older form.
+fn dat(entries: &[(&str, &[f32])]) -> Vec<u8> {
+    let number = |count: usize| u32::try_from(count).unwrap().to_le_bytes();
+    let mut bytes = number(entries.len()).to_vec();
+    for (name, values) in entries {
+        bytes.extend(number(name.len()));
+        bytes.extend(name.bytes());
+        bytes.extend(number(1));
+        bytes.extend(number(values.len()));
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    bytes
+}
+
+#[test]
+fn a_file_that_is_none_or_of_another_model_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.dat");
+    let refused = |bytes: &[u8], code: u8| {
+        fs::write(&path, bytes).unwrap();
+        let qhost = Qhost::new(["quantize", "--format", "gguf", "-o"]).arg(folder.path()).arg(fixture("tinylm"));
+        let error = qhost.arg("--imatrix").arg(&path).fail_with(code.into());
+        assert!(!error["hint"].as_str().unwrap().is_empty(), "{error}");
+        error["message"].as_str().unwrap().to_owned()
+    };
+    let columns = [1.0; 256];
+    let good = dat(&[("blk.0.attn_q.weight", &columns), ("blk.1.attn_q.weight", &columns)]);
+    for cut in [0, 3, 4, 11, 40, good.len() / 2, good.len() - 1] {
+        assert!(refused(&good[..cut], 5).contains("m.dat"), "cut at {cut}");
+    }
+    assert!(refused(b"{}\n not a matrix at all", 5).contains("importance matrix"));
+    assert!(refused(b"GGUF\x03\0\0\0", 5).contains("m.dat"));
+    let infinite = [f32::INFINITY; 256];
+    assert!(refused(&dat(&[("blk.0.attn_q.weight", &infinite)]), 5).contains("blk.0.attn_q.weight"));
+    assert!(refused(&dat(&[("blk.0.attn_q.weight", &columns[..255])]), 2).contains("255 values"));
+    assert!(refused(&dat(&[("blk.77.attn_q.weight", &columns)]), 2).contains("of this model"));
+    // What it does not have is quantised without, and told.
+    fs::write(&path, &good).unwrap();
+    let qhost = Qhost::new(["quantize", "--format", "gguf", "-o"]).arg(folder.path()).arg(fixture("tinylm"));
+    let result = qhost.arg("--imatrix").arg(&path).json();
+    assert!(result["warnings"].to_string().contains("26 tensors are not in the importance matrix"), "{result}");
+}
+
+#[test]
+fn another_matrix_under_the_same_name_is_other_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.dat");
+    let run = || {
+        let qhost = Qhost::new(["quantize", "--format", "gguf", "--force", "-o"]).arg(folder.path()).arg("--imatrix");
+        qhost.arg(&path).arg(fixture("tinylm"))
+    };
+    let mut columns = [1.0; 256];
+    fs::write(&path, dat(&[("blk.0.attn_q.weight", &columns)])).unwrap();
+    let first = bytes_of(run());
+    columns[7] = 1000.0;
+    fs::write(&path, dat(&[("blk.0.attn_q.weight", &columns)])).unwrap();
+    assert!(first != bytes_of(run()), "the same bytes with other importances");
 }

@@ -16,6 +16,7 @@ mod estimates;
 mod eval;
 mod families;
 mod gguf;
+mod gguf_sizes;
 mod gguf_source;
 mod gptq;
 mod help;

@@ -55,7 +55,7 @@ pub(super) fn run(session: &Session, arguments: ConvertArguments) -> CommandResu
         None => Vec::new(),
         Some(original) => {
             let measure = |path: &Path| measure(session, path, &original, dataset.clone(), &resources);
-            vec![measure(&path)?, measure(&made.outcome.path)?]
+            vec![measure(&path)?, measure(&made.outcome.opened())?]
         }
     };
     if !session.json && session.verbosity == Verbosity::Quiet {

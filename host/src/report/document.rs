@@ -90,7 +90,7 @@ fn hub(origin: &Origin) -> Value {
 
 fn common(outcome: &Outcome, usage: Usage) -> Value {
     json!({
-        "output_path": text(&outcome.path),
+        "output_path": text(&outcome.opened()),
         "format": outcome.format,
         "level": outcome.level,
         "source": source(&outcome.source, outcome.origin.as_ref()),
@@ -189,7 +189,7 @@ pub fn plan_document(prepared: &Prepared) -> Value {
         "dry_run": true,
         "provisional": prepared.is_provisional(),
         "size_limit": plan.plan.survey.as_ref().and_then(|survey| survey.limit),
-        "output_path": text(&prepared.output()),
+        "output_path": text(&prepared.opened()),
         "format": plan.plan.format,
         "level": plan.plan.level,
         "source": source(prepared.source(), prepared.origin()),

@@ -22,7 +22,7 @@ use crate::{
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 pub fn show_result(outcome: &Outcome, usage: Usage, beside: &[PathBuf]) -> String {
-    let mut text = format!("{STRONG}{}{STRONG:#}\n", outcome.path.display());
+    let mut text = format!("{STRONG}{}{STRONG:#}\n", outcome.opened().display());
     let bits = bits_per_weight(outcome.file_bytes, outcome.parameters);
     let mut row = |name: &str, value: String| {
         // Writing to a String cannot fail.

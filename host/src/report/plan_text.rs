@@ -49,7 +49,7 @@ pub(super) fn broken_promise(level: &str, promised: Option<f64>) -> Option<Strin
 
 fn head(prepared: &Prepared, width: usize) -> String {
     let plan = &prepared.plan;
-    let mut text = format!("{STRONG}{}{STRONG:#} would be written\n", prepared.output().display());
+    let mut text = format!("{STRONG}{}{STRONG:#} would be written\n", prepared.opened().display());
     let mut row = |name: &str, value: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<10} {}", wrapped(value, VALUES, VALUES, width));

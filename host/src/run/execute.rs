@@ -204,6 +204,7 @@ impl Prepared {
         let manifest = &self.plugin.manifest;
         let outcome = Outcome {
             path: self.target.path(),
+            entry: self.plan.plan.output.entry.clone(),
             format: self.plan.plan.format.clone(),
             level: self.plan.plan.level.clone(),
             source: self.input.root().to_owned(),

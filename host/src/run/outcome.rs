@@ -12,6 +12,8 @@ use crate::{convert::Loss, dataset::Description, plan::Estimate, source::Origin}
 pub struct Outcome {
     /// Where it is: the file, or the folder.
     pub path: PathBuf,
+    /// Of a folder the file that programs are given, where that is not the folder itself.
+    pub entry: Option<String>,
     /// The format.
     pub format: String,
     /// The level.
@@ -115,4 +117,12 @@ pub struct Resumed {
     pub of: usize,
     /// The unit that this run went on with, or nothing if only the end was missing.
     pub from: Option<String>,
+}
+
+impl Outcome {
+    /// What programs are given: the file, the folder, or a file in it.
+    #[must_use]
+    pub fn opened(&self) -> PathBuf {
+        self.entry.as_ref().map_or_else(|| self.path.clone(), |entry| self.path.join(entry))
+    }
 }

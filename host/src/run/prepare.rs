@@ -144,6 +144,13 @@ impl Prepared {
         self.target.path()
     }
 
+    /// What programs are given of the output.
+    #[must_use]
+    pub fn opened(&self) -> PathBuf {
+        let output = self.output();
+        self.plan.plan.output.entry.as_ref().map_or_else(|| output.clone(), |entry| output.join(entry))
+    }
+
     /// Where the model comes from, if from a hub.
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {

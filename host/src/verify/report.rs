@@ -14,9 +14,11 @@ pub const NAME: &str = "qhost-report.json";
 pub(super) fn check(path: &Path, inspection: &Inspection) -> Option<Check> {
     let place = if path.is_dir() { path.join(NAME) } else { path.with_file_name(NAME) };
     let report: Value = serde_json::from_slice(&fs::read(place).ok()?).ok()?;
-    let about = Path::new(report["output_path"].as_str()?).file_name()?.to_owned();
+    // The file or folder, or the file in the folder that is opened.
+    let about = Path::new(report["output_path"].as_str()?);
     let absolute = std::path::absolute(path).ok()?;
-    if absolute.file_name() != Some(&about) {
+    let is = |told: Option<&Path>| told.and_then(Path::file_name) == absolute.file_name();
+    if !is(Some(about)) && !(path.is_dir() && is(about.parent())) {
         return None;
     }
     Some(match differences(&report, inspection) {

@@ -118,17 +118,26 @@ pub struct Output {
     pub kind: OutputKind,
     /// Appended to the model's name, such as `-4bit-g128` for a folder or `-X.ext` for a file.
     pub suffix: String,
+    /// Of a folder output the file that programs are given, where that is not the folder itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
 }
 
 impl Output {
     /// One file, named by the model's name and `suffix` (`-4bit.ext`).
     pub fn file(suffix: impl Into<String>) -> Self {
-        Self { kind: OutputKind::File, suffix: suffix.into() }
+        Self { kind: OutputKind::File, suffix: suffix.into(), entry: None }
     }
 
     /// A folder, named by the model's name and `suffix` (`-4bit-g128`).
     pub fn folder(suffix: impl Into<String>) -> Self {
-        Self { kind: OutputKind::Folder, suffix: suffix.into() }
+        Self { kind: OutputKind::Folder, suffix: suffix.into(), entry: None }
+    }
+
+    /// A folder of which programs are given this file.
+    #[must_use]
+    pub fn entered_by(self, file: impl Into<String>) -> Self {
+        Self { entry: Some(file.into()), ..self }
     }
 }
 

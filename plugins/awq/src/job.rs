@@ -25,7 +25,7 @@ use crate::{
     narrow::is_known,
     options::Choices,
     pack::{QZEROS, SCALES, parts},
-    sample,
+    sample, size,
     unit::Unit,
     usage, write,
 };
@@ -55,6 +55,7 @@ impl AwqJob {
         let model = &request.model;
         choices.offer(request.conversion.as_ref(), model);
         check_source(model)?;
+        let note = choices.size.map(|size| size::settle(size, &mut choices, model)).transpose()?;
         let mut contents = Contents::of(model, &choices)?;
         if contents.rounds() {
             check_host(host.facts(), "AWQ", &choices.calibration)?;
@@ -115,6 +116,7 @@ impl AwqJob {
                 .collect();
         }
         plan.warnings = std::mem::take(&mut contents.warnings);
+        plan.warnings.extend(note);
         plan.warnings.extend(usage::loader_limits(&choices, &contents));
         plan.warnings.extend(usage::misread(model, &contents).filter(|_| !choices.scale_only));
         plan.warnings.extend(usage::not_scaled(model, &contents));

@@ -15,6 +15,7 @@ mod read;
 mod sample;
 mod scales;
 mod scaling;
+mod size;
 mod unit;
 mod usage;
 mod write;

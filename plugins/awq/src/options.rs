@@ -2,10 +2,11 @@
 //!
 //! It knows no model: what does not fit a model's matrices is refused in `qhost-linears`.
 
+use qhost_budget::Size;
 use qhost_folder::{DEFAULT_SHARD_BYTES, shard_bytes};
 use qhost_linears::{
-    Calibration, Effort, Hints, Holds, Level, Module, Multiples, Offered, Selection, Settings, Taken, leaves_open,
-    one_of,
+    Calibration, Effort, Hints, Holds, Level, Module, Multiples, Offered, Selection, Settings, Taken, group_size,
+    leaves_open, one_of,
 };
 use qhost_plugin_api::{
     documents::{Conversion, Model, OptionDescription, Options, SourceTensor},
@@ -50,6 +51,10 @@ pub(crate) struct Choices {
     offered: Offered,
     /// Whether groups may be those that are offered: nothing was said of them.
     is_open: bool,
+    /// The size that the files are to have at most.
+    pub(crate) size: Option<Size>,
+    /// Whether the user has said how large groups are.
+    pub(crate) says_groups: bool,
 }
 
 /// What the files hold.
@@ -66,10 +71,6 @@ impl Choices {
             return Err(Failure::usage("--imatrix has no meaning for awq")
                 .hint("awq weighs inputs by their second moments anyway: give the data with --calibration"));
         }
-        if options.max_size.is_some() {
-            return Err(Failure::usage("--max-size has no meaning for awq, whose weights all have 4 bits")
-                .hint("gptq chooses bits by a size: --format gptq"));
-        }
         if options.act_order == Some(true) {
             return Err(Failure::usage("--act-order has no meaning for awq: its files say nothing of the order")
                 .hint("columns are put in order within their groups anyway"));
@@ -80,8 +81,12 @@ impl Choices {
                     .hint("levels are 4 bits and a group size: 4bit-g128, 4bit-g64, 4bit-g32, 4bit-channel, …")
             })
         };
-        let level = options.level.as_ref().map(named).transpose()?.unwrap_or(DEFAULT_LEVEL);
-        let level = level.with_flags(options, options.level.is_some())?;
+        let asked = Size::of(options, group_size)?;
+        let of_options = options.level.as_ref().filter(|_| asked.is_none());
+        let mut level = of_options.map(named).transpose()?.unwrap_or(DEFAULT_LEVEL);
+        let of_size = asked.and_then(|(_, groups)| groups);
+        level.group_size = of_size.unwrap_or(level.group_size);
+        let level = level.with_flags(options, of_options.is_some() || of_size.is_some())?;
         if !BITS.contains(&level.bits) {
             return Err(Failure::unsupported(format!("AWQ files have 4 bits, not {}", level.bits))
                 .about("--bits")
@@ -100,10 +105,18 @@ impl Choices {
             shard_bytes: DEFAULT_SHARD_BYTES,
             offered: Offered::default(),
             is_open: leaves_open(options),
+            size: asked.map(|(size, _)| size),
+            says_groups: of_size.is_some() || options.group_size.is_some(),
         };
         choices.calibration.corrects = choices.calibration.effort == Effort::Best;
         for (key, value) in &options.plugin {
             choices.set(key, value)?;
+        }
+        if choices.scale_only && choices.size.is_some() {
+            return Err(Failure::usage(
+                "the scaled model has the size of the original: scale-only and a size contradict",
+            )
+            .hint("leave one of them out"));
         }
         if choices.scale_only {
             // What the layers before have changed is nothing.
@@ -236,7 +249,8 @@ mod tests {
         let kind = |options: Options| Choices::read(&options).unwrap_err().kind;
         assert_eq!(kind(Options { bits: Some(3), ..Options::default() }), FailureKind::UNSUPPORTED);
         assert_eq!(kind(Options { level: Some("8bit-g128".into()), ..Options::default() }), FailureKind::UNSUPPORTED);
-        assert_eq!(kind(Options { max_size: Some(1), ..Options::default() }), FailureKind::USAGE);
+        let level = Some("4bit-g64".into());
+        assert_eq!(kind(Options { max_size: Some(1), level, ..Options::default() }), FailureKind::USAGE);
         assert_eq!(kind(Options { act_order: Some(true), ..Options::default() }), FailureKind::USAGE);
         assert_eq!(kind(Options { imatrix: Some(String::new()), ..Options::default() }), FailureKind::USAGE);
         assert_eq!(kind(Options { group_size: Some(0), ..Options::default() }), FailureKind::USAGE);

@@ -27,8 +27,8 @@ use crate::{
     name_trap,
     options::{Choices, DEFAULT_LEVEL, Imatrix},
     recipe::{self, Choice, ModelFacts},
-    survey, tokenizer,
-    write::{self, Layout, Unplaced},
+    split, survey, tokenizer,
+    write::{Layout, Unplaced},
 };
 
 /// The version of ggml's quantised formats that the bytes follow.
@@ -49,9 +49,17 @@ pub(crate) struct Draft<'a> {
 /// A file with all that was decided about its tensors.
 pub(crate) struct LaidOut {
     pub(crate) decided: Vec<Decided>,
-    pub(crate) layout: Layout,
+    /// Of the files, in their order.
+    pub(crate) layouts: Vec<Layout>,
     /// What the user should know.
     pub(crate) warnings: Vec<String>,
+}
+
+impl LaidOut {
+    /// The length of all files together.
+    fn file_bytes(&self) -> u64 {
+        self.layouts.iter().map(|layout| layout.file_bytes).sum()
+    }
 }
 
 /// A file whose types are chosen.
@@ -122,7 +130,7 @@ impl<'a> Draft<'a> {
         let other = |level: &Level| {
             others.iter().find(|(name, _)| *name == level.name).map(|(_, choices)| choices.clone()).unwrap_or_default()
         };
-        let judged = fallbacks::judge(level, &shapes, &types, laid_out.layout.file_bytes, model.parameters(), other);
+        let judged = fallbacks::judge(level, &shapes, &types, laid_out.file_bytes(), model.parameters(), other);
         laid_out.warnings.extend(judged.warning);
         Ok(Settled { name: level.name.into(), laid_out, mixture: None, level_bytes: judged.level_bytes })
     }
@@ -139,12 +147,12 @@ impl<'a> Draft<'a> {
         loop {
             let types = mixture.settle(room, around)?;
             let laid_out = self.lay_out((mixture.nearest(&types), &mixture.name), &types)?;
-            let bytes = laid_out.layout.file_bytes;
+            let bytes = laid_out.file_bytes();
             if bytes <= mixture.limit {
                 return Ok(Settled { name: mixture.name.clone(), laid_out, mixture: Some(mixture), level_bytes: None });
             }
             // What stands before the data has a length, too.
-            around = laid_out.layout.header.len() as u64;
+            around = laid_out.layouts.iter().map(|layout| layout.header.len() as u64).sum();
             room = room.saturating_sub(bytes - mixture.limit);
         }
     }
@@ -182,8 +190,8 @@ impl<'a> Draft<'a> {
             shape: decided.item.shape.clone(),
             block_type: decided.choice.block_type,
         });
-        let layout = write::lay_out(&metadata, unplaced.collect())?;
-        Ok(LaidOut { decided, layout, warnings })
+        let layouts = split::lay_out(&metadata, unplaced.collect(), choices.split)?;
+        Ok(LaidOut { decided, layouts, warnings })
     }
 
     /// The types of all tensors at a level.

@@ -36,13 +36,12 @@ use crate::{
     options::Choices,
     read,
     rows::{Source, make_rows},
+    split,
     survey::{self, Measured},
     usage,
-    write::Layout,
+    write::{Layout, TensorInfo},
 };
 
-/// The segment of everything before the tensor data.
-const HEADER_SEGMENT: u32 = 0;
 /// The name of the only file, by the host's convention for single-file outputs.
 const FILE: &str = "";
 
@@ -51,7 +50,8 @@ pub struct GgufJob {
     host: HostHandle,
     plan: Plan,
     model: Model,
-    layout: Layout,
+    /// The files with their names, in their order. What stands before the data of each is the segment of its number.
+    files: Vec<(String, Layout)>,
     /// The tensors that are made from weights, by their segment.
     sources: BTreeMap<u32, Source>,
     /// The tensors that are made from the config, by their segment.
@@ -72,9 +72,16 @@ impl GgufJob {
     pub(crate) fn open(request: &OpenRequest, companions: &FilesHandle, host: HostHandle) -> Result<Self> {
         let draft = Draft::new(request, companions, &host)?;
         let Settled { name, laid_out, mixture, level_bytes } = draft.settle()?;
-        let LaidOut { decided, layout, warnings } = laid_out;
         let Draft { choices, matrix, .. } = draft;
-        let mut job = Self::plan(request, host, (&name, &choices), decided, layout, warnings);
+        let LaidOut { decided, layouts, warnings } = laid_out;
+        let count = layouts.len();
+        let stem = format!("{}-{name}", request.model.name);
+        let named = layouts.into_iter().enumerate().map(|(number, layout)| match choices.split {
+            Some(_) => (split::name(&stem, number, count), layout),
+            None => (FILE.to_owned(), layout),
+        });
+        let named: Vec<_> = named.collect();
+        let mut job = Self::plan(request, host, (&name, &choices), decided, named, warnings);
         if let Some(mixture) = &mixture {
             job.plan.survey = choices.surveys.then(|| Survey::within(mixture.limit));
         }
@@ -83,7 +90,11 @@ impl GgufJob {
             job.plan.beside = vec![format!("-{name}{}", ImportanceFile::SUFFIX)];
             job.saved = Some(Arc::new(ImportanceFile::new(request.calibration.clone())));
         }
-        (job.plan.usage, job.plan.library) = (Some(usage::TEXT.into()), Some(usage::LIBRARY.into()));
+        let usage = match &job.plan.output.entry {
+            Some(entry) => usage::TEXT.replace("{output}", &format!("{{output}}/{entry}")),
+            None => usage::TEXT.into(),
+        };
+        (job.plan.usage, job.plan.library) = (Some(usage), Some(usage::LIBRARY.into()));
         job.rounding = job.rounding.filter(|_| !choices.surveys);
         (job.matrix, job.mixture, job.surveys) = (matrix, mixture, choices.surveys);
         Ok(job)
@@ -94,15 +105,18 @@ impl GgufJob {
         host: HostHandle,
         (name, choices): (&str, &Choices),
         decided: Vec<Decided>,
-        layout: Layout,
+        files: Vec<(String, Layout)>,
         warnings: Vec<String>,
     ) -> Self {
         let calibration = choices.calibration.as_ref();
-        let data_start = layout.header.len() as u64;
-        let mut segments = vec![Segment::constant(0, 0, data_start, "header")];
+        let headers = (0..).zip(&files);
+        let headers =
+            headers.map(|(file, (_, layout))| Segment::constant(file, 0, layout.header.len() as u64, "header"));
+        let mut segments: Vec<_> = headers.collect();
+        let placed: Vec<_> = placed(&files).collect();
         let (mut sources, mut constants) = (BTreeMap::new(), BTreeMap::new());
         let mut readers = Readers::default();
-        for ((decided, placed), id) in decided.into_iter().zip(&layout.tensors).zip(HEADER_SEGMENT + 1..) {
+        for ((decided, (file, data_start, placed)), id) in decided.into_iter().zip(placed).zip(first_tensor(&files)..) {
             let Decided { item, choice, input, given, weighed, compensated, embeds, reading, taken, fidelity } =
                 decided;
             let (row_elements, rows) = row_shape(&item.shape);
@@ -149,11 +163,11 @@ impl GgufJob {
                         readers.push(reading, source.clone());
                     }
                     sources.insert(id, source);
-                    Segment::tensor(0, offset, bytes, made)
+                    Segment::tensor(file, offset, bytes, made)
                 }
                 Content::Computed(numbers) => {
                     constants.insert(id, numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
-                    Segment::constant(0, offset, bytes, item.name)
+                    Segment::constant(file, offset, bytes, item.name)
                 }
             });
         }
@@ -183,8 +197,12 @@ impl GgufJob {
             }
             Some(planned)
         });
-        let mut plan = Plan::new(&*request.format, name, Output::file(format!("-{name}.gguf")));
-        plan.files = vec![PlannedFile::single(layout.file_bytes)];
+        let output = match files.first().filter(|_| choices.split.is_some()) {
+            Some((first, _)) => Output::folder(format!("-{name}")).entered_by(&**first),
+            None => Output::file(format!("-{name}.gguf")),
+        };
+        let mut plan = Plan::new(&*request.format, name, output);
+        plan.files = files.iter().map(|(name, layout)| PlannedFile::new(&**name, layout.file_bytes)).collect();
         plan.segments = segments;
         plan.units = units.collect();
         let asks = plan.units.iter().any(|unit| !unit.statistics.is_empty());
@@ -195,7 +213,7 @@ impl GgufJob {
             host,
             plan,
             model: request.model.clone(),
-            layout,
+            files,
             sources,
             constants,
             rounding,
@@ -213,8 +231,8 @@ impl FormatJob for GgufJob {
     }
 
     fn constant(&self, segment: u32) -> Result<Cow<'_, [u8]>> {
-        if segment == HEADER_SEGMENT {
-            return Ok(Cow::Borrowed(&self.layout.header));
+        if let Some((_, layout)) = self.files.get(segment as usize) {
+            return Ok(Cow::Borrowed(&layout.header));
         }
         let bytes = self.constants.get(&segment);
         bytes
@@ -226,7 +244,8 @@ impl FormatJob for GgufJob {
         let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
         let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
         let of_unit = || self.sources.iter().filter(|(_, source)| source.unit == unit);
-        let name = |segment: u32| self.layout.tensors[segment as usize - 1].name.as_str();
+        let names: Vec<_> = placed(&self.files).map(|(.., tensor)| tensor.name.as_str()).collect();
+        let name = |segment: u32| names[(segment - first_tensor(&self.files)) as usize];
         let compensated: Vec<_> = of_unit()
             .filter(|(_, source)| source.compensated)
             .map(|(segment, source)| (*segment, name(*segment), source))
@@ -302,9 +321,21 @@ impl FormatJob for GgufJob {
     }
 
     fn check(&self, files: &FilesHandle) -> Result<Findings> {
-        let checks = read::check(files, FILE, &self.layout, &self.host)?;
-        Ok(Findings::new(checks))
+        let checks = self.files.iter().map(|(name, layout)| read::check(files, (name, layout), &self.host));
+        Ok(Findings::new(checks.collect::<Result<Vec<_>>>()?.concat()))
     }
+}
+
+/// The segment of the first tensor: those before it are of headers.
+fn first_tensor(files: &[(String, Layout)]) -> u32 {
+    u32::try_from(files.len()).unwrap_or(u32::MAX)
+}
+
+/// All tensors in their order, each with its file and where the data begin there.
+fn placed(files: &[(String, Layout)]) -> impl Iterator<Item = (u32, u64, &TensorInfo)> {
+    (0..).zip(files).flat_map(|(file, (_, layout))| {
+        layout.tensors.iter().map(move |tensor| (file, layout.header.len() as u64, tensor))
+    })
 }
 
 /// The length of a row, and the number of rows.

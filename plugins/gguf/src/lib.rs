@@ -29,6 +29,7 @@ mod reader;
 mod recipe;
 mod rows;
 mod source;
+mod split;
 mod survey;
 pub mod tokenizer;
 mod types;

@@ -15,6 +15,7 @@ use crate::{
     keys_given,
     metadata::Value,
     mixture::MIXED,
+    split::Split,
     types::{Types, block_type},
 };
 
@@ -32,6 +33,8 @@ const EMBEDDING_TYPE: &str = "token-embedding-type";
 const PURE: &str = "pure";
 const LEAVE_OUTPUT: &str = "leave-output-tensor";
 const OVERRIDE: &str = "override-kv";
+const SPLIT_SIZE: &str = "split-max-size";
+const SPLIT_TENSORS: &str = "split-max-tensors";
 const MIX: &str = "mix";
 const INCLUDE: &str = "include-weights";
 const EXCLUDE: &str = "exclude-weights";
@@ -61,6 +64,8 @@ pub(crate) struct Choices {
     pub(crate) level: Option<&'static Level>,
     /// What columns are weighed by.
     pub(crate) imatrix: Imatrix,
+    /// Where the output is cut into several files, if it is.
+    pub(crate) split: Option<Split>,
     /// Types of single tensors.
     pub(crate) types: Types,
     /// Keys that the user gives, in order.
@@ -99,6 +104,7 @@ impl Choices {
         let surveys = size.is_some() && request.surveyed.is_none();
         let mixed = MIXED.to_vec();
         let mut choices = Self {
+            split: None,
             size,
             surveys,
             mixed,
@@ -155,6 +161,12 @@ impl Choices {
                 }
             }
             LEAVE_OUTPUT => self.types.leaves_output = yes_or_no(LEAVE_OUTPUT, value)?,
+            SPLIT_SIZE | SPLIT_TENSORS if self.split.is_some() => {
+                return Err(Failure::usage(format!("{SPLIT_SIZE} and {SPLIT_TENSORS} both say where files are cut"))
+                    .hint("leave one of them out"));
+            }
+            SPLIT_SIZE => self.split = Some(Split::of_size(SPLIT_SIZE, value)?),
+            SPLIT_TENSORS => self.split = Some(Split::of_tensors(SPLIT_TENSORS, value)?),
             OVERRIDE => self.keys = keys_given::read(OVERRIDE, value)?,
             INCLUDE | EXCLUDE => {
                 let Imatrix::File { included, excluded, .. } = &mut self.imatrix else {
@@ -187,7 +199,9 @@ pub(crate) fn descriptions() -> Vec<OptionDescription> {
     DESCRIPTIONS.map(|(key, what)| OptionDescription::new(key, what)).to_vec()
 }
 
-const DESCRIPTIONS: [(&str, &str); 12] = [
+const DESCRIPTIONS: [(&str, &str); 14] = [
+    (SPLIT_SIZE, "a folder of files with at most so many bytes of tensors each, such as 2G or 500M"),
+    (SPLIT_TENSORS, "a folder of files with at most so many tensors each"),
     (OUTPUT_TYPE, "type of output.weight, such as Q8_0; of the embedding too where that is the output"),
     (EMBEDDING_TYPE, "type of token_embd.weight"),
     (MIX, "the types that are chosen among for a size, such as Q4_K,Q5_K,Q6_K"),

@@ -21,7 +21,7 @@ pub(crate) const PIECE: u64 = 256 << 10;
 ///
 /// # Errors
 /// Fails when the file cannot be read; what is wrong with it is in the checks.
-pub(crate) fn check(files: &FilesHandle, name: &str, layout: &Layout, host: &HostHandle) -> Result<Vec<Check>> {
+pub(crate) fn check(files: &FilesHandle, (name, layout): (&str, &Layout), host: &HostHandle) -> Result<Vec<Check>> {
     let structure = match files.length(name).unwrap_or(0) {
         length if length == layout.file_bytes => {
             let mut front = vec![0; layout.header.len()];
@@ -31,7 +31,8 @@ pub(crate) fn check(files: &FilesHandle, name: &str, layout: &Layout, host: &Hos
         length => Err(format!("the file is {length} bytes long, not {}", layout.file_bytes)),
     };
     if let Err(detail) = structure {
-        return Ok(vec![finding("structure", Err(detail))]);
+        let of = if name.is_empty() { String::new() } else { format!("{name}: ") };
+        return Ok(vec![finding("structure", Err(format!("{of}{detail}")))]);
     }
     let data_start = layout.header.len() as u64;
     let numbers = check_numbers(files, name, data_start, &layout.tensors, host)?;

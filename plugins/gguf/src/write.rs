@@ -87,7 +87,7 @@ pub(crate) fn dimensions(shape: &[u64]) -> Vec<u64> {
     dimensions
 }
 
-fn data_bytes(tensor: &Unplaced) -> Option<u64> {
+pub(crate) fn data_bytes(tensor: &Unplaced) -> Option<u64> {
     let (row, outer) = tensor.shape.split_last().unwrap_or((&1, &[]));
     let rows = outer.iter().try_fold(1_u64, |rows, dimension| rows.checked_mul(*dimension))?;
     tensor.block_type.row_bytes(*row)?.checked_mul(rows)

@@ -4,9 +4,10 @@
 
 use std::borrow::Cow;
 
+use qhost_budget::Size;
 use qhost_folder::{CONFIG, INDEX, Layout, companions, lay_out, not_taken};
 use qhost_plugin_api::{
-    documents::{Companion, Findings, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Segment, UnitOrder},
+    documents::{Companion, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Segment, UnitOrder},
     sdk::{Failure, FilesHandle, FormatJob, HostHandle, Result, UnitHandle},
 };
 
@@ -42,9 +43,12 @@ impl FolderJob {
             None => Source::Checkpoint,
         };
         let level = choices.level.map_or_else(|| level::default(model, source), Ok)?;
-        let mut items = items(model, level, config.is_nested())?;
-        let tensors: Vec<_> = items.iter().map(Item::placed).collect();
-        let layout = lay_out(&tensors, choices.shard_bytes)?;
+        let (level, mut items, layout) = within(&choices, model, level, |level| {
+            let items = items(model, level, config.is_nested())?;
+            let tensors: Vec<_> = items.iter().map(Item::placed).collect();
+            let layout = lay_out(&tensors, choices.shard_bytes)?;
+            Ok((items, layout))
+        })?;
         let first = u32::try_from(layout.shards.len()).unwrap_or(u32::MAX);
         for (segment, item) in (first..).zip(&mut items) {
             item.segment = segment;
@@ -64,6 +68,30 @@ impl FolderJob {
         plan.library = Some(usage::LIBRARY.into());
         Ok(Self { host, plan, layout, items })
     }
+}
+
+/// A folder of the type that is given, or of 16 bits where a size is asked for that it does not keep; of the two types with
+/// these, the one that loses less of weights of usual size.
+fn within(
+    choices: &Choices,
+    model: &Model,
+    level: FloatType,
+    laid_out: impl Fn(FloatType) -> Result<(Vec<Item>, Layout)>,
+) -> Result<(FloatType, Vec<Item>, Layout)> {
+    let limit = choices.size.map_or(u64::MAX, |size| size.bytes(model.parameters()));
+    let mut least = u64::MAX;
+    for level in [level, FloatType::F16] {
+        let (items, layout) = laid_out(level)?;
+        let bytes = layout.shards.iter().map(|shard| shard.bytes).sum();
+        if bytes <= limit {
+            return Ok((level, items, layout));
+        }
+        least = least.min(bytes);
+    }
+    let flag = choices.size.map_or("--max-size", Size::flag);
+    Err(Failure::unsupported(format!("files of at most {limit} bytes are not to be had with floats"))
+        .about(flag)
+        .hint(format!("this model takes {least} bytes and more; other formats take fewer: see `qhost plugins list`")))
 }
 
 /// The headers of the files, then the tensors in their order.

@@ -1,5 +1,6 @@
 //! What the user asks for: the level, and the size of files.
 
+use qhost_budget::Size;
 use qhost_folder::{DEFAULT_SHARD_BYTES, shard_bytes};
 use qhost_plugin_api::{
     documents::{OptionDescription, Options},
@@ -12,10 +13,12 @@ use crate::{FORMAT, float_type::FloatType, level};
 const SHARD_SIZE: &str = "shard-size";
 
 /// All that was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Choices {
     /// The type of the weights, if one was asked for.
     pub(crate) level: Option<FloatType>,
+    /// The size that the files are to have at most.
+    pub(crate) size: Option<Size>,
     /// The largest file, in bytes of weights.
     pub(crate) shard_bytes: u64,
 }
@@ -23,12 +26,14 @@ pub(crate) struct Choices {
 impl Choices {
     /// Reads the options, and refuses what has no meaning.
     pub(crate) fn read(options: &Options) -> Result<Self> {
-        if let Some(flag) = options.flags_besides_level().first() {
+        if let Some(flag) = options.flags_besides_level().into_iter().find(|flag| *flag != "--max-size") {
             return Err(Failure::usage(format!("{flag} has no meaning for {FORMAT}"))
                 .hint("choose the type of the weights with --level"));
         }
-        let level = options.level.as_deref().map(level::named).transpose()?;
-        let mut choices = Self { level, shard_bytes: DEFAULT_SHARD_BYTES };
+        let size = Size::of(options, |_| None::<()>)?.map(|(size, _)| size);
+        let named = options.level.as_deref().filter(|_| size.is_none());
+        let level = named.map(level::named).transpose()?;
+        let mut choices = Self { level, size, shard_bytes: DEFAULT_SHARD_BYTES };
         for (key, value) in &options.plugin {
             if key != SHARD_SIZE {
                 return Err(Failure::usage(format!("{FORMAT} has no plugin option `{key}`"))
@@ -55,10 +60,10 @@ mod tests {
     #[test]
     fn a_level_and_a_size_are_read() {
         let none = Choices::read(&Options::default()).unwrap();
-        assert_eq!(none, Choices { level: None, shard_bytes: DEFAULT_SHARD_BYTES });
+        assert_eq!(none, Choices { level: None, size: None, shard_bytes: DEFAULT_SHARD_BYTES });
         let plugin = [(SHARD_SIZE.to_owned(), "1MB".to_owned())].into();
         let both = Choices::read(&Options { level: Some("F16".into()), plugin, ..Options::default() }).unwrap();
-        assert_eq!(both, Choices { level: Some(FloatType::F16), shard_bytes: 1_000_000 });
+        assert_eq!(both, Choices { level: Some(FloatType::F16), size: None, shard_bytes: 1_000_000 });
     }
 
     #[test]
@@ -76,7 +81,8 @@ mod tests {
             Options { act_order: Some(false), ..Options::default() },
             Options { imatrix: Some("auto".into()), ..Options::default() },
             Options { effort: Some("best".into()), ..Options::default() },
-            Options { max_size: Some(1), ..Options::default() },
+            Options { max_size: Some(1), level: Some("F16".into()), ..Options::default() },
+            Options { tensor_types: vec!["a=F16".into()], ..Options::default() },
         ] {
             assert_eq!(Choices::read(&options).unwrap_err().kind, FailureKind::USAGE, "{options:?}");
         }

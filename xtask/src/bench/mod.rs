@@ -3,6 +3,7 @@
 //! Everything that is compared is measured in one run, in turns. The tables go to standard output and, dated, into
 //! `tests/bench/`. Whatever is measured runs as a process of its own: neither llama.cpp nor a kernel is linked here.
 
+mod ceiling;
 mod disk;
 mod end_to_end;
 mod kernels;
@@ -27,7 +28,7 @@ use {end_to_end::EndToEnd, kernels::Kernels, large::Large, machine::Machine, pro
 
 #[derive(Debug, Args)]
 pub(crate) struct Settings {
-    /// What to measure; everything if nothing is named.
+    /// What to measure; everything but `ceiling` if nothing is named.
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// kernels: turns of 5 ms of each kernel, of which the best counts.
@@ -45,7 +46,7 @@ pub(crate) struct Settings {
     /// end-to-end: runs of each program, of which the best counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// 7b: layers; a Llama 2 7B has 32.
+    /// 7b, ceiling: layers; a Llama 2 7B has 32.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=80))]
     layers: u16,
     /// 7b: keep the checkpoint, for the next time.
@@ -63,6 +64,8 @@ enum Part {
     /// A random checkpoint of the shapes of Llama 2 7B (13.5 GB), and the machine's limits beside it.
     #[value(name = "7b")]
     SevenB,
+    /// Runs under `--max-memory` at the shapes that ask for most; only when it is named.
+    Ceiling,
 }
 
 /// A number of threads.
@@ -86,7 +89,8 @@ impl fmt::Display for Threads {
 
 impl Settings {
     fn includes(&self, part: Part) -> bool {
-        self.parts.is_empty() || self.parts.contains(&part)
+        // Calibrations at the shapes of a 7B take a quarter of an hour.
+        self.parts.contains(&part) || self.parts.is_empty() && part != Part::Ceiling
     }
 }
 
@@ -112,6 +116,9 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     }
     if let Some(large) = large {
         report.add(large.run(&programs, &limits, kernels.as_ref())?);
+    }
+    if settings.includes(Part::Ceiling) {
+        report.add(ceiling::run(&programs, &folder, settings.layers)?);
     }
     let faults = kernels.map_or_else(Vec::new, |kernels| kernels.faults());
     if !faults.is_empty() {

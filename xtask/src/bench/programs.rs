@@ -40,20 +40,20 @@ impl Programs {
 
     /// `qhost quantize` into a folder.
     pub(super) fn quantize(&self, model: &Path, level: &str, output: &Path) -> Command {
-        let mut qhost = self.qhost("quantize", model, level);
+        let mut qhost = self.qhost("quantize", model, "gguf", level);
         qhost.args(["--force", "--fresh", "-o"]).arg(output);
         qhost
     }
 
     /// What `qhost plan` says of a level: weights of each type.
     pub(super) fn encodings(&self, model: &Path, level: &str) -> Result<Vec<(String, f64)>> {
-        encodings(&document(&cargo::read(&mut self.qhost("plan", model, level))?)?)
+        encodings(&document(&cargo::read(&mut self.qhost("plan", model, "gguf", level))?)?)
     }
 
     /// The executable, with none of the user's own settings.
-    fn qhost(&self, command: &str, model: &Path, level: &str) -> Command {
+    pub(super) fn qhost(&self, command: &str, model: &Path, format: &str, level: &str) -> Command {
         let mut qhost = Command::new(self.dist.join(format!("qhost{EXE_SUFFIX}")));
-        qhost.arg(command).arg(model).args(["--format", "gguf", "--level", level, "--quiet", "--json"]);
+        qhost.arg(command).arg(model).args(["--format", format, "--level", level, "--quiet", "--json"]);
         for (name, _) in env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("QHOST_") || name.starts_with("HF_")) {
                 qhost.env_remove(name);
