@@ -4,7 +4,7 @@ use std::fs;
 
 use qhost_tests::{command::Qhost, repository};
 
-const COMMANDS: [&[&str]; 11] = [
+const COMMANDS: [&[&str]; 12] = [
     &[],
     &["quantize"],
     &["convert"],
@@ -16,6 +16,7 @@ const COMMANDS: [&[&str]; 11] = [
     &["plugins", "list"],
     &["plugins", "info"],
     &["completions"],
+    &["man"],
 ];
 
 #[test]
@@ -59,4 +60,16 @@ fn version_and_completions_are_data() {
     assert!(version.stdout.starts_with("qhost "), "{version:?}");
     let script = Qhost::new(["completions", "bash"]).succeed();
     assert!(script.stdout.contains("quantize") && script.stderr.is_empty(), "{script:?}");
+}
+
+#[test]
+fn manual_pages_are_printed_or_written_for_every_command() {
+    let page = Qhost::new(["man"]).succeed();
+    assert!(page.stdout.contains(".TH qhost 1") && page.stdout.contains("Exit codes"), "{page:?}");
+    let folder = tempfile::tempdir().unwrap();
+    Qhost::new(["man"]).arg(folder.path()).succeed();
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    assert!(read("qhost-quantize.1").contains("tensor\\-type") && read("qhost-plugins-list.1").contains("qhost"));
+    let missing = Qhost::new(["man"]).arg(folder.path().join("not there")).fail_with(6);
+    assert!(missing["hint"].as_str().unwrap().contains("folder"), "{missing}");
 }

@@ -133,7 +133,11 @@ pub(super) enum Command {
     /// Show the installed plugins.
     Plugins(PluginsArguments),
     /// Print a completion script for a shell.
+    #[command(after_long_help = COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArguments),
+    /// Print the manual page, or write those of all commands into a folder.
+    #[command(after_long_help = MAN_EXAMPLES)]
+    Man(ManArguments),
 }
 
 impl Command {
@@ -154,6 +158,19 @@ impl Command {
 /// The examples are for reading; nothing in the host depends on a format's name.
 const QUANTIZE_EXAMPLES: &str = include_str!("quantize_examples.txt");
 const CONVERT_EXAMPLES: &str = include_str!("convert_examples.txt");
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  qhost completions bash > ~/.local/share/bash-completion/completions/qhost
+  qhost completions zsh > ~/.zfunc/_qhost
+      with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc
+  qhost completions fish > ~/.config/fish/completions/qhost.fish";
+const MAN_EXAMPLES: &str = "\
+Examples:
+  qhost man | man -l -
+      shows it at once
+  qhost man ~/.local/share/man/man1
+      from then on `man qhost` and `man qhost-quantize` show them";
 
 /// Where a command's model comes from.
 #[derive(Debug, Args)]
@@ -431,4 +448,11 @@ pub(super) enum PluginsCommand {
 pub(super) struct CompletionsArguments {
     /// The shell.
     pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ManArguments {
+    /// The folder for the pages of all commands; without it the main page is printed.
+    #[arg(value_name = "DIR")]
+    pub(super) folder: Option<PathBuf>,
 }

@@ -7,6 +7,7 @@ mod completions;
 mod convert;
 mod eval;
 mod inspect;
+mod man;
 mod model;
 mod plugins;
 mod quantize;
@@ -81,6 +82,7 @@ fn run_command(session: &Session, line: CommandLine) -> CommandResult {
         Command::Eval(arguments) => eval::run(session, arguments),
         Command::Plugins(arguments) => plugins::run(session, &arguments),
         Command::Completions(arguments) => completions::print(arguments.shell),
+        Command::Man(arguments) => man::print(arguments.folder.as_deref()),
     }
 }
 

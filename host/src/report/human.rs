@@ -15,7 +15,7 @@ use crate::{
     plan::bits_per_weight,
     plugin::{Catalog, Status},
     run::Outcome,
-    text::shown,
+    text::{shell_word, shown},
 };
 
 /// The result of `quantize`.
@@ -61,6 +61,13 @@ pub fn show_result(outcome: &Outcome, usage: Usage, beside: &[PathBuf]) -> Strin
             if outcome.resumed.is_some() { ", resumed" } else { "" },
         ),
     );
+    if outcome.converted.is_none() {
+        let original =
+            outcome.origin.as_ref().map_or_else(|| outcome.source.display().to_string(), |origin| origin.id.clone());
+        let made = outcome.opened().display().to_string();
+        let (made, original) = (shell_word(&made), shell_word(&original));
+        row("next", shown(&format!("qhost eval {made} --against {original}")).into_owned());
+    }
     text
 }
 

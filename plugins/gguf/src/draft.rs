@@ -139,7 +139,8 @@ impl<'a> Draft<'a> {
         let model = &self.request.model;
         let source = |place: usize| conversion::as_it_comes(&self.items[place], model);
         let types = (&self.choices.types, self.choices.mixed.as_slice());
-        let mut mixture = Mixture::new(size, model.parameters(), &self.items, types, &source)?;
+        let mut mixture =
+            Mixture::new(size, (model.parameters(), model.hyperparameters.layers), &self.items, types, &source)?;
         if let Some(texts) = &self.request.surveyed {
             mixture.take(&survey::read(texts)?)?;
         }

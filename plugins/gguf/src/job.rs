@@ -12,8 +12,8 @@ use std::{
 use qhost_linears::{metric, need};
 use qhost_plugin_api::{
     documents::{
-        FidelityClass, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit, Segment, Survey,
-        TensorSegment, UnitOrder,
+        Check, CheckStatus, FidelityClass, Findings, Model, OpenRequest, Output, Plan, PlannedFile, PlannedUnit,
+        Segment, Survey, TensorSegment, UnitOrder,
     },
     sdk::{
         BESIDE, Failure, FilesHandle, FormatJob, FormatService, HostHandle, Result, RowJob, UnitHandle, beside_service,
@@ -321,8 +321,19 @@ impl FormatJob for GgufJob {
     }
 
     fn check(&self, files: &FilesHandle) -> Result<Findings> {
-        let checks = self.files.iter().map(|(name, layout)| read::check(files, (name, layout), &self.host));
-        Ok(Findings::new(checks.collect::<Result<Vec<_>>>()?.concat()))
+        let mut checks = Vec::new();
+        for (name, layout) in &self.files {
+            for check in read::check(files, (name, layout), &self.host)? {
+                let same = checks.iter_mut().find(|other: &&mut Check| other.name == check.name);
+                match same {
+                    // What is wrong with one of several files is wrong with all.
+                    Some(other) if other.status != CheckStatus::Failed => *other = check,
+                    Some(_) => {}
+                    None => checks.push(check),
+                }
+            }
+        }
+        Ok(Findings::new(checks))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Types for all tensors, so that the file is within a size and least is lost.
 //!
 //! Every tensor that a level would quantise gets one of a list of types; what the user says of single tensors holds.
-//! What counts is the relative error of each tensor's output (of its weights, where nothing is known of its inputs), and
-//! every tensor counts alike: small ones, which many others read through, get more bits then than large ones. It knows
-//! sizes and losses; these are measured in [`crate::survey`], and guessed before.
+//! What counts is the relative error of each tensor's output (of its weights, where nothing is known of its inputs), times
+//! how much the model's answers change for such an error there. The first is measured for each type in [`crate::survey`],
+//! and guessed before; the second is a matter of what the tensor is. It knows sizes and losses.
 
 use std::collections::BTreeMap;
 
@@ -34,6 +34,39 @@ pub(crate) const MIXED: [BlockType; 10] = [
     BlockType::Q8_0,
 ];
 
+/// How much an error of a tensor changes the answers, by a part of its name, beside the same relative error of the head;
+/// those of layers in a model of one layer.
+///
+/// Measured, about: the divergence of the answers over the squared error, with one tensor after the other in 3 or 4 bits and
+/// all others in 16, of two trained llamas of 4 and 5 layers, for which they are 0.9 and 6 for the head. Within a model it is
+/// nearly the same in all layers. That each of many layers adds less to the stream is taken for granted.
+const WEIGHTS: [(&str, f64); 9] = [
+    ("attn_qkv", 0.2),
+    ("attn_q", 0.09),
+    ("attn_k", 0.2),
+    ("attn_v", 0.2),
+    ("attn_output", 0.1),
+    ("ffn_gate", 0.4),
+    ("ffn_up", 0.3),
+    ("ffn_down", 0.4),
+    ("", 0.2),
+];
+
+/// The same of the embedding, which every layer reads.
+const WEIGHT_OF_EMBEDDING: f64 = 0.4;
+
+fn weight(name: &str, tied: bool, layers: u32) -> f64 {
+    match name {
+        "output.weight" => 1.0,
+        "token_embd.weight" if tied => 1.0 + WEIGHT_OF_EMBEDDING,
+        "token_embd.weight" => WEIGHT_OF_EMBEDDING,
+        name => {
+            let known = WEIGHTS.iter().find(|(part, _)| name.contains(part));
+            known.map_or(0.0, |(_, weight)| weight / f64::from(layers.max(1)))
+        }
+    }
+}
+
 /// The choice that is to be made.
 #[derive(Debug, Clone)]
 pub(crate) struct Mixture {
@@ -55,6 +88,8 @@ struct Tensor {
     types: Vec<BlockType>,
     bytes: Vec<u64>,
     losses: Vec<f64>,
+    /// How much a loss counts.
+    weight: f64,
 }
 
 impl Mixture {
@@ -64,7 +99,7 @@ impl Mixture {
     /// Fails with kind `UNSUPPORTED` where a type that the user chose does not fit.
     pub(crate) fn new(
         size: Size,
-        parameters: u64,
+        (parameters, layers): (u64, u32),
         items: &[Item],
         (types, mixed): (&Types, &[BlockType]),
         source: &dyn Fn(usize) -> BlockType,
@@ -95,7 +130,8 @@ impl Mixture {
             let bytes = possible.iter().map(bytes).collect::<Option<Vec<_>>>();
             let bytes = bytes.ok_or_else(|| Failure::unsupported("it would be too long").about(&*item.name))?;
             let losses = possible.iter().map(|block_type| block_type.expected_error().powi(2)).collect();
-            Ok(Tensor { name: item.name.clone(), weights, types: possible, bytes, losses })
+            let weight = weight(&item.name, tied, layers);
+            Ok(Tensor { name: item.name.clone(), weights, types: possible, bytes, losses, weight })
         });
         let (limit, name, flag) = (size.bytes(parameters), size.name(parameters), size.flag());
         Ok(Self { limit, name, flag, parameters, tensors: tensors.collect::<Result<_>>()? })
@@ -143,7 +179,7 @@ impl Mixture {
             .iter()
             .map(|tensor| {
                 let each = tensor.bytes.iter().zip(&tensor.losses);
-                each.map(|(bytes, loss)| Candidate { bytes: *bytes, loss: *loss }).collect::<Vec<_>>()
+                each.map(|(bytes, loss)| Candidate { bytes: *bytes, loss: loss * tensor.weight }).collect::<Vec<_>>()
             })
             .collect();
         let picks = choose(&all, room).ok_or_else(|| self.not_to_be_had(around))?;
@@ -190,7 +226,7 @@ mod tests {
             item("blk.0.ffn_down.weight", &[256, 96]),
             item("blk.0.ffn_up.weight", &[4, 33]),
         ];
-        Mixture::new(Size::Bytes(limit), 1 << 18, &items, (types, &MIXED), &|_| BlockType::BF16).unwrap()
+        Mixture::new(Size::Bytes(limit), (1 << 18, 1), &items, (types, &MIXED), &|_| BlockType::BF16).unwrap()
     }
 
     fn chosen(mixture: &Mixture, room: u64) -> Vec<&'static str> {
@@ -198,12 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_small_gets_more_bits_and_what_cannot_be_quantised_stays() {
+    fn the_head_gets_more_bits_and_what_cannot_be_quantised_stays() {
         let mixture = mixture(&Types::default(), 1 << 20);
         let names = chosen(&mixture, 90_000);
         assert_eq!((names[1], names[4]), ("F32", "BF16"));
         let loss = |name: &str, of: &str| mixture.losses_of(name).find(|(kind, _)| kind.name() == of).unwrap().1;
-        assert!(loss("blk.0.attn_v.weight", names[2]) <= loss("output.weight", names[0]), "{names:?}");
+        assert!(loss("output.weight", names[0]) < loss("blk.0.attn_v.weight", names[2]), "{names:?}");
         // Rows of 96 are no super-blocks.
         assert_eq!(
             mixture.types_of("blk.0.ffn_down.weight").unwrap(),
