@@ -2,7 +2,6 @@
 //!
 //! `ARCHITECTURE.md` beside this folder tells which room knows what.
 
-pub mod bus_error;
 pub mod calibrate;
 pub mod cancel;
 pub mod card;
@@ -21,6 +20,7 @@ pub mod plugin;
 pub mod quantised;
 pub mod report;
 pub mod run;
+pub mod signals;
 pub mod source;
 pub mod stream;
 pub mod text;

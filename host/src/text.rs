@@ -1,6 +1,27 @@
 //! Small renderings that several rooms share.
 
-use std::{borrow::Cow, fmt::Write};
+use std::{
+    borrow::Cow,
+    fmt::Write,
+    io,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// The system's error with the file that it is about, for `map_err`.
+pub fn about(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Nanoseconds since the beginning of 1970; less than 0 before it.
+#[must_use]
+pub fn nanoseconds(time: SystemTime) -> i128 {
+    let whole = |nanoseconds| i128::try_from(nanoseconds).unwrap_or(i128::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => whole(after.as_nanos()),
+        Err(before) => -whole(before.duration().as_nanos()),
+    }
+}
 
 /// Bytes in lower-case hexadecimal.
 #[must_use]

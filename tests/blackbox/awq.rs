@@ -7,7 +7,6 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use half::f16;
@@ -353,18 +352,8 @@ fn neither_threads_nor_memory_nor_kills_change_a_byte() {
 /// Ends a run the hard way after a unit more is in its journal.
 fn kill_at_work(qhost: Qhost, folder: &Path) {
     let journal = folder.join("tinylm-AWQ-4bit-g128.partial").join("journal");
-    let units = || {
-        let text = fs::read_to_string(&journal).unwrap_or_default();
-        text.lines().filter(|line| line.contains("\"unit\":") && !line.contains("\"unit\":null")).count()
-    };
-    let (before, began) = (units(), Instant::now());
-    let (mut child, _home) = qhost.start();
-    while units() <= before {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
-        assert!(began.elapsed() < Duration::from_secs(300), "no progress");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(journal.exists(), "it was killed while it worked");
+    let units =
+        |text: &str| text.lines().filter(|line| line.contains("\"unit\":") && !line.contains("\"unit\":null")).count();
+    let before = units(&fs::read_to_string(&journal).unwrap_or_default());
+    qhost.kill_when(&journal, |text| units(text) > before);
 }

@@ -4,34 +4,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
 
 use half::{bf16, f16};
+pub(crate) use qhost_tests::checkpoint::random_rows as calibration;
 use qhost_tests::{command::Qhost, fixture};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-
-/// Rows of tokens that every fixture's vocabulary has.
-pub(crate) fn calibration(folder: &Path) -> PathBuf {
-    fs::create_dir_all(folder).unwrap();
-    let path = folder.join("calibration.jsonl");
-    let mut state = 1_u64;
-    let mut text = String::new();
-    for _ in 0..4 {
-        let tokens: Vec<_> = (0..32)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % 300
-            })
-            .collect();
-        writeln!(text, "{{\"input_ids\": {tokens:?}}}").unwrap();
-    }
-    fs::write(&path, text).unwrap();
-    path
-}
 
 fn run(command: &str, model: &Path, folder: &Path, arguments: &[&str]) -> Qhost {
     let qhost = Qhost::new([command, "--format", "gptq", "--calibration"]);

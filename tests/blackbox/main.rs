@@ -25,6 +25,7 @@ mod hub_faults;
 mod hub_resume;
 mod imatrix;
 mod inspect;
+mod interruptions;
 mod loading;
 mod memory;
 mod messages;
@@ -39,4 +40,6 @@ mod resume;
 mod safetensors;
 mod safety;
 mod statistics;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod torture;
 mod verify;

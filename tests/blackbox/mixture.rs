@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use qhost_tests::{command::Qhost, fixture};
@@ -91,26 +90,16 @@ fn neither_threads_nor_kills_change_a_byte() {
     let expected = files(&whole);
     let output = folder.path().join("killed");
     let journal = output.join("tinylm-GPTQ-8.4bpw-g32.partial").join("journal");
-    let lines = |of: &str| {
-        let text = fs::read_to_string(&journal).unwrap_or_default();
-        text.lines().filter(|line| line.contains(of)).count()
-    };
+    let lines = |text: &str, of: &str| text.lines().filter(|line| line.contains(of)).count();
+    let written = |of| lines(&fs::read_to_string(&journal).unwrap_or_default(), of);
     // Once while it measures, and once after it.
     for (of, units) in [("\"record\":\"survey\"", 3), ("\"record\":\"unit\"", 4)] {
-        let before = lines(of);
+        let before = written(of);
         let start = run("quantize", "tinylm", &arguments("1")).arg("-o").arg(&output);
-        let (mut child, _home) = start.start();
-        let began = Instant::now();
-        while lines(of) < before + units && child.try_wait().unwrap().is_none() {
-            assert!(began.elapsed() < Duration::from_secs(300), "no progress");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(journal.exists(), "it was killed while it worked");
+        start.kill_when(&journal, |text| lines(text, of) >= before + units);
     }
     // The embedding, four layers and the head, each measured once.
-    assert_eq!(lines("\"record\":\"survey\""), 6);
+    assert_eq!(written("\"record\":\"survey\""), 6);
     let ended = run("quantize", "tinylm", &arguments("1")).arg("-o").arg(&output).arg("--json").run();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stderr.contains("\"surveying\""), "it is not measured again: {ended:?}");

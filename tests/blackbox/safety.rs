@@ -6,10 +6,13 @@ use std::{
     io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     process::Child,
-    time::{Duration, Instant},
 };
 
-use qhost_tests::{checkpoint::RandomLlama, command::Qhost, fixture};
+use qhost_tests::{
+    checkpoint::RandomLlama,
+    command::{Qhost, wait_for_work},
+    fixture,
+};
 use serde_json::Value;
 
 const OUTPUT: &str = "model-Q4_K_M.gguf";
@@ -28,12 +31,8 @@ fn quantize(model: &Path, output: &Path) -> Qhost {
 /// Waits until so many units are in the journal of a run that goes on.
 fn wait_for_units(child: &mut Child, output: &Path, units: usize) {
     let journal = output.join(format!("{OUTPUT}.partial")).join("journal");
-    let began = Instant::now();
-    while fs::read_to_string(&journal).map_or(0, |text| text.lines().count()) < units + 2 {
-        assert!(child.try_wait().unwrap().is_none(), "it ended too soon");
-        assert!(began.elapsed() < Duration::from_secs(120), "no progress");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // The first two lines are the start and the header.
+    wait_for_work(child, &journal, |text| text.lines().count() >= units + 2);
 }
 
 #[test]

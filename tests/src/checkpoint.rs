@@ -182,6 +182,26 @@ pub fn write_json(path: &Path, value: &Value) {
     fs::write(path, format!("{value:#}\n")).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
+/// Writes rows of tokens that every fixture's vocabulary has into a file in `folder`; gives its path.
+#[must_use]
+pub fn random_rows(folder: &Path) -> PathBuf {
+    let path = folder.join("calibration.jsonl");
+    let mut state = 1_u64;
+    let mut text = String::new();
+    for _ in 0..4 {
+        let tokens: Vec<_> = (0..32)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % 300
+            })
+            .collect();
+        text.push_str(&format!("{{\"input_ids\": {tokens:?}}}\n"));
+    }
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, text));
+    written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    path
+}
+
 /// Copies a checkpoint folder, so that a test may spoil it.
 #[must_use]
 pub fn copy_of(source: &Path, folder: &Path) -> PathBuf {
@@ -265,15 +285,22 @@ fn hostile(value: f32, row: usize, random: &mut Random) -> f32 {
 
 /// Numbers that look random and are the same for the same start (splitmix64).
 #[derive(Debug)]
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// The next number.
+    #[expect(clippy::should_implement_trait, reason = "it has no end")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ (x >> 31)
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end as u64).unwrap_or(0)
     }
 
     /// Close to normal with deviation 1: the sum of four uniform numbers.

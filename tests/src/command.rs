@@ -5,6 +5,7 @@ use std::{
     env,
     ffi::OsStr,
     fmt,
+    io::PipeWriter,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
@@ -22,9 +23,15 @@ struct Staged {
     test_plugins: PathBuf,
 }
 
+static STAGED: OnceLock<Staged> = OnceLock::new();
+
+/// Tells where the executable with its plugins is, and the plugins for tests; the first that is told counts.
+pub fn use_staged(dist: PathBuf, test_plugins: PathBuf) {
+    let _ = STAGED.set(Staged { dist, test_plugins });
+}
+
 /// `cargo xtask test` stages everything once and tells where; a test that is run by itself has it done.
 fn staged() -> &'static Staged {
-    static STAGED: OnceLock<Staged> = OnceLock::new();
     STAGED.get_or_init(|| {
         if let (Some(dist), Some(test_plugins)) = (env::var_os("QHOST_TEST_DIST"), env::var_os("QHOST_TEST_PLUGINS")) {
             return Staged { dist: dist.into(), test_plugins: test_plugins.into() };
@@ -142,6 +149,32 @@ impl Qhost {
         self
     }
 
+    /// Has a shell do something to the process first, such as setting a limit.
+    #[must_use]
+    pub fn under(self, script: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("{script}; exec \"$0\" \"$@\""));
+        command.arg(self.command.get_program()).args(self.command.get_args()).stdin(Stdio::null());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self { command, home: self.home }
+    }
+
+    /// Runs it to its end with nobody who reads what it says; gives the exit code.
+    #[must_use]
+    pub fn run_unheard(mut self) -> Option<i32> {
+        for stream in [Command::stdout::<PipeWriter>, Command::stderr] {
+            let (_, deaf) = std::io::pipe().unwrap_or_else(|error| panic!("no pipe: {error}"));
+            stream(&mut self.command, deaf);
+        }
+        let status = self.command.status();
+        status.unwrap_or_else(|error| panic!("{:?} cannot be run: {error}", self.command)).code()
+    }
+
     /// Runs it to its end.
     #[must_use]
     pub fn run(mut self) -> Ended {
@@ -187,13 +220,13 @@ impl Qhost {
 
     /// Starts it, and kills it when its journal has so many lines.
     pub fn kill_after(self, journal: &Path, lines: usize) {
+        self.kill_when(journal, |text| text.lines().count() >= lines);
+    }
+
+    /// Starts it, and kills it when the text of its journal is so.
+    pub fn kill_when(self, journal: &Path, is_so: impl Fn(&str) -> bool) {
         let (mut child, _home) = self.start();
-        let began = Instant::now();
-        let written = || std::fs::read_to_string(journal).map_or(0, |text| text.lines().count());
-        while written() < lines && child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            assert!(began.elapsed() < Duration::from_secs(300), "no progress");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_for_work(&mut child, journal, is_so);
         let killed = child.kill().and_then(|()| child.wait());
         assert!(killed.is_ok() && journal.exists(), "it was killed while it worked");
     }
@@ -204,6 +237,16 @@ impl Qhost {
         let file = std::fs::File::create(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let child = self.command.stdout(file).stderr(Stdio::null()).spawn();
         child.unwrap_or_else(|error| panic!("{:?} cannot be run: {error}", self.command))
+    }
+}
+
+/// Waits until the text of a run's journal is so, and fails the test if the run ends before.
+pub fn wait_for_work(child: &mut Child, journal: &Path, is_so: impl Fn(&str) -> bool) {
+    let began = Instant::now();
+    while !is_so(&std::fs::read_to_string(journal).unwrap_or_default()) {
+        assert!(child.try_wait().is_ok_and(|ended| ended.is_none()), "it ended too soon");
+        assert!(began.elapsed() < Duration::from_secs(300), "no progress");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod command;
 pub mod hub;
+pub mod torture;
 
 use std::path::{Path, PathBuf};
 

@@ -17,6 +17,7 @@ mod stage;
 mod suite;
 mod synthetic;
 mod tidy;
+mod torture;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -45,6 +46,8 @@ enum Command {
     },
     /// Measure speed and memory beside llama.cpp and the machine's limits; results go into tests/bench.
     Bench(bench::Settings),
+    /// Run into every fault that a disk can have, and kill runs at random instants, on Linux on x86-64.
+    Torture(torture::Settings),
     /// Make a large random checkpoint.
     Synthetic(synthetic::Settings),
     /// Measure the machine, for `bench`.
@@ -68,6 +71,7 @@ fn main() -> Result<()> {
         }
         Command::Tidy { freeze_abi } => tidy::run(freeze_abi),
         Command::Bench(settings) => bench::run(&settings),
+        Command::Torture(settings) => torture::run(&settings),
         Command::Synthetic(settings) => synthetic::make(&settings),
         Command::Limits(settings) => bench::print_limits(&settings),
         Command::Tools => provision::print(&cargo::Workspace::read()?.target),

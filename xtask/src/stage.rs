@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::cargo::{self, Workspace};
 
-/// Plugins that only tests use.
-const TEST_PLUGINS: [&str; 4] = ["qhost-bridge", "qhost-misbehave", "qhost-nibble", "qhost-observe"];
+/// Plugins that only tests use, and what comes between a process and its system.
+const TEST_PLUGINS: [&str; 5] = ["qhost-bridge", "qhost-faults", "qhost-misbehave", "qhost-nibble", "qhost-observe"];
 
 /// Makes `target/dist`: `qhost` and `plugins/`.
 ///

@@ -100,7 +100,6 @@ const ROOMS: [(&str, &[&str]); 19] = [
     (
         "cli",
         &[
-            "bus_error",
             "cancel",
             "dataset",
             "evaluate",
@@ -111,6 +110,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
             "plugin",
             "report",
             "run",
+            "signals",
             "verify",
         ],
     ),

@@ -25,10 +25,10 @@ use serde_json::Value;
 
 use self::arguments::{Command, CommandLine, Global, OutputFormat};
 use crate::{
-    bus_error,
     exit_code::ExitCode,
     plugin::{self, Catalog, SearchPath, SearchSettings},
     report::{self, LogSettings, Problem, Verbosity},
+    signals,
 };
 
 /// What a command may fail with, ready to be shown.
@@ -67,7 +67,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run_command(session: &Session, line: CommandLine) -> CommandResult {
-    bus_error::answer(session.json);
+    signals::answer(session.json);
     report::start_logging(&session.log).map_err(|error| {
         let path = session.log.file.as_deref().unwrap_or_else(|| Path::new("")).display();
         let message = format!("cannot write the log file {path}: {error}");

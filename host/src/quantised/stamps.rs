@@ -5,12 +5,15 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use sha2::{Digest, Sha256};
 
-use crate::inspect::File;
+use crate::{
+    inspect::File,
+    text::{self, about, nanoseconds},
+};
 
 /// Length and time of each file.
 pub(super) struct Stamps(Vec<(String, PathBuf, (u64, SystemTime))>);
@@ -33,10 +36,9 @@ impl Stamps {
             digest.update((name.len() as u64).to_le_bytes());
             digest.update(name);
             digest.update(length.to_le_bytes());
-            let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-            digest.update(modified.as_nanos().to_le_bytes());
+            digest.update(nanoseconds(*modified).to_le_bytes());
         }
-        crate::text::hex(&digest.finalize())
+        text::hex(&digest.finalize())
     }
 
     /// Whether all files are as they were.
@@ -46,6 +48,6 @@ impl Stamps {
 }
 
 fn stamp(path: &Path) -> io::Result<(u64, SystemTime)> {
-    let metadata = fs::metadata(path)?;
+    let metadata = fs::metadata(path).map_err(about(path))?;
     Ok((metadata.len(), metadata.modified()?))
 }

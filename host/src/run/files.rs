@@ -13,7 +13,9 @@ use qhost_plugin_api::{
     documents::SourceFile,
 };
 
-use crate::{plugin::FileSource, source::CompanionFile, stream::positioned::read_full_at, write::ReservedFiles};
+use crate::{
+    plugin::FileSource, source::CompanionFile, stream::positioned::read_full_at, text::about, write::ReservedFiles,
+};
 
 /// A small file of a model.
 #[derive(Debug, Clone)]
@@ -63,7 +65,7 @@ impl Companion {
     /// All of it.
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         match &self.content {
-            Content::File { path, .. } => fs::read(path),
+            Content::File { path, .. } => fs::read(path).map_err(about(path)),
             Content::Memory(bytes) => Ok(bytes.to_vec()),
         }
     }

@@ -8,12 +8,12 @@ use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader},
     path::Path,
-    time::UNIX_EPOCH,
 };
 
 use sha2::{Digest, Sha256};
 
 use super::Checkpoint;
+use crate::text::{about, nanoseconds};
 
 /// A digest of everything that the output depends on in the source, in hexadecimal.
 ///
@@ -36,10 +36,10 @@ pub fn fingerprint(checkpoint: &Checkpoint, read: &BTreeSet<String>) -> io::Resu
             add(digest.as_bytes());
             continue;
         }
-        let metadata = fs::metadata(checkpoint.root.join(&shard.file_name))?;
-        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let path = checkpoint.root.join(&shard.file_name);
+        let metadata = fs::metadata(&path).map_err(about(&path))?;
         add(&metadata.len().to_le_bytes());
-        add(&modified.as_nanos().to_le_bytes());
+        add(&nanoseconds(metadata.modified()?).to_le_bytes());
     }
     for tensor in &checkpoint.tensors {
         add(format!("{} {} {:?} {} {}", tensor.name, tensor.dtype, tensor.shape, tensor.shard, tensor.offset)
@@ -48,7 +48,7 @@ pub fn fingerprint(checkpoint: &Checkpoint, read: &BTreeSet<String>) -> io::Resu
     for companion in &checkpoint.companions {
         add(companion.name.as_bytes());
         if read.contains(&companion.name) {
-            add(&digest_of(&companion.path)?);
+            add(&digest_of(&companion.path).map_err(about(&companion.path))?);
         }
     }
     Ok(crate::text::hex(&digest.finalize()))
@@ -60,7 +60,8 @@ pub fn fingerprint(checkpoint: &Checkpoint, read: &BTreeSet<String>) -> io::Resu
 /// Fails when a file has gone or cannot be read.
 pub fn is_unchanged(checkpoint: &Checkpoint) -> io::Result<bool> {
     for shard in &checkpoint.shards {
-        let metadata = fs::metadata(checkpoint.root.join(&shard.file_name))?;
+        let path = checkpoint.root.join(&shard.file_name);
+        let metadata = fs::metadata(&path).map_err(about(&path))?;
         if (metadata.len(), metadata.modified()?) != shard.stamp {
             return Ok(false);
         }

@@ -19,18 +19,25 @@ use super::{Error, ReservedFiles, Target, WorkFolder};
 pub fn publish(work: &WorkFolder, target: &Target, force: bool) -> Result<(), Error> {
     let path = target.path();
     let finished = unpublished(work.path(), target.kind);
+    let mut aside = false;
     if target.is_occupied() {
         if !force {
             return Err(Error::Appeared { path });
         }
         if target.kind == OutputKind::Folder {
             fs::rename(&path, work.replaced()).map_err(Error::io("move aside", &path))?;
+            aside = true;
         }
     }
     if target.kind == OutputKind::Folder {
         sync_folder(&finished)?;
     }
-    fs::rename(&finished, &path).map_err(Error::io("move the finished output to", &path))?;
+    let placed = fs::rename(&finished, &path);
+    if placed.is_err() && aside {
+        // The old one is better than none; if it cannot be moved back either, the next run does it.
+        let _ = fs::rename(work.replaced(), &path);
+    }
+    placed.map_err(Error::io("move the finished output to", &path))?;
     sync_folder(&target.folder)
 }
 

@@ -123,9 +123,13 @@ impl ReservedFiles {
 /// Sets the length and has the disk set the blocks aside.
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)?;
-    match file.allocate(bytes) {
-        // Not every disk can set blocks aside; then the plan's look at the free space has to do.
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-        outcome => outcome,
+    loop {
+        match file.allocate(bytes) {
+            // Not every disk can set blocks aside; then the plan's look at the free space has to do.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+            // A signal came, as one does when the user's terminal changes.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
     }
 }

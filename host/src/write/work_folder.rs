@@ -145,20 +145,23 @@ impl WorkFolder {
     /// Removes the folder.
     ///
     /// The journal goes after the rest, so that an interruption leaves a folder from which the next run
-    /// sees that the work is finished.
+    /// sees that the work is finished. When it has gone nothing is left to be done, and a folder that stays because the disk
+    /// refuses, another run has begun, or somebody has put something in, is no failure of this run.
     ///
     /// # Errors
     /// Fails when the disk refuses.
     pub fn remove(self) -> Result<(), Error> {
         self.remove_contents()?;
         remove(&self.journal())?;
-        remove(&self.path.join(LOCK))?;
-        drop(self.lock);
-        match fs::remove_dir(&self.path) {
-            // Another run has begun, or somebody has put something in.
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            outcome => outcome.map_err(Error::io("remove", &self.path)),
+        let Self { path, lock, .. } = self;
+        let removed = remove(&path.join(LOCK)).and_then(|()| {
+            drop(lock);
+            fs::remove_dir(&path).map_err(Error::io("remove", &path))
+        });
+        if let Err(error) = removed {
+            tracing::debug!("{error}");
         }
+        Ok(())
     }
 
     fn remove_contents(&self) -> Result<(), Error> {

@@ -1,10 +1,10 @@
-//! What happens when the pages of a mapped file cannot be read: somebody has cut the file short, or
-//! its disk has failed.
+//! Signals of the system that would end the process without a word: when the pages of a mapped file cannot be read, because
+//! somebody has cut the file short or its disk has failed (SIGBUS), and when a file grows beyond a limit (SIGXFSZ).
 //!
-//! The system then sends SIGBUS, which would end the process without a word. Elsewhere than on Linux it
-//! still does.
+//! Elsewhere than on Linux they still do.
 
-/// Has SIGBUS end the process with a message and the exit code for incomplete input.
+/// Has SIGBUS end the process with a message and the exit code for incomplete input, and files that grow too large be an
+/// error like any other of the disk.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "there is no other way to set a signal's handler")]
 pub fn answer(as_json: bool) {
@@ -19,6 +19,8 @@ pub fn answer(as_json: bool) {
     if set != 0 {
         tracing::debug!("SIGBUS will end the process without a message");
     }
+    // SAFETY: nothing is called when it comes. It cannot fail for a signal that there is.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Nothing can be done here.
