@@ -15,8 +15,9 @@ use serde_json::Value;
 
 use super::Error;
 
-/// Instructions that one conversation may take: a template comes from a stranger.
-const FUEL: u64 = 200_000_000;
+/// What one conversation may take, for a template comes from a stranger: an instruction is one, and so are 64 bytes of
+/// whatever is made on the way. That is a second, or 256 MiB.
+const FUEL: u64 = 4 << 20;
 const FILE: &str = "chat_template.jinja";
 const JSON_FILE: &str = "chat_template.json";
 const NAME: &str = "chat_template";
@@ -145,6 +146,30 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+
+    /// Each would take gigabytes, or the whole stack.
+    #[test]
+    fn a_template_is_refused_that_makes_too_much() {
+        let doubles = "{% set all = namespace(x='abcdefgh') %}{% for i in range(60) %}{% set all.x = all.x ~ all.x %}{% endfor %}";
+        let shares =
+            "{% set all = namespace(x=[1]) %}{% for i in range(60) %}{% set all.x = [all.x, all.x] %}{% endfor %}";
+        let nests = "{% set all = namespace(x=[]) %}{% for i in range(100000) %}{% set all.x = [all.x] %}{% endfor %}";
+        for source in [
+            "{{ messages | tojson(indent=99999999999) }}".to_owned(),
+            "{{ messages | tojson(indent=1000000) }}{{ [[[[messages] * 10] * 10] * 10] | tojson(indent=1000000) }}"
+                .into(),
+            format!("{shares}{{{{ all.x | tojson }}}}"),
+            format!("{nests}{{{{ all.x | tojson }}}}"),
+            format!("{doubles}{{{{ all.x }}}}"),
+            "{{ 'x' * 99999999999 }}".into(),
+            "{{ ([1] * 99999999) | tojson }}".into(),
+            "{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}{% endfor %}{% endfor %}".into(),
+            "{% macro again(n) %}{{ again(n) }}{% endmacro %}{{ again(1) }}".into(),
+        ] {
+            let template = ChatTemplate::new(&source, Vec::new()).unwrap();
+            assert!(template.render(&Jinja::from(vec![1, 2]), None).is_err(), "{source}");
+        }
+    }
 
     #[derive(Deserialize)]
     struct Golden {

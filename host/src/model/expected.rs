@@ -19,7 +19,7 @@ use crate::source::StoredTensor;
 const DTYPE: &str = "F32";
 
 /// No model comes near this; a config that passes it lies, and would only cost memory.
-const MOST_TENSORS: usize = 1 << 21;
+const MOST_TENSORS: usize = 1 << 18;
 
 /// The model of parameters that go by a checkpoint's own names, and what the user should know.
 ///

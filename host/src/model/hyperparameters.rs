@@ -2,6 +2,8 @@
 //!
 //! The names of keys are transformers'; what a family does with a value is not known here.
 
+use std::collections::BTreeSet;
+
 use qhost_plugin_api::documents::{Experts, Hyperparameters, LatentAttention, Rope};
 use serde_json::{Map, Value};
 
@@ -102,8 +104,8 @@ fn read_experts(keys: &Keys<'_>, scoring: &str, layers: u64, ffn_size: u64) -> R
     let first = keys.count("first_k_dense_replace", MOST_LAYERS)?.unwrap_or(0);
     let every = keys.optional_size(&["moe_layer_freq"], MOST_LAYERS)?.unwrap_or(1);
     let step = keys.optional_size(&["decoder_sparse_step"], MOST_LAYERS)?.unwrap_or(1);
-    let dense: Vec<u64> = match keys.get("mlp_only_layers") {
-        None => Vec::new(),
+    let dense: BTreeSet<u64> = match keys.get("mlp_only_layers") {
+        None => BTreeSet::new(),
         Some(list) => {
             let numbers = list.as_array().and_then(|list| list.iter().map(Value::as_u64).collect());
             numbers.ok_or_else(|| keys.bad("mlp_only_layers", "not a list of layers"))?

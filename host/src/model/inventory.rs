@@ -242,7 +242,8 @@ impl<'a> Inventory<'a> {
         let predicting = config.get("num_nextn_predict_layers").and_then(Value::as_u64).unwrap_or(0);
         let layers = u64::from(self.hyperparameters.layers);
         let extra = |name: &str| {
-            layer_in(name, family.layer_prefix).is_some_and(|l| (layers..layers + predicting).contains(&l))
+            layer_in(name, family.layer_prefix)
+                .is_some_and(|l| (layers..layers.saturating_add(predicting)).contains(&l))
         };
         let before = self.left.len();
         self.left.retain(|name, _| !extra(name));

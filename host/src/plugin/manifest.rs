@@ -78,9 +78,15 @@ impl Unreadable {
 /// # Errors
 /// Fails when the library cannot be used by this host; see [`Unreadable`].
 pub fn read(path: &Path) -> Result<Manifest, Unreadable> {
-    let bytes = fs::read(path)?;
-    let manifest = parse(&bytes)?;
-    check_versions(manifest)
+    of_library(&fs::read(path)?)
+}
+
+/// The manifest in the bytes of a library, which are checked to be whole.
+///
+/// # Errors
+/// As [`read`].
+pub fn of_library(bytes: &[u8]) -> Result<Manifest, Unreadable> {
+    check_versions(parse(bytes)?)
 }
 
 fn parse(bytes: &[u8]) -> Result<Manifest, Unreadable> {

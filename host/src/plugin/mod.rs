@@ -16,7 +16,7 @@ pub use catalog::{Catalog, Found, Status};
 pub use decoder::{RowDecoder, Transcoder};
 pub use error::Error;
 pub use library::{ConnectSettings, LoadedJob, LoadedPlugin};
-pub use manifest::{Unreadable, read as read_manifest};
+pub use manifest::{Unreadable, of_library as manifest_of, read as read_manifest};
 pub use reader::{NamedBytes, NumberCheck};
 pub use search::{SearchPath, SearchSettings};
 pub use services::{Borrowed, FileSource, UnitServices};

@@ -207,6 +207,14 @@ impl Journal {
     }
 }
 
+/// The part of a journal's bytes that a run goes on from: the whole lines before the first that is damaged, or none where
+/// the first does not say whose work it is.
+#[must_use]
+pub fn sound_part_of_journal(bytes: &[u8]) -> &[u8] {
+    let (_, sound) = parse(bytes);
+    &bytes[..usize::try_from(sound).unwrap_or(bytes.len()).min(bytes.len())]
+}
+
 /// What the lines before the first damaged one tell, and their length.
 fn parse(bytes: &[u8]) -> (Contents, u64) {
     let mut contents = Contents::default();

@@ -33,6 +33,7 @@ pub use execute::Finished;
 pub use fetch::{Fetched, ModelSource, Origin, fetch_whole};
 pub use files::{Companion, Companions};
 pub use input::Wanted;
+pub use journal::sound_part_of_journal;
 pub use opened::{OpenedModel, open_model};
 pub use outcome::{Converted, Outcome, Resumed, TensorOutcome};
 pub use prepare::{CalibrationRequest, Prepared, Request, Resources, connect, prepare};

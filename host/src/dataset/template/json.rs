@@ -3,12 +3,19 @@
 use std::fmt::Write as _;
 
 use minijinja::{
-    Error, ErrorKind, Value,
+    Error, ErrorKind, State, Value,
     value::{Kwargs, Rest, ValueKind},
 };
 
-/// How it is laid out.
-struct Layout {
+/// Deeper values than Python's interpreter writes by itself are no conversation's.
+const DEEPEST: usize = 128;
+
+/// Bytes that a unit of fuel pays for, as in the engine.
+const BYTES_PER_FUEL: usize = 64;
+
+/// How it is laid out, and who pays for it: a template may ask for any indentation, and for a value many times over.
+struct Layout<'a> {
+    state: &'a State<'a, 'a>,
     comma: String,
     colon: String,
     /// The indentation of one level.
@@ -18,17 +25,27 @@ struct Layout {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the engine gives them so")]
-pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+pub(super) fn tojson(
+    state: &State<'_, '_>,
+    value: &Value,
+    positional: Rest<Value>,
+    named: Kwargs,
+) -> Result<String, Error> {
     // In the order of transformers' filter: ensure_ascii, indent, separators, sort_keys.
     let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
         let given: Option<Value> = named.get(name)?;
         Ok(given.or_else(|| positional.get(index).cloned()).filter(|value| !value.is_none()))
     };
     let ascii = argument(0, "ensure_ascii")?.is_some_and(|value| value.is_true());
-    let indent = argument(1, "indent")?.map(|indent| match indent.as_i64() {
-        Some(width) => " ".repeat(usize::try_from(width).unwrap_or(0)),
-        None => indent.to_string(),
-    });
+    let indent = match argument(1, "indent")?.map(|indent| (indent.as_i64(), indent)) {
+        None => None,
+        Some((Some(width), _)) => {
+            let width = usize::try_from(width).unwrap_or(0);
+            pay(state, width)?;
+            Some(" ".repeat(width))
+        }
+        Some((None, indent)) => Some(indent.to_string()),
+    };
     let separators = argument(2, "separators")?;
     let sorted = argument(3, "sort_keys")?.is_some_and(|value| value.is_true());
     named.assert_all_used()?;
@@ -37,30 +54,36 @@ pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> R
         (comma, colon) = (pair.get_item_by_index(0)?.to_string(), pair.get_item_by_index(1)?.to_string());
     }
     let mut text = String::new();
-    Layout { comma, colon, indent, sorted, ascii }.write(value, 0, &mut text)?;
+    Layout { state, comma, colon, indent, sorted, ascii }.write(value, 0, &mut text)?;
     Ok(text)
 }
 
-impl Layout {
+/// Takes the fuel for so many bytes, before they are there.
+fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel((bytes / BYTES_PER_FUEL) as u64 + 1)
+}
+
+impl Layout<'_> {
     fn write(&self, value: &Value, depth: usize, text: &mut String) -> Result<(), Error> {
+        if depth > DEEPEST {
+            let message = format!("a value nested deeper than {DEEPEST} levels is not written as JSON");
+            return Err(Error::new(ErrorKind::BadSerialization, message));
+        }
         match value.kind() {
             ValueKind::None => text.push_str("null"),
             ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => text.push_str(&value.to_string()),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default(), text),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default(), text)?,
             ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<_> = value.try_iter()?.map(|item| (None, item)).collect();
+                let items = value.try_iter()?.map(|item| Ok((None, item)));
                 self.block(('[', ']'), items, depth, text)?;
             }
             ValueKind::Map => {
-                let mut entries = Vec::new();
-                for key in value.try_iter()? {
-                    let item = value.get_item(&key)?;
-                    entries.push((Some(key.to_string()), item));
-                }
+                let mut keys: Vec<_> = value.try_iter()?.map(|key| (key.to_string(), key)).collect();
                 if self.sorted {
-                    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                    keys.sort_by(|(a, _), (b, _)| a.cmp(b));
                 }
+                let entries = keys.into_iter().map(|(name, key)| Ok((Some(name), value.get_item(&key)?)));
                 self.block(('{', '}'), entries, depth, text)?;
             }
             kind => {
@@ -74,38 +97,44 @@ impl Layout {
     fn block(
         &self,
         (open, close): (char, char),
-        items: Vec<(Option<String>, Value)>,
+        items: impl Iterator<Item = Result<(Option<String>, Value), Error>>,
         depth: usize,
         text: &mut String,
     ) -> Result<(), Error> {
         text.push(open);
-        let empty = items.is_empty();
-        for (index, (key, item)) in items.into_iter().enumerate() {
-            if index > 0 {
+        let mut empty = true;
+        for item in items {
+            let (key, item) = item?;
+            pay(self.state, self.comma.len() + self.colon.len())?;
+            if !empty {
                 text.push_str(&self.comma);
             }
-            self.line(depth + 1, text);
+            empty = false;
+            self.line(depth + 1, text)?;
             if let Some(key) = key {
-                self.string(&key, text);
+                self.string(&key, text)?;
                 text.push_str(&self.colon);
             }
             self.write(&item, depth + 1, text)?;
         }
         if !empty {
-            self.line(depth, text);
+            self.line(depth, text)?;
         }
         text.push(close);
         Ok(())
     }
 
-    fn line(&self, depth: usize, text: &mut String) {
+    fn line(&self, depth: usize, text: &mut String) -> Result<(), Error> {
         if let Some(indent) = &self.indent {
+            pay(self.state, indent.len().saturating_mul(depth))?;
             text.push('\n');
             text.push_str(&indent.repeat(depth));
         }
+        Ok(())
     }
 
-    fn string(&self, string: &str, text: &mut String) {
+    fn string(&self, string: &str, text: &mut String) -> Result<(), Error> {
+        pay(self.state, string.len())?;
         text.push('"');
         for character in string.chars() {
             match character {
@@ -126,5 +155,6 @@ impl Layout {
             }
         }
         text.push('"');
+        Ok(())
     }
 }

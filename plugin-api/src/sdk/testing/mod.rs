@@ -18,7 +18,17 @@ pub use host::{Message, TestHost};
 pub use job::{Made, Metric, TestPlugin};
 pub use model::TestModel;
 
-use super::{Failure, FailureKind, FormatService, HostHandle, Result};
+use std::collections::BTreeMap;
+
+use super::{Failure, FailureKind, FilesHandle, FormatService, HostHandle, Result};
+
+/// Files in memory by name, as a plugin gets a model's companions.
+///
+/// # Errors
+/// Does not fail.
+pub fn files(contents: BTreeMap<String, Vec<u8>>) -> Result<FilesHandle> {
+    FilesHandle::new(objects::files_object(contents))
+}
 
 /// What a plugin did that it must not do.
 fn broken(message: impl Into<String>) -> Failure {

@@ -1,0 +1,4 @@
+//! Fuzzes `tokenizer.json`.
+#![no_main]
+
+qhost_fuzz_targets::fuzz!(qhost_fuzz::targets::tokenizer::TOKENIZER);
