@@ -139,7 +139,7 @@ impl WorkFolder {
             fs::rename(&replaced, &self.target).map_err(Error::io("move back", &self.target))?;
         }
         remove(&self.journal())?;
-        self.remove_contents()
+        self.empty()
     }
 
     /// Removes the folder.
@@ -150,7 +150,7 @@ impl WorkFolder {
     /// # Errors
     /// Fails when the disk refuses.
     pub fn remove(self) -> Result<(), Error> {
-        self.remove_contents()?;
+        self.empty()?;
         remove(&self.journal())?;
         remove(&self.path.join(LOCK))?;
         drop(self.lock);
@@ -161,7 +161,11 @@ impl WorkFolder {
         }
     }
 
-    fn remove_contents(&self) -> Result<(), Error> {
+    /// Removes everything but the journal and the lock.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    pub fn empty(&self) -> Result<(), Error> {
         let ours = [self.files(), self.blobs(), self.states(), self.replaced(), self.path.join(DRAFT)];
         ours.iter().try_for_each(|path| remove(path))
     }

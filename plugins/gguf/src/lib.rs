@@ -66,7 +66,7 @@ impl Format for Gguf {
             let bits_per_weight = level.base.block_bytes() as f64 * 8.0 / level.base.block_elements() as f64;
             LevelDescription::new(level.name, level.summary, bits_per_weight)
         });
-        let mut format = FormatDescription::new("gguf", levels.collect());
+        let mut format = FormatDescription::new("gguf", levels.collect()).common_options(["imatrix", "effort"]);
         format.default_level = Some(options::DEFAULT_LEVEL.into());
         format.options = options::descriptions();
         (format.takes, format.gives) = (conversion::takes(), conversion::gives());
