@@ -37,5 +37,6 @@ mod repack;
 mod resume;
 mod safetensors;
 mod safety;
+mod several;
 mod statistics;
 mod verify;

@@ -52,6 +52,15 @@ impl Made {
         Self { prepared, work, journal, findings, resumed: None, duration, is_in_place: true }
     }
 
+    /// Refuses to put the output where something has come that may not be replaced.
+    pub(super) fn look_at_place(&self) -> Result<(), Error> {
+        let Prepared { target, force, .. } = &self.prepared;
+        if self.is_in_place || *force || !target.is_occupied() {
+            return Ok(());
+        }
+        Err(write::Error::Appeared { path: target.path() }.into())
+    }
+
     /// Puts the output in its place.
     pub(super) fn publish(&mut self, events: &Arc<dyn Events>) -> Result<(), Error> {
         if !self.is_in_place {

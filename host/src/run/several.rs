@@ -153,6 +153,7 @@ pub fn execute(mut runs: Vec<Prepared>, events: &Arc<dyn Events>) -> Result<Vec<
         joined.collect()
     });
     let mut made = all_or_why(made, &folders)?;
+    made.iter().try_for_each(Made::look_at_place)?;
     made.iter_mut().try_for_each(|made| made.publish(events))?;
     made.into_iter().map(Made::finish).collect()
 }
