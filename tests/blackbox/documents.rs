@@ -189,6 +189,33 @@ fn the_page_and_the_documents_have_the_same_keys() {
 }
 
 #[test]
+fn several_outputs_are_told_of_with_the_keys_of_each_and_those_of_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let both = |command: &str| {
+        let qhost = Qhost::new([command, "--json", "--format=gguf=Q8_0,rows", "-o"]).arg(folder.path());
+        let qhost = qhost.arg(fixture("stories260K")).env("QHOST_BEHAVE", "survey");
+        qhost.arg("--plugin-dir").arg(test_plugin("misbehave").parent().unwrap()).succeed()
+    };
+    // The documents of the outputs have a section of their own.
+    let parted = |mut document: Value, of_one: &[&str]| {
+        let outputs = document["outputs"].take();
+        let outputs = outputs.as_array().unwrap();
+        assert_eq!(outputs.len(), 2);
+        outputs.iter().for_each(|output| Documented::of(of_one).walk("", output, &mut BTreeSet::new()));
+        document["outputs"] = Value::Array(Vec::new());
+        document
+    };
+    let plans = parted(both("plan").document(), &["qhost.run-plan/1"]);
+    Documented::of(&["qhost.run-plans/1"]).holds_for(&[plans]);
+    let ended = both("quantize");
+    let results = parted(ended.document(), &["Result and report", "qhost.result/1"]);
+    Documented::of(&["qhost.results/1"]).holds_for(&[results]);
+    let measured: Vec<_> = lines(&ended.stderr).into_iter().filter(|line| line["event"] == "surveying").collect();
+    assert_eq!(measured[0]["run"], "rows f32", "{ended:?}");
+    Documented::of(&["surveying", "lines of one of several"]).holds_for(&measured);
+}
+
+#[test]
 fn the_page_and_the_lines_of_progress_have_the_same_keys() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("slow");

@@ -68,7 +68,8 @@ fn what_is_measured_is_told_and_what_the_user_says_of_tensors_holds() {
     }
     let report: Value = serde_json::from_slice(&fs::read(folder.path().join("qhost-report.json")).unwrap()).unwrap();
     let tensors = report["tensors"].as_array().unwrap();
-    let measured: Vec<_> = tensors.iter().filter(|tensor| tensor["metrics"]["measured_loss_Q4_K"].is_number()).collect();
+    let measured: Vec<_> =
+        tensors.iter().filter(|tensor| tensor["metrics"]["measured_loss_Q4_K"].is_number()).collect();
     // Six matrices of four layers, the embedding and the head.
     assert_eq!(measured.len(), 6 * 4 + 2);
     for tensor in measured {

@@ -39,6 +39,7 @@ mod repack;
 mod resume;
 mod safetensors;
 mod safety;
+mod several;
 mod statistics;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod torture;

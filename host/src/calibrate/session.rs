@@ -162,6 +162,9 @@ pub trait Calibrating: Send + Sync {
     /// Fails when weights cannot be read, or an activation is not finite.
     fn leave(&self) -> Result<(), Error>;
 
+    /// Lets go of what only the unit at work needs, when nobody asks for the states after it.
+    fn rest(&self);
+
     /// Gives a statistic of the unit at work.
     ///
     /// # Errors
@@ -447,6 +450,17 @@ impl<D: Device + Send + Sync> Calibrating for Calibration<D> {
             Place::Head => Place::Before(self.engine.decoder().layers.len()),
         };
         Ok(())
+    }
+
+    fn rest(&self) {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        inner.gathered.clear();
+        inner.lent.clear();
+        inner.forget_kept();
+        if let Place::In(layer) = inner.place {
+            self.drop_substitutes(inner, layer);
+        }
     }
 
     fn get(&self, unit: u32, request: &StatisticsRequest) -> Answer<StatisticsAnswer> {

@@ -5,7 +5,7 @@ use std::{num::NonZero, path::PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use qhost_compute::DeviceChoice;
 
-use crate::report::Verbosity;
+use crate::{report::Verbosity, run::FormatRequest};
 
 /// Quantises Hugging Face language models to any format that a plugin brings.
 ///
@@ -223,9 +223,12 @@ pub(super) struct ConvertArguments {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "they are the command's flags")]
 pub(super) struct MakeArguments {
-    /// The target format; see `qhost plugins list`.
-    #[arg(long, value_name = "ID", required = true, value_delimiter = ',')]
-    pub(super) format: Vec<String>,
+    /// The target format, and its level if not that of --level; see `qhost plugins list`.
+    ///
+    /// Several, with commas or by giving the option several times, are made in one pass over the source. Options go to the
+    /// formats that take them. When all outputs are made and checked, they are put in place together.
+    #[arg(long, value_name = "ID[=LEVEL]", required = true, value_delimiter = ',', value_parser = format_request)]
+    pub(super) format: Vec<FormatRequest>,
     /// The folder for the output.
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(super) output: PathBuf,
@@ -265,7 +268,7 @@ pub(super) struct MakeArguments {
     /// times, and the first that matches counts. For formats whose tensors have types.
     #[arg(long = "tensor-type", value_name = "REGEX=TYPE", value_parser = pattern_and_type, help_heading = "Quantisation")]
     pub(super) tensor_types: Vec<String>,
-    /// An option of the plugin's own; may be given several times.
+    /// An option of the plugin's own; may be given several times. ID.KEY=VALUE is for the format ID alone.
     #[arg(long = "plugin-option", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Quantisation")]
     pub(super) plugin_options: Vec<(String, String)>,
     #[command(flatten)]
@@ -333,6 +336,14 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("it has to be KEY=VALUE".into()),
     }
+}
+
+fn format_request(text: &str) -> Result<FormatRequest, String> {
+    let (id, level) = text.split_once('=').map_or((text, None), |(id, level)| (id, Some(level)));
+    if id.is_empty() || level.is_some_and(str::is_empty) {
+        return Err("it has to be ID, or ID=LEVEL".into());
+    }
+    Ok(FormatRequest { id: id.to_owned(), level: level.map(str::to_owned) })
 }
 
 #[derive(Debug, Args)]

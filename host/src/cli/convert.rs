@@ -1,6 +1,7 @@
 //! `qhost convert`.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufRead, IsTerminal},
     path::Path,
 };
@@ -8,7 +9,7 @@ use std::{
 use super::{
     CommandResult, Session,
     arguments::ConvertArguments,
-    quantize::{Source, all_cores, make_output, prepare, show_plan, stop_on_signal, style},
+    quantize::{Made, Source, all_cores, make_outputs, prepare, show_plan, stop_on_signal, style},
 };
 use crate::{
     cancel::CancelFlag,
@@ -40,30 +41,36 @@ pub(super) fn run(session: &Session, arguments: ConvertArguments) -> CommandResu
     let fetched = run::fetch_whole(&model, &cancel, &progress.events())?;
     let _ = progress.finish();
     let path = fetched.as_ref().map_or_else(|| model.name.clone(), |fetched| fetched.root.clone());
-    let prepared = prepare(session, Source { model, fetched }, Wanted::Quantised, make, cancel)?;
+    let runs = prepare(session, Source { model, fetched }, Wanted::Quantised, make, cancel)?;
     if dry_run {
-        return show_plan(session, &prepared);
+        return show_plan(session, &runs);
     }
-    consent(session, &prepared, yes)?;
+    runs.iter().try_for_each(|run| consent(session, run, yes))?;
     if let Some(original) = &against {
         // What it is measured against is looked for before the work, and not after it.
         let hub = hub::Settings::of_process();
         measure::look_for(original, &hub, &session.catalog()?, &run::connect(&resources)?)?;
     }
-    let made = make_output(session, prepared, no_report)?;
+    let made = make_outputs(session, runs, no_report)?;
     let measured = match against {
-        None => Vec::new(),
+        None => None,
         Some(original) => {
             let measure = |path: &Path| measure(session, path, &original, dataset.clone(), &resources);
-            vec![measure(&path)?, measure(&made.outcome.opened())?]
+            let outputs =
+                made.outputs.iter().map(|made| Ok((made.outcome.path.clone(), measure(&made.outcome.opened())?)));
+            Some((measure(&path)?, outputs.collect::<Result<BTreeMap<_, _>, Problem>>()?))
         }
+    };
+    let of = |made: &Made| {
+        let (source, outputs) = measured.as_ref()?;
+        Some((source, outputs.get(&made.outcome.path)?))
     };
     if !session.json && session.verbosity == Verbosity::Quiet {
         return Ok(());
     }
     session.print(
-        || report::with_losses(made.document(), &measured),
-        || format!("{}{}", made.text(), report::show_losses(&measured)),
+        || made.document(|made| report::with_losses(made.document(), of(made))),
+        || made.text(|made| format!("{}{}", made.text(), report::show_losses(of(made)))),
     )
 }
 

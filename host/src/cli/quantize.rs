@@ -1,6 +1,12 @@
 //! `qhost quantize` and `qhost plan`.
 
-use std::{collections::BTreeMap, num::NonZero, path::PathBuf, thread};
+use std::{
+    collections::BTreeMap,
+    num::NonZero,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use qhost_plugin_api::documents::Options;
 use serde_json::Value;
@@ -13,18 +19,16 @@ use crate::{
     cancel::CancelFlag,
     exit_code::ExitCode,
     report::{self, Files, Problem, Progress, ProgressStyle, Usage, Verbosity},
-    run::{self, Fetched, ModelSource, Outcome, Prepared, Request, Resources, Wanted},
+    run::{self, Fetched, Finished, ModelSource, Outcome, Prepared, Request, Resources, Totals, Wanted},
+    verify,
 };
-
-/// The report's name beside the output.
-const REPORT: &str = "qhost-report.json";
 
 pub(super) fn plan(session: &Session, arguments: QuantizeArguments) -> CommandResult {
     let QuantizeArguments { model, make } = arguments;
     let (source, cancel) = (Source { model: model.source(), fetched: None }, CancelFlag::default());
     stop_on_signal(cancel.clone());
-    let prepared = prepare(session, source, Wanted::Any, make, cancel)?;
-    show_plan(session, &prepared)
+    let runs = prepare(session, source, Wanted::Any, make, cancel)?;
+    show_plan(session, &runs)
 }
 
 pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> CommandResult {
@@ -32,15 +36,47 @@ pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> Comma
     let (dry_run, no_report) = (make.dry_run, make.no_report);
     let (source, cancel) = (Source { model: model.source(), fetched: None }, CancelFlag::default());
     stop_on_signal(cancel.clone());
-    let prepared = prepare(session, source, Wanted::Checkpoint, make, cancel)?;
+    let runs = prepare(session, source, Wanted::Checkpoint, make, cancel)?;
     if dry_run {
-        return show_plan(session, &prepared);
+        return show_plan(session, &runs);
     }
-    let made = make_output(session, prepared, no_report)?;
+    let made = make_outputs(session, runs, no_report)?;
     if !session.json && session.verbosity == Verbosity::Quiet {
         return Ok(());
     }
-    session.print(|| made.document(), || made.text())
+    session.print(|| made.document(Made::document), || made.text(Made::text))
+}
+
+/// What a command has made.
+pub(super) struct AllMade {
+    pub(super) outputs: Vec<Made>,
+    /// The time that they took together.
+    duration: Duration,
+    usage: Usage,
+}
+
+impl AllMade {
+    /// The result for programs, of the documents of the outputs.
+    pub(super) fn document(&self, of: impl Fn(&Made) -> Value) -> Value {
+        match self.outputs.as_slice() {
+            [one] => of(one),
+            all => {
+                let folder = all.first().and_then(|made| made.outcome.path.parent()).unwrap_or_else(|| Path::new(""));
+                report::results_document(all.iter().map(of).collect(), folder, self.duration, self.usage)
+            }
+        }
+    }
+
+    /// The result for people, of what is said of the outputs.
+    pub(super) fn text(&self, of: impl Fn(&Made) -> String) -> String {
+        match self.outputs.as_slice() {
+            [one] => of(one),
+            all => {
+                let bytes = all.iter().map(|made| made.outcome.file_bytes).fold(0, u64::saturating_add);
+                report::show_results(&all.iter().map(of).collect::<Vec<_>>(), bytes, self.duration)
+            }
+        }
+    }
 }
 
 /// A finished output, and what belongs to it.
@@ -65,21 +101,26 @@ impl Made {
     }
 }
 
-/// Carries a plan out, and writes what belongs to the output.
-pub(super) fn make_output(session: &Session, prepared: Prepared, no_report: bool) -> Result<Made, Problem> {
+/// Carries plans out, and writes what belongs to the outputs.
+pub(super) fn make_outputs(session: &Session, runs: Vec<Prepared>, no_report: bool) -> Result<AllMade, Problem> {
+    let began = Instant::now();
     let progress = Progress::start(style(session));
-    let finished = prepared.execute(&progress.events())?;
+    let finished = run::execute(runs, &progress.events())?;
     let usage = progress.finish();
-    let beside = finished.put_beside()?;
-    let card = finished.put_card()?;
-    let report = if no_report {
-        None
-    } else {
-        let document = report::report_document(&finished.outcome, usage);
-        Some(finished.put(REPORT, format!("{document:#}\n").as_bytes())?)
+    let files = finished.iter().filter(|finished| !finished.outcome.path.is_dir()).count();
+    let put = |finished: &Finished| -> Result<_, Problem> {
+        let beside = finished.put_beside()?;
+        let card = finished.put_card()?;
+        let document = || format!("{:#}\n", report::report_document(&finished.outcome, usage));
+        let name = if files > 1 { verify::report_of(&finished.outcome.path) } else { verify::REPORT.into() };
+        let report = (!no_report).then(|| finished.put(&name, document().as_bytes())).transpose()?;
+        Ok((report, card, beside))
     };
-    let outcome = finished.tidy_up()?;
-    Ok(Made { outcome, usage, report, card, beside })
+    let written = finished.iter().map(put).collect::<Result<Vec<_>, _>>()?;
+    let outcomes = run::tidy_up(finished)?;
+    let outputs = outcomes.into_iter().zip(written);
+    let outputs = outputs.map(|(outcome, (report, card, beside))| Made { outcome, usage, report, card, beside });
+    Ok(AllMade { outputs: outputs.collect(), duration: began.elapsed(), usage })
 }
 
 /// How progress is shown.
@@ -97,18 +138,14 @@ pub(super) struct Source {
     pub(super) fetched: Option<Fetched>,
 }
 
-/// Prepares a run of a model.
+/// Prepares runs of a model, one for each format.
 pub(super) fn prepare(
     session: &Session,
     source: Source,
     wanted: Wanted,
     arguments: MakeArguments,
     cancel: CancelFlag,
-) -> Result<Prepared, Problem> {
-    let [format] = <[String; 1]>::try_from(arguments.format).map_err(|formats| {
-        let message = format!("{} formats in one run cannot be made yet", formats.len());
-        Problem::new(ExitCode::Usage, message, "run the command once for each format")
-    })?;
+) -> Result<Vec<Prepared>, Problem> {
     let flag = |yes: bool, no: bool| if yes { Some(true) } else { no.then_some(false) };
     let options = Options {
         level: arguments.level,
@@ -127,7 +164,7 @@ pub(super) fn prepare(
         model: source.model,
         fetched: source.fetched,
         wanted,
-        format,
+        formats: arguments.format,
         options,
         output: arguments.output,
         force: arguments.force,
@@ -154,9 +191,17 @@ fn by_key(options: Vec<(String, String)>) -> BTreeMap<String, String> {
     all
 }
 
-pub(super) fn show_plan(session: &Session, prepared: &Prepared) -> CommandResult {
+pub(super) fn show_plan(session: &Session, runs: &[Prepared]) -> CommandResult {
     let every = session.verbosity >= Verbosity::Verbose;
-    session.print(|| report::plan_document(prepared), || report::show_plan(prepared, every))
+    if let [one] = runs {
+        return session.print(|| report::plan_document(one), || report::show_plan(one, every));
+    }
+    let totals = Totals::of(runs);
+    let folder = runs.first().and_then(|run| run.output().parent().map(Path::to_owned)).unwrap_or_default();
+    session.print(
+        || report::plans_document(runs.iter().map(report::plan_document).collect(), &folder, &totals),
+        || report::show_plans(runs, every, &totals),
+    )
 }
 
 pub(super) fn all_cores() -> usize {

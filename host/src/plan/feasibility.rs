@@ -82,9 +82,7 @@ pub fn refuse_impossible(plan: &RunPlan, threads: u32, facts: &Facts) -> Result<
     if let Some(path) = &place.foreign {
         return Err(Error::Foreign { path: path.clone() });
     }
-    let limit = plan.plan.survey.as_ref().and_then(|survey| survey.limit);
-    let total = plan.file_bytes.max(limit.unwrap_or(0)).saturating_add(facts.companions);
-    let needed = total.saturating_sub(place.reserved).saturating_add(bytes_beside(plan));
+    let needed = bytes_needed(plan, facts);
     if let Some(free) = place.free.filter(|&free| free < needed) {
         return Err(Error::DiskTooSmall { path: path(), needed, free });
     }
@@ -96,8 +94,19 @@ pub fn refuse_impossible(plan: &RunPlan, threads: u32, facts: &Facts) -> Result<
     }
 }
 
-/// Refuses a download that does not fit beside an output of so many bytes.
-fn refuse_download(download: Option<&Download>, output: u64) -> Result<(), Error> {
+/// Bytes that a run needs on the disk beyond those that an earlier one has reserved.
+#[must_use]
+pub fn bytes_needed(plan: &RunPlan, facts: &Facts) -> u64 {
+    let limit = plan.plan.survey.as_ref().and_then(|survey| survey.limit);
+    let total = plan.file_bytes.max(limit.unwrap_or(0)).saturating_add(facts.companions);
+    total.saturating_sub(facts.place.reserved).saturating_add(bytes_beside(plan))
+}
+
+/// Refuses a download that does not fit beside outputs of so many bytes.
+///
+/// # Errors
+/// Fails if it does not.
+pub fn refuse_download(download: Option<&Download>, output: u64) -> Result<(), Error> {
     let Some(download) = download else { return Ok(()) };
     let beside = if download.same_disk { output } else { 0 };
     match download.free.filter(|&free| free < download.bytes.saturating_add(beside)) {

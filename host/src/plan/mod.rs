@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 pub use accept::accept;
 pub use error::Error;
 pub use estimate::{Estimate, Forward, Held, Machine, MemoryEstimate, TimeEstimate, estimate};
-pub use feasibility::{Download, Facts, Place, bytes_beside, refuse_impossible};
+pub use feasibility::{Download, Facts, Place, bytes_beside, bytes_needed, refuse_download, refuse_impossible};
 
 /// A plan that the host will carry out.
 #[derive(Debug, Clone, PartialEq)]

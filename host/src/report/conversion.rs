@@ -135,8 +135,8 @@ pub fn question(loss: &Loss) -> Option<String> {
 
 /// A result with what was measured of the source and of the output.
 #[must_use]
-pub fn with_losses(mut document: Value, measured: &[Measurement]) -> Value {
-    if let [source, output] = measured {
+pub fn with_losses(mut document: Value, measured: Option<(&Measurement, &Measurement)>) -> Value {
+    if let Some((source, output)) = measured {
         merge(&mut document, json!({"loss": {"source": loss(source), "output": loss(output)}}));
     }
     document
@@ -158,8 +158,8 @@ fn loss(measurement: &Measurement) -> Value {
 
 /// What was measured of the source and of the output, for people.
 #[must_use]
-pub fn show_losses(measured: &[Measurement]) -> String {
-    let [source, output] = measured else { return String::new() };
+pub fn show_losses(measured: Option<(&Measurement, &Measurement)>) -> String {
+    let Some((source, output)) = measured else { return String::new() };
     let mut text = format!("\n  {STRONG}{:<10} perplexity  divergence  same token{STRONG:#}\n", "measured");
     for (name, measurement) in [("source", source), ("output", output)] {
         let evaluation = &measurement.evaluation;

@@ -4,6 +4,7 @@
 //! goes to standard error.
 
 mod conversion;
+mod counts;
 mod document;
 mod download;
 mod evaluation;
@@ -17,6 +18,7 @@ mod plan_text;
 mod plots;
 mod progress;
 mod screen;
+mod several;
 mod summary;
 mod verification;
 
@@ -31,6 +33,7 @@ pub use logging::{LogSettings, start_logging};
 pub use plan_text::show_plan;
 pub use progress::{Progress, ProgressStyle, Usage};
 pub use screen::{ask, print_json, print_text};
+pub use several::{plans_document, results_document, show_plans, show_results};
 pub use verification::{show_verification, verification_document};
 
 /// The log target of what is shown on the screen anyway: it goes to the log file only.

@@ -16,6 +16,19 @@ use crate::{plan::bits_per_weight, run::Prepared, text::shown};
 /// The column in which the values of the head begin.
 const VALUES: usize = 13;
 
+/// A plan without its tensors: what it comes to, and the types.
+#[must_use]
+pub(super) fn show_plan_in_short(prepared: &Prepared) -> String {
+    let tensors: Vec<_> = prepared.plan.tensors().map(Stored::planned).collect();
+    let width = width();
+    let mut text = head(prepared, width);
+    text.push('\n');
+    types(&mut text, &tensors);
+    fallbacks(&mut text, &tensors, &prepared.plan.plan.level, width);
+    warnings(&mut text, prepared, width);
+    text
+}
+
 /// A plan; `every` tensor on a line of its own, or the layers of each kind together.
 #[must_use]
 pub fn show_plan(prepared: &Prepared, every: bool) -> String {
@@ -35,10 +48,14 @@ pub fn show_plan(prepared: &Prepared, every: bool) -> String {
         by_kind(&mut text, &summary::kinds(&tensors), width);
     }
     fallbacks(&mut text, &tensors, &prepared.plan.plan.level, width);
+    warnings(&mut text, prepared, width);
+    text
+}
+
+fn warnings(text: &mut String, prepared: &Prepared, width: usize) {
     for warning in &prepared.warnings {
         let _ = writeln!(text, "\n{WARNING}warning:{WARNING:#} {}", wrapped(&shown(warning), 9, 2, width));
     }
-    text
 }
 
 /// The promise that a level does not keep, for the line after the size.

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     LOGGED,
+    counts::{Count, Counts},
     document::encodings,
     download::Download,
     screen::{self, HINT, WARNING},
@@ -69,12 +70,7 @@ struct State {
     work_began: Mutex<Instant>,
     download: Download,
     stop: AtomicBool,
-    weights: AtomicU64,
-    done: AtomicU64,
-    /// Of `done`, what an earlier run did: it says nothing about this run's speed.
-    inherited: AtomicU64,
-    units: AtomicU64,
-    committed: AtomicU64,
+    counts: Counts,
     peak_anonymous: AtomicU64,
     /// Where tokens go through layers, and not weights into files: how often each has to.
     passes: AtomicU64,
@@ -93,11 +89,7 @@ impl Progress {
             work_began: Mutex::new(Instant::now()),
             download: Download::default(),
             stop: AtomicBool::new(false),
-            weights: AtomicU64::new(0),
-            done: AtomicU64::new(0),
-            inherited: AtomicU64::new(0),
-            units: AtomicU64::new(0),
-            committed: AtomicU64::new(0),
+            counts: Counts::default(),
             peak_anonymous: AtomicU64::new(0),
             passes: AtomicU64::new(0),
             step: Mutex::new("starting".into()),
@@ -166,6 +158,11 @@ fn chosen(plan: &RunPlan) -> (String, Value) {
     (text, document)
 }
 
+/// What is told of a run.
+fn of_run(run: &str, text: &str) -> String {
+    if run.is_empty() { text.to_owned() } else { format!("{run}: {text}") }
+}
+
 fn new_bar() -> ProgressBar {
     let bar = screen::BARS.add(ProgressBar::new(1));
     // The template is a constant; were it wrong, the default one would do.
@@ -178,15 +175,24 @@ fn new_bar() -> ProgressBar {
 impl Events for State {
     fn emit(&self, event: Event<'_>) {
         match event {
-            Event::Progress { weights } => {
-                self.done.fetch_add(weights, Ordering::Relaxed);
-            }
+            Event::Of { run, event } => self.tell(run, *event),
+            event => self.tell("", event),
+        }
+    }
+}
+
+impl State {
+    /// Takes an event of a run; without a name it is the only one, or what is so of all.
+    fn tell(&self, run: &str, event: Event<'_>) {
+        match event {
+            Event::Of { run, event } => self.tell(run, *event),
+            Event::Progress { weights } => self.counts.change(run, |count| count.done += weights),
             Event::Downloading { from, bytes, files, missing } => {
                 self.download.begin(bytes, files as u64);
                 let files_text = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
                 let text = format!("downloading {} of weights in {files_text} from {from}", ByteSize(missing));
                 let document = json!({"event": "downloading", "from": from, "bytes": missing, "files": files});
-                self.say(HINT, "note", &text, &document);
+                self.say("", HINT, "note", &text, document);
             }
             Event::Kept { bytes } => self.download.kept(bytes),
             Event::Arrived { bytes } => self.download.arrived(bytes),
@@ -202,83 +208,86 @@ impl Events for State {
                 self.download.end();
             }
             Event::Started { weights, units } => {
-                self.begin(weights, 0);
-                self.units.store(units as u64, Ordering::Relaxed);
+                self.begin(run, Count { weights, units: units as u64, ..Count::default() });
             }
             Event::Surveying { weights, units, done, weights_done } => {
                 let text = match done {
                     0 => "measuring first what each tensor needs".to_owned(),
                     done => format!("resuming: {done} of {units} units are measured"),
                 };
-                self.begin(weights, weights_done);
-                self.units.store(units as u64, Ordering::Relaxed);
+                let (units, done) = (units as u64, done as u64);
+                let inherited = weights_done;
+                self.begin(run, Count { weights, done: inherited, inherited, units, committed: 0 });
                 let document = json!({"event": "surveying", "units": units, "units_done": done, "weights": weights});
-                self.say(HINT, "note", &text, &document);
+                self.say(run, HINT, "note", &text, document);
             }
             Event::Chosen(plan) => {
                 let (text, document) = chosen(plan);
-                self.say(HINT, "note", &text, &document);
+                self.say(run, HINT, "note", &text, document);
             }
             Event::Evaluating { tokens, layers, scored } => {
                 *self.work_began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                self.weights.store(tokens.saturating_mul(layers).saturating_add(scored), Ordering::Relaxed);
+                let weights = tokens.saturating_mul(layers).saturating_add(scored);
+                self.counts.change(run, |count| count.weights = weights);
                 self.passes.store(layers.max(1), Ordering::Relaxed);
             }
-            Event::Computed { tokens } => {
-                self.done.fetch_add(tokens, Ordering::Relaxed);
-            }
+            Event::Computed { tokens } => self.counts.change(run, |count| count.done += tokens),
             Event::Resuming { done, of, weights, next } => {
-                self.done.store(weights, Ordering::Relaxed);
-                self.inherited.store(weights, Ordering::Relaxed);
-                self.committed.store(done as u64, Ordering::Relaxed);
+                let committed = done as u64;
+                self.counts.change(run, |count| {
+                    *count = Count { done: weights, inherited: weights, committed, ..*count };
+                });
                 let next = next.unwrap_or("the last check");
                 let text = format!("resuming: {done} of {of} units are done, going on with {next}");
-                self.say(
-                    HINT,
-                    "note",
-                    &text,
-                    &json!({"event": "resuming", "units_done": done, "units": of, "next": next}),
-                );
+                let document = json!({"event": "resuming", "units_done": done, "units": of, "next": next});
+                self.say(run, HINT, "note", &text, document);
             }
             Event::Discarding { reason } => {
                 let text = format!("an earlier run's unfinished work is thrown away: {reason}");
-                self.say(WARNING, "warning", &text, &json!({"event": "discarding", "reason": reason}));
+                self.say(run, WARNING, "warning", &text, json!({"event": "discarding", "reason": reason}));
             }
-            Event::Warning(text) => self.say(WARNING, "warning", text, &json!({"event": "warning", "message": text})),
+            Event::Warning(text) => {
+                self.say(run, WARNING, "warning", text, json!({"event": "warning", "message": text}));
+            }
             Event::UnitStarted { name } => {
+                let name = of_run(run, name);
                 tracing::debug!("{name} is begun");
-                name.clone_into(&mut self.step());
+                *self.step() = name;
             }
             Event::UnitCommitted { name } => {
-                tracing::info!("{name} is done and on the disk");
-                self.committed.fetch_add(1, Ordering::Relaxed);
+                tracing::info!("{} is done and on the disk", of_run(run, name));
+                self.counts.change(run, |count| count.committed += 1);
             }
             Event::Checking => {
-                tracing::info!("the output is read back");
-                "checking".clone_into(&mut self.step());
+                tracing::info!("{}", of_run(run, "the output is read back"));
+                *self.step() = of_run(run, "checking");
             }
             Event::Published => {
-                tracing::info!("the output is in its place");
+                tracing::info!("{}", of_run(run, "the output is in its place"));
                 "done".clone_into(&mut self.step());
             }
         }
     }
-}
 
-impl State {
-    /// Work on so many weights begins, some of which an earlier run did.
-    fn begin(&self, weights: u64, inherited: u64) {
+    /// Work of a run begins.
+    fn begin(&self, run: &str, count: Count) {
         *self.work_began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.weights.store(weights, Ordering::Relaxed);
-        self.done.store(inherited, Ordering::Relaxed);
-        self.inherited.store(inherited, Ordering::Relaxed);
+        self.counts.change(run, |known| *known = count);
+        if !run.is_empty() {
+            // What others have done until now was done in the time before.
+            self.counts.rebase();
+        }
     }
 
-    fn say(&self, style: anstyle::Style, label: &str, text: &str, document: &Value) {
+    fn say(&self, run: &str, style: anstyle::Style, label: &str, text: &str, mut document: Value) {
+        let text = of_run(run, text);
+        if !run.is_empty() {
+            document["run"] = run.into();
+        }
         tracing::warn!(target: LOGGED, "{text}");
         match self.style {
             ProgressStyle::Silent => {}
-            ProgressStyle::Human => screen::eprint_labelled(style, label, &shown(text)),
+            ProgressStyle::Human => screen::eprint_labelled(style, label, &shown(&text)),
             ProgressStyle::Json => screen::eprint_line(&document.to_string()),
         }
     }
@@ -317,7 +326,8 @@ impl State {
         if self.download.is_active() {
             return self.download.position();
         }
-        (self.done.load(Ordering::Relaxed), self.weights.load(Ordering::Relaxed))
+        let Count { done, weights, .. } = self.counts.sum();
+        (done, weights)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -325,19 +335,19 @@ impl State {
         if self.download.is_active() {
             return self.download.percent();
         }
-        let weights = self.weights.load(Ordering::Relaxed);
-        let done = self.done.load(Ordering::Relaxed).min(weights);
+        let Count { done, weights, .. } = self.counts.sum();
+        let done = done.min(weights);
         if weights == 0 { 0.0 } else { done as f64 * 100.0 / weights as f64 }
     }
 
     /// Weights per second of this run, and what is left at that speed.
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     fn speed(&self) -> (f64, Option<Duration>) {
-        let done = self.done.load(Ordering::Relaxed);
-        let here = done.saturating_sub(self.inherited.load(Ordering::Relaxed)) as f64;
+        let Count { weights, done, inherited, .. } = self.counts.sum();
+        let here = done.saturating_sub(inherited) as f64;
         let began = *self.work_began.lock().unwrap_or_else(PoisonError::into_inner);
         let speed = here / began.elapsed().as_secs_f64().max(1e-3);
-        let left = self.weights.load(Ordering::Relaxed).saturating_sub(done) as f64;
+        let left = weights.saturating_sub(done) as f64;
         let eta = (speed > 0.0 && left > 0.0).then(|| Duration::try_from_secs_f64(left / speed).ok()).flatten();
         (speed, eta)
     }
@@ -383,13 +393,14 @@ impl State {
                 "memory": self.memory(memory),
             });
         }
+        let Count { weights, done, units, committed, .. } = self.counts.sum();
         json!({
             "event": "progress",
             "step": *self.step(),
-            "units_done": self.committed.load(Ordering::Relaxed),
-            "units": self.units.load(Ordering::Relaxed),
-            "weights_done": self.done.load(Ordering::Relaxed),
-            "weights": self.weights.load(Ordering::Relaxed),
+            "units_done": committed,
+            "units": units,
+            "weights_done": done,
+            "weights": weights,
             "percent": self.percent(),
             "weights_per_second": speed,
             "eta_seconds": eta.map(|eta| eta.as_secs_f64()),

@@ -169,6 +169,12 @@ fn statistics_of_a_unit(plan: &Plan, model: &Model) -> u64 {
     plan.units.iter().map(of_unit).max().unwrap_or(0)
 }
 
+/// The most that a unit needs of the ledger's memory.
+pub(super) fn of_a_unit(plan: &Plan, model: &Model, threads: u32) -> u64 {
+    let working = plan.units.iter().map(|unit| unit.working_memory(threads)).max().unwrap_or(0);
+    statistics_of_a_unit(plan, model).saturating_add(working)
+}
+
 /// A calibration under way, and where its snapshots are.
 pub(super) struct Running {
     calibration: Box<dyn Calibrating>,
@@ -220,13 +226,14 @@ impl Begin<'_> {
 }
 
 impl Running {
-    /// Makes everything ready but the hidden states, which [`Running::restore`] or [`Running::embed`] brings.
+    /// Makes everything ready but the hidden states, which [`Running::restore`] or [`Running::embed`] brings. States leave
+    /// at least so much of the ledger's memory to units, of this run or others.
     pub(super) fn new(
         model: &Arc<Model>,
         weights: Arc<dyn Weights>,
         plan: &Plan,
         samples: &[Vec<u32>],
-        settings: &ConnectSettings,
+        (settings, least): (&ConnectSettings, u64),
         folder: &Path,
         events: &Arc<dyn Events>,
     ) -> Result<Self, calibrate::Error> {
@@ -236,8 +243,7 @@ impl Running {
         let layers = model.units.iter().filter(|unit| unit.kind == UnitKind::Layer).count();
         let last = last_layer(model, &needs);
         // Hidden states can be in a file; what a unit needs cannot.
-        let working = plan.units.iter().map(|unit| unit.working_memory(settings.threads())).max().unwrap_or(0);
-        let reserve = statistics_of_a_unit(plan, model).saturating_add(working);
+        let reserve = of_a_unit(plan, model, settings.threads()).max(least);
         let reserved = settings.ledger.hold(reserve, "a unit")?;
         let told = |error: &qhost_compute::Error| tracing::warn!("the GPU is passed over: {error}");
         let (device, begin) = (
@@ -294,6 +300,7 @@ impl Running {
         let layer = self.calibration.layer_of(unit);
         if layer.is_some_and(|layer| layer >= self.last) {
             // Nobody asks for the states after it.
+            self.calibration.rest();
             return Ok(());
         }
         self.pool.install(|| self.calibration.leave())?;

@@ -90,6 +90,26 @@ pub enum Error {
         /// The level.
         level: String,
     },
+    /// One of several formats cannot be made.
+    #[error("{run}: {source}")]
+    OfOne {
+        /// The format and its level.
+        run: String,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// Something was asked for that has a meaning for none of several formats.
+    #[error("none of the formats takes {option}")]
+    NobodyTakes {
+        /// As the user writes it.
+        option: String,
+    },
+    /// Two of several formats would be the same file or folder.
+    #[error("two of the formats would be written to {}", path.display())]
+    Twice {
+        /// The output.
+        path: PathBuf,
+    },
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] write::Error),
@@ -177,7 +197,10 @@ impl Fault for Error {
             Self::BadHubName { .. }
             | Self::RevisionOfFolder { .. }
             | Self::CalibrationUnused { .. }
+            | Self::NobodyTakes { .. }
+            | Self::Twice { .. }
             | Self::NotQuantised { .. } => ExitCode::Usage,
+            Self::OfOne { source, .. } => source.exit_code(),
             Self::Quantised(error) => error.exit_code(),
             Self::Convert(error) => error.exit_code(),
             Self::QuantisedOnHub { .. } | Self::IsFile { .. } => ExitCode::Unsupported,
@@ -200,6 +223,7 @@ impl Fault for Error {
         match self {
             Self::Plugin(error) => error.details(),
             Self::Quantised(error) => error.details(),
+            Self::OfOne { source, .. } => source.details(),
             _ => None,
         }
     }
@@ -230,6 +254,12 @@ impl Fault for Error {
             Self::Calibrate(error) => error.hint(),
             Self::Dataset(error) => error.hint(),
             Self::CalibrationUnused { .. } => Some("leave out --calibration, or ask for what uses activations".into()),
+            Self::OfOne { source, .. } => source.hint(),
+            Self::NobodyTakes { option } => Some(match option.strip_prefix("--plugin-option ") {
+                Some(key) => format!("`qhost plugins info ID` shows what there is; ID.{key} is for one format alone"),
+                None => "leave it out, or name a format that takes it".into(),
+            }),
+            Self::Twice { .. } => Some("give each format once, with another level each time: ID=LEVEL".into()),
             Self::Write(error) => error.hint(),
             Self::Journal { .. } => Some("free some space or choose another disk with -o".into()),
             Self::SourceChanged => {

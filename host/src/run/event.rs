@@ -5,6 +5,13 @@ use crate::plan::RunPlan;
 /// One thing that happened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event<'a> {
+    /// It happened to one of several runs.
+    Of {
+        /// The format and its level.
+        run: &'a str,
+        /// What.
+        event: &'a Event<'a>,
+    },
     /// The user should know this.
     Warning(&'a str),
     /// Weights are fetched first.

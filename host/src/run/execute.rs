@@ -4,10 +4,8 @@
 use std::{
     cmp::Reverse,
     collections::BTreeMap,
-    path::PathBuf,
     sync::{Arc, mpsc},
     thread,
-    time::Instant,
 };
 
 use qhost_plugin_api::documents::{
@@ -16,88 +14,44 @@ use qhost_plugin_api::documents::{
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use super::{
-    Error, Event, Events, Outcome, Prepared, Resumed, Sources, TensorOutcome,
+    Error, Event, Events, Finished, Prepared, Resumed, Sources,
     calibrated::Running,
-    card,
     commit::{self, Commit, Committer},
     files::OutputFiles,
+    finished::Made,
     journal::{Contents, Journal, SavedBlob, SegmentDigest, UnitRecord},
+    turns::{Place, Stopped, Turn},
     unit::{self, Remains, Shared, UnitWork},
 };
 use crate::{
     calibrate, plan, plugin,
-    source::{self, Origin},
     write::{self, ReservedFiles, WorkFolder},
 };
-
-/// A finished run whose work folder is still there.
-///
-/// The caller writes what belongs beside the output (the report) and then tidies up; if the process
-/// ends before that, the next run with the same request does it.
-#[derive(Debug)]
-pub struct Finished {
-    /// What was made.
-    pub outcome: Outcome,
-    work: WorkFolder,
-    /// What is put beside the output: names and bytes.
-    beside: Vec<(String, Vec<u8>)>,
-}
-
-impl Finished {
-    /// Writes a small file beside the output, or into it if it is a folder; gives its path.
-    ///
-    /// # Errors
-    /// Fails when the disk refuses.
-    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, Error> {
-        let output = &self.outcome.path;
-        let path = if output.is_dir() { output.join(name) } else { output.with_file_name(name) };
-        self.work.put(&path, bytes)?;
-        Ok(path)
-    }
-
-    /// Writes what the plugin made beside the output; gives the paths.
-    ///
-    /// # Errors
-    /// Fails when the disk refuses.
-    pub fn put_beside(&self) -> Result<Vec<PathBuf>, Error> {
-        self.beside.iter().map(|(name, bytes)| self.put(name, bytes)).collect()
-    }
-
-    /// Writes the model card, if there is to be one and nothing else has come into its place; gives its path.
-    ///
-    /// # Errors
-    /// Fails when the disk refuses.
-    pub fn put_card(&self) -> Result<Option<PathBuf>, Error> {
-        let name = self.outcome.card.as_ref().filter(|name| !card::in_the_way(&self.outcome.path, name));
-        name.map(|name| self.put(name, card::text(&self.outcome).as_bytes())).transpose()
-    }
-
-    /// Removes the work folder.
-    ///
-    /// # Errors
-    /// Fails when the disk refuses.
-    pub fn tidy_up(self) -> Result<Outcome, Error> {
-        self.work.remove()?;
-        Ok(self.outcome)
-    }
-}
 
 impl Prepared {
     /// Carries the plan out, going on from an earlier run's work if there is some.
     ///
     /// # Errors
     /// Fails with the first thing that goes wrong; finished units are kept for the next run.
-    pub fn execute(mut self, events: &Arc<dyn Events>) -> Result<Finished, Error> {
-        let began = Instant::now();
+    pub fn execute(self, events: &Arc<dyn Events>) -> Result<Finished, Error> {
         for warning in &self.warnings {
             events.emit(Event::Warning(warning));
         }
+        let mut made = self.make(&Turn::alone(), events)?;
+        made.publish(events)?;
+        made.finish()
+    }
+
+    /// Makes the output and checks it, without putting it in its place. Units are made when it is their turn.
+    pub(super) fn make(mut self, turn: &Turn, events: &Arc<dyn Events>) -> Result<Made, Error> {
+        turn.wait_at(Place::default()).map_err(|Stopped| self.interrupted())?;
         let work = WorkFolder::open(&self.target)?;
         let mut journal = self.open_journal(&work, events)?;
         self.settle(&work, &journal.contents)?;
         if journal.contents.complete && !write::unpublished(work.path(), self.target.kind).exists() {
             if self.is_in_place(&journal.contents) {
-                return self.finished(work, &journal.contents, began, findings_of_earlier_run());
+                turn.finish();
+                return Ok(Made::earlier(self, work, journal, turn.worked()));
             }
             // It was moved away or changed since: that is the user's affair, and the journal tells nothing more.
             drop(journal);
@@ -117,11 +71,13 @@ impl Prepared {
             }
             return Err(error);
         }
+        let mut pass = 0;
         if self.is_provisional() {
             self.begin(&work, &mut journal)?;
-            self.survey(&work, &mut journal, events)?;
+            self.survey(&work, &mut journal, turn, events)?;
+            pass = 1;
         }
-        let run = Run::new(&self, &work, events)?;
+        let run = Run::new(&self, &work, turn, pass, events)?;
         self.begin(&work, &mut journal)?;
         let done = run.sound_units(&journal.contents)?;
         let resumed = run.announce(&done);
@@ -134,11 +90,19 @@ impl Prepared {
             journal.finish().map_err(journal_error(&journal))?;
         }
         drop(run);
-        write::publish(&work, &self.target, self.force)?;
-        events.emit(Event::Published);
-        let mut finished = self.finished(work, &journal.contents, began, findings)?;
-        finished.outcome.resumed = resumed;
-        Ok(finished)
+        turn.finish();
+        Ok(Made::now(self, work, journal, findings, resumed, turn.worked()))
+    }
+
+    /// What is told when a run ends before its work is done.
+    pub(super) fn interrupted(&self) -> Error {
+        Error::Interrupted { checkpoint: self.target.work_folder().display().to_string() }
+    }
+
+    /// The place before a unit is made, where runs take turns.
+    pub(super) fn place_of(&self, unit: u32, pass: u32) -> Place {
+        let before = self.model.units.iter().position(|info| info.id == unit);
+        Place { pass, position: 1 + before.unwrap_or(self.model.units.len()) }
     }
 
     /// Begins the journal, if that is not done.
@@ -179,89 +143,6 @@ impl Prepared {
         segments.len() == plan.segments.len()
             && self.settings.pool.install(|| segments.into_par_iter().all(|segment| same(&segment)))
     }
-
-    fn finished(
-        &self,
-        work: WorkFolder,
-        journal: &Contents,
-        began: Instant,
-        findings: Findings,
-    ) -> Result<Finished, Error> {
-        let metrics = last_records(journal).into_values().flat_map(|record| &record.metrics);
-        let mut by_segment: BTreeMap<u32, BTreeMap<String, f64>> = BTreeMap::new();
-        for metric in metrics {
-            by_segment.entry(metric.segment).or_default().insert(metric.key.clone(), metric.value);
-        }
-        let tensors = self.plan.tensors().map(|(segment, bytes, tensor)| TensorOutcome {
-            name: tensor.name.clone(),
-            encoding: tensor.encoding.clone(),
-            elements: tensor.elements,
-            bytes,
-            fallback: tensor.fallback.clone(),
-            instead_of: tensor.instead_of.clone(),
-            metrics: by_segment.remove(&segment).unwrap_or_default(),
-        });
-        let manifest = &self.plugin.manifest;
-        let outcome = Outcome {
-            path: self.target.path(),
-            entry: self.plan.plan.output.entry.clone(),
-            format: self.plan.plan.format.clone(),
-            level: self.plan.plan.level.clone(),
-            source: self.input.root().to_owned(),
-            model: self.model.name.clone(),
-            published: Origin::of(self.input.root()),
-            source_card: source::readme(self.input.root()),
-            origin: self.input.origin().cloned(),
-            converted: self.converted(),
-            architecture: self.model.family.clone(),
-            parameters: self.plan.parameters,
-            source_bytes: self.input.weight_bytes(),
-            file_bytes: self.plan.file_bytes,
-            level_bytes: self.plan.plan.level_bytes,
-            library: self.plan.plan.library.clone(),
-            usage: self.plan.plan.usage.clone(),
-            tensors: tensors.collect(),
-            unused: self.unused(),
-            findings,
-            warnings: self.warnings.clone(),
-            lasting_warnings: self.lasting_warnings.clone(),
-            calibration: self.samples.as_ref().map(|samples| samples.description.clone()),
-            options: self.options.clone(),
-            data: self.data.clone(),
-            threads: self.settings.threads(),
-            max_memory: self.settings.ledger.limit(),
-            estimate: self.estimate,
-            card: self.card.clone(),
-            resumed: None,
-            duration: began.elapsed(),
-            plugin: (manifest.id.clone(), manifest.version.clone(), self.plugin.sha256.clone()),
-            peak_granted: self.settings.ledger.peak(),
-        };
-        let beside = self.make_beside(&work, journal)?;
-        Ok(Finished { outcome, work, beside })
-    }
-
-    /// The files beside the output, made of what the units saved.
-    fn make_beside(&self, work: &WorkFolder, journal: &Contents) -> Result<Vec<(String, Vec<u8>)>, Error> {
-        if self.beside.is_empty() {
-            return Ok(Vec::new());
-        }
-        let blobs = work.blobs();
-        let records = last_records(journal);
-        let saved = records.values().flat_map(|record| &record.saved).map(|blob| {
-            let damaged = || Error::CheckFailed { detail: format!("what was saved as {} is damaged", blob.key) };
-            Ok((blob.key.clone(), unit::sound_blob(&blobs, blob).ok_or_else(damaged)?))
-        });
-        let saved = saved.collect::<Result<Vec<_>, Error>>()?;
-        let named = self.beside.iter().zip(&self.plan.plan.beside);
-        named.map(|(name, suffix)| Ok((name.clone(), self.job.beside(suffix, &saved)?))).collect()
-    }
-}
-
-/// The findings of a run that had published its output already: it did so only after the check.
-fn findings_of_earlier_run() -> Findings {
-    let detail = "passed before the output was put in place by the interrupted run";
-    Findings::new(vec![Check::passed("earlier run", detail)])
 }
 
 fn open_journal(work: &WorkFolder) -> Result<Journal, Error> {
@@ -275,7 +156,7 @@ pub(super) fn journal_error(journal: &Journal) -> impl FnOnce(std::io::Error) ->
 }
 
 /// For every unit the newest record: a unit is made again if its bytes were found damaged.
-fn last_records(journal: &Contents) -> BTreeMap<Option<u32>, &UnitRecord> {
+pub(super) fn last_records(journal: &Contents) -> BTreeMap<Option<u32>, &UnitRecord> {
     journal.units.iter().map(|record| (record.unit, record)).collect()
 }
 
@@ -286,13 +167,22 @@ struct Run<'a> {
     prepared: &'a Prepared,
     plan: &'a Plan,
     work: &'a WorkFolder,
+    turn: &'a Turn,
+    /// Whether it goes through the model once more; see [`Place::pass`].
+    pass: u32,
     files: Arc<ReservedFiles>,
     shared: Arc<Shared>,
     events: &'a Arc<dyn Events>,
 }
 
 impl<'a> Run<'a> {
-    fn new(prepared: &'a Prepared, work: &'a WorkFolder, events: &'a Arc<dyn Events>) -> Result<Self, Error> {
+    fn new(
+        prepared: &'a Prepared,
+        work: &'a WorkFolder,
+        turn: &'a Turn,
+        pass: u32,
+        events: &'a Arc<dyn Events>,
+    ) -> Result<Self, Error> {
         let plan = &prepared.plan.plan;
         let files = Arc::new(ReservedFiles::open(&work.files(), &plan.files)?);
         let shared = Arc::new(Shared {
@@ -303,7 +193,7 @@ impl<'a> Run<'a> {
             blob_folder: work.blobs(),
             events: Arc::clone(events),
         });
-        Ok(Self { prepared, plan, work, files, shared, events })
+        Ok(Self { prepared, plan, work, turn, pass, files, shared, events })
     }
 
     /// Holds the records of earlier runs against what is on the disk.
@@ -393,11 +283,18 @@ impl<'a> Run<'a> {
         let Some(samples) = &self.prepared.samples else { return Ok(None) };
         let units = self.plan.units.iter().map(|unit| unit.unit);
         let Some(first) = units.clone().find(|unit| !done.contains_key(unit)) else { return Ok(None) };
-        let (model, settings) = (&self.prepared.model, &self.prepared.settings);
+        let model = &self.prepared.model;
         let place = |unit| model.units.iter().position(|info| info.id == unit);
         let weights = Arc::<Sources>::clone(&self.shared.sources);
-        let running =
-            Running::new(model, weights, self.plan, &samples.rows, settings, &self.work.states(), self.events);
+        let running = Running::new(
+            model,
+            weights,
+            self.plan,
+            &samples.rows,
+            self.prepared.room(),
+            &self.work.states(),
+            self.events,
+        );
         let running = running.map_err(|error| self.failed_running(error))?;
         if !running.is_needed_from(first) {
             return Ok(None);
@@ -458,7 +355,9 @@ impl<'a> Run<'a> {
                 saved.extend(by_key(blobs));
                 continue;
             }
-            if self.prepared.settings.cancel.is_cancelled() {
+            let place = self.prepared.place_of(unit, self.pass);
+            let stopped = self.turn.wait_at(place).is_err();
+            if stopped || self.prepared.settings.cancel.is_cancelled() {
                 return Err(self.interrupted());
             }
             let _ = todo.next().map(|next| wishes.send(next));
@@ -581,7 +480,7 @@ impl<'a> Run<'a> {
     }
 
     fn interrupted(&self) -> Error {
-        Error::Interrupted { checkpoint: self.work.path().display().to_string() }
+        self.prepared.interrupted()
     }
 
     fn name_of(&self, unit: u32) -> String {

@@ -246,7 +246,7 @@ pub fn fetch_whole(
     }
     let Opened { mut checkpoint, origin, missing } = open(model, cancel)?;
     if let Some(missing) = missing {
-        missing.fetch(&mut checkpoint, events)?;
+        checkpoint = missing.fetch(&checkpoint, events)?;
     }
     let Checkpoint { root, name, .. } = checkpoint;
     Ok(origin.map(|origin| Fetched { root, name, origin }))
@@ -264,22 +264,21 @@ impl Missing {
         }
     }
 
-    /// Fetches the weights, and puts them in the place of their outlines.
-    pub(super) fn fetch(self, checkpoint: &mut Checkpoint, events: &Arc<dyn Events>) -> Result<(), Error> {
+    /// Fetches the weights; gives the checkpoint with them in the place of their outlines.
+    pub(super) fn fetch(&self, outlined: &Checkpoint, events: &Arc<dyn Events>) -> Result<Checkpoint, Error> {
         let whole = self.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
         let from = format!("{}/{}", self.hub.endpoint(), self.hub.id());
         events.emit(Event::Downloading { from: &from, bytes: whole, files: self.files.len(), missing: self.bytes });
         let files: Vec<_> = self.files.iter().collect();
         self.hub.download(&self.commit, &files, &Teller(events.as_ref()))?;
         events.emit(Event::AllDownloaded);
-        let opened = source::open(&checkpoint.root)?;
-        if opened.tensors != checkpoint.tensors || opened.config != checkpoint.config {
+        let opened = source::open(&outlined.root)?;
+        if opened.tensors != outlined.tensors || opened.config != outlined.config {
             return Err(Error::SourceChanged);
         }
-        for (shard, outline) in opened.shards.into_iter().zip(&mut checkpoint.shards) {
-            *outline = source::Shard { digest: outline.digest.take(), ..shard };
-        }
-        Ok(())
+        let shards = opened.shards.into_iter().zip(&outlined.shards);
+        let shards = shards.map(|(shard, outline)| source::Shard { digest: outline.digest.clone(), ..shard });
+        Ok(Checkpoint { shards: shards.collect(), ..outlined.clone() })
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use qhost_plugin_api::documents::{Encoding, EncodingPattern, Model};
@@ -25,21 +25,30 @@ use crate::{
     source::{self, Checkpoint},
 };
 
-/// What a run reads.
+/// What a run reads; a clone is the same files.
+#[derive(Clone)]
 pub(super) enum Input {
     /// A checkpoint.
-    Checkpoint(Box<CheckpointInput>),
+    Checkpoint(Arc<CheckpointInput>),
     /// Quantised files, and where they come from if from a hub.
     Files(Arc<QuantisedSource>, Option<Origin>),
 }
 
 /// A checkpoint, of which weights may yet have to be fetched.
 pub(super) struct CheckpointInput {
-    checkpoint: Checkpoint,
+    opened: Checkpoint,
+    /// The same with all its weights, once those that were missing are here.
+    fetched: OnceLock<Checkpoint>,
     /// For every tensor of the model, how the checkpoint stores it.
     stored: Vec<StoredAs>,
     origin: Option<Origin>,
     missing: Option<Missing>,
+}
+
+impl CheckpointInput {
+    fn checkpoint(&self) -> &Checkpoint {
+        self.fetched.get().unwrap_or(&self.opened)
+    }
 }
 
 /// An input, understood.
@@ -117,7 +126,7 @@ impl Input {
     /// What the user knows it by: the folder, or the file.
     pub(super) fn root(&self) -> &Path {
         match self {
-            Self::Checkpoint(input) => &input.checkpoint.root,
+            Self::Checkpoint(input) => &input.checkpoint().root,
             Self::Files(files, _) => &files.path,
         }
     }
@@ -131,7 +140,7 @@ impl Input {
     /// Bytes of weights.
     pub(super) fn weight_bytes(&self) -> u64 {
         match self {
-            Self::Checkpoint(input) => input.checkpoint.weight_bytes(),
+            Self::Checkpoint(input) => input.checkpoint().weight_bytes(),
             Self::Files(files, _) => files.file_bytes,
         }
     }
@@ -147,20 +156,19 @@ impl Input {
     /// Weights that have to be fetched first.
     pub(super) fn missing(&self) -> Option<&Missing> {
         match self {
-            Self::Checkpoint(input) => input.missing.as_ref(),
+            Self::Checkpoint(input) => input.missing.as_ref().filter(|_| input.fetched.get().is_none()),
             Self::Files(..) => None,
         }
     }
 
-    /// Fetches what has to be fetched.
-    pub(super) fn fetch(&mut self, events: &Arc<dyn Events>) -> Result<(), Error> {
-        match self {
-            Self::Checkpoint(input) => match input.missing.take() {
-                Some(missing) => missing.fetch(&mut input.checkpoint, events),
-                None => Ok(()),
-            },
-            Self::Files(..) => Ok(()),
+    /// Fetches what has to be fetched and is not here yet.
+    pub(super) fn fetch(&self, events: &Arc<dyn Events>) -> Result<(), Error> {
+        if let (Self::Checkpoint(input), Some(missing)) = (self, self.missing()) {
+            let whole = missing.fetch(&input.opened, events)?;
+            // Whoever was here first has fetched the same.
+            let _ = input.fetched.set(whole);
         }
+        Ok(())
     }
 
     /// The quantised files, if it is some.
@@ -192,7 +200,7 @@ impl Input {
     /// The small files.
     pub(super) fn companions(&self) -> Vec<Companion> {
         match self {
-            Self::Checkpoint(input) => input.checkpoint.companions.iter().map(Companion::from).collect(),
+            Self::Checkpoint(input) => input.checkpoint().companions.iter().map(Companion::from).collect(),
             Self::Files(files, _) => {
                 files.companions.iter().map(|(name, bytes)| Companion::in_memory(name.clone(), bytes)).collect()
             }
@@ -218,7 +226,7 @@ impl Input {
     /// A digest of everything that an output depends on; of the small files, the contents of those that were `read`.
     pub(super) fn fingerprint(&self, read: &BTreeSet<String>) -> io::Result<String> {
         match self {
-            Self::Checkpoint(input) => source::fingerprint(&input.checkpoint, read),
+            Self::Checkpoint(input) => source::fingerprint(input.checkpoint(), read),
             // What the small files say comes from the files, or they are among them.
             Self::Files(files, _) => Ok(files.fingerprint()),
         }
@@ -227,7 +235,7 @@ impl Input {
     /// Whether the files are as they were when they were opened.
     pub(super) fn is_unchanged(&self) -> io::Result<bool> {
         match self {
-            Self::Checkpoint(input) => source::is_unchanged(&input.checkpoint),
+            Self::Checkpoint(input) => source::is_unchanged(input.checkpoint()),
             Self::Files(files, _) => files.is_unchanged(),
         }
     }
@@ -235,7 +243,7 @@ impl Input {
     /// What lends the rows of its tensors.
     pub(super) fn sources(&self, model: &Arc<Model>) -> Sources {
         match self {
-            Self::Checkpoint(input) => Sources::new(&input.checkpoint, Arc::clone(model), &input.stored),
+            Self::Checkpoint(input) => Sources::new(input.checkpoint(), Arc::clone(model), &input.stored),
             Self::Files(files, _) => Sources::of_files(Arc::clone(files)),
         }
     }
@@ -251,7 +259,13 @@ impl Read {
         let warnings = std::mem::take(&mut checkpoint.warnings).into_iter().chain(warnings).collect();
         let (tensors, files) = (checkpoint.tensors.len(), checkpoint.shards.len());
         tracing::info!("{}: {}, {tensors} tensors in {files} files", checkpoint.root.display(), model.family);
-        let input = Input::Checkpoint(Box::new(CheckpointInput { checkpoint, stored, origin, missing }));
+        let input = Input::Checkpoint(Arc::new(CheckpointInput {
+            opened: checkpoint,
+            fetched: OnceLock::new(),
+            stored,
+            origin,
+            missing,
+        }));
         Ok(Self { input, model, warnings })
     }
 

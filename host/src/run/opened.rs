@@ -51,7 +51,7 @@ impl OpenedModel {
     ///
     /// # Errors
     /// Fails when they cannot be fetched.
-    pub fn weights(&mut self, events: &Arc<dyn Events>) -> Result<Sources, Error> {
+    pub fn weights(&self, events: &Arc<dyn Events>) -> Result<Sources, Error> {
         self.input.fetch(events)?;
         Ok(self.input.sources(&self.model))
     }

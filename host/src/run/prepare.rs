@@ -7,19 +7,17 @@ use std::{
     thread,
 };
 
-use qhost_compute::DeviceChoice;
 use qhost_plugin_api::{
     documents::{
         CalibrationData, CompanionContent, Conversion, FormatDescription, Model, OpenRequest, Options, OutputKind, Plan,
     },
     sdk::CHUNK_WEIGHTS,
 };
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
     Error, Fetched, ModelSource, Origin, Wanted,
-    arithmetic::Arithmetic,
-    calibrated, card, commit,
+    calibrated::{self, Needed},
+    card, commit,
     files::{Companion, Companions},
     input::{Input, Read},
     journal::{Contents, Start},
@@ -30,13 +28,12 @@ use super::{
 };
 use crate::{
     calibrate::{self, Decoder},
-    cancel::CancelFlag,
     convert::{Loss, Negotiated, Transcoders},
     dataset::{self, Description, Samples, Sampling, Tokenizer},
     memory::Memory,
     plan::{self, Estimate, Facts, Held, Machine, Place, RunPlan},
     plugin::{Catalog, ConnectSettings, LoadedJob, LoadedPlugin},
-    stream::{self, Ledger},
+    stream,
     write::{self, Target, WorkFolder},
 };
 
@@ -53,11 +50,11 @@ pub struct Request {
     pub fetched: Option<Fetched>,
     /// What the model may be.
     pub wanted: Wanted,
-    /// The format's id.
-    pub format: String,
-    /// Options for the format.
+    /// The formats, at least one.
+    pub formats: Vec<FormatRequest>,
+    /// Options for all of them; each gets those that have a meaning for it.
     pub options: Options,
-    /// The folder for the output.
+    /// The folder for the outputs.
     pub output: PathBuf,
     /// Whether an output that is there may be replaced.
     pub force: bool,
@@ -69,6 +66,15 @@ pub struct Request {
     pub calibration: CalibrationRequest,
 }
 
+/// A format that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormatRequest {
+    /// Its id.
+    pub id: String,
+    /// Its level; that of the options if it has none of its own.
+    pub level: Option<String>,
+}
+
 /// What activations are taken from.
 #[derive(Debug, Clone, Default)]
 pub struct CalibrationRequest {
@@ -76,21 +82,6 @@ pub struct CalibrationRequest {
     pub dataset: Option<String>,
     /// How much is drawn of it.
     pub sampling: Sampling,
-}
-
-/// What a run may use.
-#[derive(Debug, Clone)]
-pub struct Resources {
-    /// Threads for parallel loops.
-    pub threads: usize,
-    /// Ceiling of working memory in bytes.
-    pub max_memory: Option<u64>,
-    /// Messages that plugins need not send; see [`ConnectSettings::log_level`].
-    pub log_level: u32,
-    /// Says when to stop.
-    pub cancel: CancelFlag,
-    /// What models are run on.
-    pub device: DeviceChoice,
 }
 
 /// A run that can begin.
@@ -122,13 +113,19 @@ pub struct Prepared {
     /// What a conversion does to numbers.
     pub loss: Option<Loss>,
     /// What activations are taken from, if the plan needs some.
-    pub(super) samples: Option<Samples>,
+    pub(super) samples: Option<Arc<Samples>>,
     /// The names of files that are made beside the output.
     pub(super) beside: Vec<String>,
     /// The files that options name.
     pub(super) option_files: OptionFiles,
     /// What is so on this machine, for a plan that comes after a provisional one.
     pub(super) facts: Facts,
+    /// Memory that the process takes without what the calibration does.
+    pub(super) own: u64,
+    /// What the calibration takes.
+    pub(super) calibrating: Needed,
+    /// Memory of the ledger that is left to units, of this run or of others beside it.
+    pub(super) reserve: u64,
     /// What will be done.
     pub plan: RunPlan,
     /// What it will take.
@@ -235,29 +232,65 @@ impl Prepared {
     }
 }
 
-/// Prepares a run; no weight is read, and nothing is written but small files of a hub's model into its cache.
-///
-/// # Errors
-/// Fails with whatever keeps the request from being fulfilled.
-pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> Result<Prepared, Error> {
-    let settings = connect(resources)?;
-    let Read { mut input, model, warnings: mut of_source } =
-        Input::open(&request.model, request.fetched.as_ref(), request.wanted, catalog, &settings)?;
-    let (found, manifest) = catalog.bringing(&request.format)?;
-    let plugin = LoadedPlugin::load(found, manifest, &settings)?;
-    tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
-    let mut open = OpenRequest::new(request.format.clone(), request.options.clone(), model);
-    open.calibrates = request.calibration.dataset.is_some();
-    let taking = described(&plugin, &request.format)?;
+/// A format, and the plugin that makes it.
+pub(super) struct Loaded {
+    plugin: LoadedPlugin,
+    pub(super) described: FormatDescription,
+}
+
+impl Loaded {
+    pub(super) fn new(format: &FormatRequest, catalog: &Catalog, settings: &ConnectSettings) -> Result<Self, Error> {
+        let (found, manifest) = catalog.bringing(&format.id)?;
+        let plugin = LoadedPlugin::load(found, manifest, settings)?;
+        tracing::info!("plugin {} {} from {}", manifest.id, manifest.version, found.path.display());
+        let described = described(&plugin, &format.id)?;
+        Ok(Self { plugin, described })
+    }
+}
+
+/// What the runs of a command have in common.
+pub(super) struct Common<'a> {
+    pub(super) request: &'a Request,
+    pub(super) catalog: &'a Catalog,
+    pub(super) settings: ConnectSettings,
+    /// What activations are taken from, once a plan has needed it.
+    pub(super) samples: Option<Arc<Samples>>,
+}
+
+/// Prepares a run of one format; no weight is read, and nothing is written but small files of a hub's model into its
+/// cache.
+pub(super) fn prepare(
+    common: &mut Common<'_>,
+    target: Loaded,
+    options: Options,
+    read: Read,
+) -> Result<Prepared, Error> {
+    let Common { request, catalog, settings, samples: shared } = common;
+    let (request, settings) = (*request, settings.clone());
+    let Loaded { plugin, described: taking } = target;
+    let Read { mut input, model, warnings: mut of_source } = read;
+    let mut open = OpenRequest::new(taking.id.clone(), options.clone(), model);
+    let mut data = request.calibration.clone();
+    open.calibrates = data.dataset.is_some();
     of_source.extend(input.put_in_order(&taking.takes)?);
     let negotiated = negotiated(&input, &open.model, &taking, catalog, &settings)?;
     open.conversion = conversion(&input, negotiated.as_deref());
-    let option_files = OptionFiles::of(&request.options)?;
+    let option_files = OptionFiles::of(&options)?;
     let companions = input.companions().into_iter().chain(option_files.files());
     let companions = Arc::new(Companions::new(companions.collect()));
-    let (job, plan, samples) = planned(&plugin, &mut open, &companions, |plan, model| {
-        samples(request, plan, model, &input, resources.device, &resources.cancel)
-    })?;
+    let mut plan_with = |open: &mut OpenRequest, data: &CalibrationRequest| {
+        planned(&plugin, open, &companions, |plan, model| {
+            samples(request, data, plan, model, &input, &settings, shared)
+        })
+    };
+    let (job, plan, samples) = match plan_with(&mut open, &data) {
+        // Another one may use the data; if none does, that is refused in the end.
+        Err(Error::CalibrationUnused { .. }) if request.formats.len() > 1 => {
+            (data.dataset, open.calibrates) = (None, false);
+            plan_with(&mut open, &data)
+        }
+        planned => planned,
+    }?;
     let loss = negotiated.as_ref().map(|negotiated| negotiated.loss(&plan.plan)).transpose()?;
     let target = Target {
         folder: request.output.clone(),
@@ -283,9 +316,9 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let depends_on = &copied | &companions.read_so_far();
     let fingerprint = input.fingerprint(&depends_on).map_err(|source| Error::SourceUnreadable { source })?;
     // Another device adds in another order.
-    let calibration = samples.as_ref().map(|samples| format!("{} {}", samples.description.sha256, resources.device));
+    let calibration = samples.as_ref().map(|samples| format!("{} {}", samples.description.sha256, settings.device));
     let calibration = format!("{}{}", calibration.unwrap_or_default(), option_files.digest());
-    let key = plan.key(&request.options, &fingerprint, &plugin.sha256, &calibration)?;
+    let key = plan.key(&options, &fingerprint, &plugin.sha256, &calibration)?;
     let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);
     let start = Start::new(key, name, plugin.sha256.clone(), fingerprint);
     tracing::debug!("the work has the key {}", start.key);
@@ -301,20 +334,21 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
             let element_bytes = |tensor: usize| input.element_bytes(&open.model, tensor);
             calibrated::needed(&plan.plan, &open.model, &element_bytes, samples)?
         }
-        None => calibrated::Needed::default(),
+        None => Needed::default(),
     };
-    let own = own_memory(memory, resources.threads).saturating_add(calibrating.memory);
-    settings.ledger.set_own(own);
+    let own = own_memory(memory, settings.pool.current_num_threads());
+    let working = own.saturating_add(calibrating.memory);
+    settings.ledger.set_own(working);
     let facts = Facts {
         place: place.clone(),
         download: input.missing().map(|missing| missing.needs(&target)),
         force: request.force,
         companions: companion_bytes.saturating_add(calibrating.disk),
-        memory_limit: resources.max_memory,
-        memory_own: own.saturating_add(calibrating.statistics),
+        memory_limit: settings.ledger.limit(),
+        memory_own: working.saturating_add(calibrating.statistics),
     };
     plan::refuse_impossible(&plan, settings.threads(), &facts)?;
-    let forward = calibrating.forward(resources.device);
+    let forward = calibrating.forward(settings.device);
     let estimate = plan::estimate(&plan, input.weight_bytes(), &machine(memory, &settings), &forward);
     let model = Arc::new(open.model);
     Ok(Prepared {
@@ -329,8 +363,8 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         depends_on,
         settings,
         companion_bytes,
-        options: request.options.clone(),
-        data: request.calibration.clone(),
+        options,
+        data,
         card,
         lasting_warnings,
         place,
@@ -340,6 +374,9 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
         beside,
         option_files,
         facts,
+        own,
+        calibrating,
+        reserve: 0,
         plan,
         estimate,
         warnings,
@@ -362,34 +399,40 @@ fn copied(plan: &Plan, input: &Input) -> (BTreeSet<String>, u64) {
 /// before the data is fetched.
 fn samples(
     request: &Request,
+    data: &CalibrationRequest,
     plan: &Plan,
     model: &Model,
     input: &Input,
-    device: DeviceChoice,
-    cancel: &CancelFlag,
-) -> Result<Option<Samples>, Error> {
+    settings: &ConnectSettings,
+    shared: &mut Option<Arc<Samples>>,
+) -> Result<Option<Arc<Samples>>, Error> {
     if calibrated::needs(plan).units.is_empty() {
-        return match &request.calibration.dataset {
+        return match &data.dataset {
             Some(_) => Err(Error::CalibrationUnused { format: plan.format.clone(), level: plan.level.clone() }),
             None => Ok(None),
         };
     }
     let decoder = Decoder::of(model)?;
     // Whether it can be used is found out now.
-    drop(device.open(|_| {}).map_err(calibrate::Error::from)?);
+    drop(settings.device.open(|_| {}).map_err(calibrate::Error::from)?);
+    if let Some(samples) = shared {
+        decoder.longest(samples.rows.iter().map(Vec::len))?;
+        return Ok(Some(Arc::clone(samples)));
+    }
     let companions = input.companions();
     let tokenizer = Tokenizer::of(&|name| {
         let companion = companions.iter().find(|file| file.name == name);
         companion.map(Companion::read).transpose()
     })?;
     let wanted = dataset::Request {
-        name: request.calibration.dataset.as_deref(),
+        name: data.dataset.as_deref(),
         vocabulary: Some(model.hyperparameters.vocab_size),
         hub: &request.model.hub,
-        cancel,
+        cancel: &settings.cancel,
     };
-    let samples = dataset::calibration(&wanted, request.calibration.sampling, tokenizer.as_ref())?;
+    let samples = Arc::new(dataset::calibration(&wanted, data.sampling, tokenizer.as_ref())?);
     decoder.longest(samples.rows.iter().map(Vec::len))?;
+    *shared = Some(Arc::clone(&samples));
     Ok(Some(samples))
 }
 
@@ -399,8 +442,8 @@ fn planned(
     plugin: &LoadedPlugin,
     open: &mut OpenRequest,
     companions: &Arc<Companions>,
-    samples: impl FnOnce(&Plan, &Model) -> Result<Option<Samples>, Error>,
-) -> Result<(LoadedJob, RunPlan, Option<Samples>), Error> {
+    samples: impl FnOnce(&Plan, &Model) -> Result<Option<Arc<Samples>>, Error>,
+) -> Result<(LoadedJob, RunPlan, Option<Arc<Samples>>), Error> {
     let plan_of = |open: &OpenRequest| -> Result<_, Error> {
         let job = plugin.open(open, Arc::<Companions>::clone(companions) as _)?;
         let plan = plan::accept(job.plan.clone(), &open.model)?;
@@ -487,6 +530,11 @@ impl Prepared {
         Some(Arc::new(Offered { files: Arc::clone(files), negotiated: Arc::clone(negotiated) }))
     }
 
+    /// Where its calibration finds room, and what of it has to be left.
+    pub(super) fn room(&self) -> (&ConnectSettings, u64) {
+        (&self.settings, self.reserve)
+    }
+
     /// What the report tells of the conversion.
     pub(super) fn converted(&self) -> Option<Converted> {
         let (files, loss) = (self.input.files()?, self.loss.as_ref()?);
@@ -530,27 +578,4 @@ fn seems_published(target: &Target, start: &Start) -> bool {
     let found = Contents::peek(&WorkFolder::journal_in(&work));
     let same = found.start.is_some_and(|found| found.key == start.key);
     same && found.complete && !write::unpublished(&work, target.kind).exists() && target.is_occupied()
-}
-
-/// Starts the threads and the ledger that plugins are connected to.
-///
-/// # Errors
-/// Fails when the system cannot start the threads.
-pub fn connect(resources: &Resources) -> Result<ConnectSettings, Error> {
-    let pool = Arc::new(start_threads(resources.threads)?);
-    let ledger = Arc::new(Ledger::new(resources.max_memory));
-    let compute = Arc::new(Arithmetic::new(Arc::clone(&pool), Arc::clone(&ledger)));
-    Ok(ConnectSettings {
-        pool,
-        ledger,
-        compute,
-        cancel: resources.cancel.clone(),
-        log_level: resources.log_level,
-        device: resources.device,
-    })
-}
-
-fn start_threads(threads: usize) -> Result<ThreadPool, Error> {
-    let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("worker-{index}"));
-    pool.build().map_err(|error| Error::Threads { threads, reason: error.to_string() })
 }

@@ -19,6 +19,7 @@ use super::{
     journal::{Contents, Journal, UnitRecord},
     prepare::{data_of, left_out},
     sources::Sources,
+    turns::Turn,
     unit::{self, Shared, UnitWork},
 };
 use crate::{calibrate, plan, write::WorkFolder};
@@ -48,10 +49,11 @@ impl Prepared {
         &mut self,
         work: &WorkFolder,
         journal: &mut Journal,
+        turn: &Turn,
         events: &Arc<dyn Events>,
     ) -> Result<(), Error> {
         let before = self.plan.plan.warnings.clone();
-        let measured = self.measure(work, journal, events)?;
+        let measured = self.measure(work, journal, turn, events)?;
         let texts = texts(work, &measured)?;
         self.choose(texts)?;
         for warning in self.plan.plan.warnings.iter().filter(|warning| !before.contains(warning)) {
@@ -75,7 +77,7 @@ impl Prepared {
         let mut open =
             OpenRequest::new(self.plan.plan.format.clone(), self.options.clone(), self.model.as_ref().clone());
         open.calibrates = self.data.dataset.is_some();
-        open.calibration = self.samples.as_ref().map(data_of);
+        open.calibration = self.samples.as_deref().map(data_of);
         open.surveyed = Some(texts);
         open.conversion = self.conversion();
         let companions = self.input.companions().into_iter().chain(self.option_files.files());
@@ -120,6 +122,7 @@ impl Prepared {
         &self,
         work: &WorkFolder,
         journal: &mut Journal,
+        turn: &Turn,
         events: &Arc<dyn Events>,
     ) -> Result<Vec<UnitRecord>, Error> {
         let mut measured = self.measured(work, &journal.contents);
@@ -150,7 +153,8 @@ impl Prepared {
             events: Arc::clone(events),
         });
         for &unit in &units[measured.len()..] {
-            if self.settings.cancel.is_cancelled() {
+            let stopped = turn.wait_at(self.place_of(unit, 0)).is_err();
+            if stopped || self.settings.cancel.is_cancelled() {
                 return Err(interrupted(work));
             }
             events.emit(Event::UnitStarted { name: &format!("measuring {}", unit_name(&self.model, unit)) });
@@ -208,7 +212,7 @@ impl Prepared {
         };
         let (weights, folder) = (Arc::<Sources>::clone(sources), work.states().join(OWN));
         let (model, plan) = (&self.model, &self.plan.plan);
-        let running = Running::new(model, weights, plan, &samples.rows, &self.settings, &folder, events);
+        let running = Running::new(model, weights, plan, &samples.rows, self.room(), &folder, events);
         let running = running.map_err(failed)?;
         if !running.is_needed_from(first) {
             return Ok(None);

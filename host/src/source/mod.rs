@@ -30,7 +30,7 @@ pub use selection::{Selection, Weights};
 use crate::stream::MappedFile;
 
 /// A checkpoint folder.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// The folder, made absolute and free of links.
     pub root: PathBuf,
@@ -57,7 +57,7 @@ impl Checkpoint {
 }
 
 /// One weight file, mapped.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shard {
     /// The file's name in the folder.
     pub file_name: String,

@@ -16,7 +16,7 @@ use qhost_plugin_api::documents::{Check, CheckStatus, Findings};
 
 pub use compare::{Compared, Comparison, NAME as COMPARISON};
 pub use error::Error;
-pub use report::NAME as REPORT;
+pub use report::{NAME as REPORT, name_of as report_of};
 
 use crate::{
     exit_code::{ExitCode, Fault},

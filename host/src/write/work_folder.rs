@@ -139,7 +139,7 @@ impl WorkFolder {
             fs::rename(&replaced, &self.target).map_err(Error::io("move back", &self.target))?;
         }
         remove(&self.journal())?;
-        self.remove_contents()
+        self.empty()
     }
 
     /// Removes the folder.
@@ -151,7 +151,7 @@ impl WorkFolder {
     /// # Errors
     /// Fails when the disk refuses.
     pub fn remove(self) -> Result<(), Error> {
-        self.remove_contents()?;
+        self.empty()?;
         remove(&self.journal())?;
         let Self { path, lock, .. } = self;
         let removed = remove(&path.join(LOCK)).and_then(|()| {
@@ -164,7 +164,11 @@ impl WorkFolder {
         Ok(())
     }
 
-    fn remove_contents(&self) -> Result<(), Error> {
+    /// Removes everything but the journal and the lock.
+    ///
+    /// # Errors
+    /// Fails when the disk refuses.
+    pub fn empty(&self) -> Result<(), Error> {
         let ours = [self.files(), self.blobs(), self.states(), self.replaced(), self.path.join(DRAFT)];
         ours.iter().try_for_each(|path| remove(path))
     }

@@ -43,6 +43,10 @@ pub struct FormatDescription {
     /// The keys of `--plugin-option` that it understands.
     #[serde(default)]
     pub options: Vec<OptionDescription>,
+    /// The keys of [`Options`](super::Options) that have a meaning for it, apart from `level` and `plugin`. Where one
+    /// run makes several formats, each gets those alone; of a format that does not tell, all are passed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub common_options: Option<Vec<String>>,
     /// Encodings that it takes beside floats when its files are made of others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub takes: Vec<EncodingPattern>,
@@ -62,10 +66,18 @@ impl FormatDescription {
             levels,
             default_level: None,
             options: Vec::new(),
+            common_options: None,
             takes: Vec::new(),
             gives: Vec::new(),
             takes_no_floats: false,
         }
+    }
+
+    /// Tells which keys of [`Options`](super::Options) have a meaning for it, apart from `level` and `plugin`.
+    #[must_use]
+    pub fn common_options<const N: usize>(mut self, keys: [&str; N]) -> Self {
+        self.common_options = Some(keys.map(str::to_owned).to_vec());
+        self
     }
 }
 

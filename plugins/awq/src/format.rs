@@ -28,6 +28,7 @@ pub(crate) fn description() -> FormatDescription {
         LevelDescription::new(level.name(), summary, 4.0 + overhead)
     });
     let mut format = FormatDescription::new("awq", levels.collect());
+    format = format.common_options(["bits", "group_size", "symmetric", "effort", "max_size"]);
     format.default_level = Some(DEFAULT_LEVEL.name());
     format.options = options::descriptions();
     format.takes = vec![EncodingPattern::new(Encoding::AFFINE).bits(1..=4).zeros(0, 15).permuted(false)];

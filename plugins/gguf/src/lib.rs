@@ -68,7 +68,12 @@ impl Format for Gguf {
             let bits_per_weight = level.base.block_bytes() as f64 * 8.0 / level.base.block_elements() as f64;
             LevelDescription::new(level.name, level.summary, bits_per_weight)
         });
-        let mut format = FormatDescription::new("gguf", levels.collect());
+        let mut format = FormatDescription::new("gguf", levels.collect()).common_options([
+            "imatrix",
+            "effort",
+            "max_size",
+            "tensor_types",
+        ]);
         format.default_level = Some(options::DEFAULT_LEVEL.into());
         format.options = options::descriptions();
         (format.takes, format.gives) = (conversion::takes(), conversion::gives());

@@ -45,6 +45,7 @@ pub(crate) fn description() -> FormatDescription {
         LevelDescription::new(level.name(), summary, f64::from(bits) + overhead)
     });
     let mut format = FormatDescription::new("gptq", levels.collect());
+    format = format.common_options(["bits", "group_size", "symmetric", "act_order", "effort", "max_size"]);
     format.default_level = Some(DEFAULT_LEVEL.into());
     format.options = options::descriptions();
     format.takes = vec![

@@ -94,7 +94,7 @@ pub(crate) fn description() -> FormatDescription {
         };
         LevelDescription::new(float.name(), summary, bits)
     });
-    let mut format = FormatDescription::new(FORMAT, levels.collect());
+    let mut format = FormatDescription::new(FORMAT, levels.collect()).common_options(["max_size"]);
     format.options = options::descriptions();
     format
 }

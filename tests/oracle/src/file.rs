@@ -82,10 +82,8 @@ pub fn quantize_file(input: &Path, output: &Path, recipe: &Recipe) -> Result<()>
     entries.push(sys::llama_model_imatrix_data { name: std::ptr::null(), data: std::ptr::null(), size: 0 });
     let patterns: Vec<_> = recipe.tensor_types.iter().map(|(pattern, _)| c_text(pattern)).collect::<Result<_>>()?;
     let typed = patterns.iter().zip(&recipe.tensor_types);
-    let typed = typed.map(|(pattern, (_, kind))| sys::llama_model_tensor_override {
-        pattern: pattern.as_ptr(),
-        type_: *kind,
-    });
+    let typed =
+        typed.map(|(pattern, (_, kind))| sys::llama_model_tensor_override { pattern: pattern.as_ptr(), type_: *kind });
     let mut types: Vec<_> = typed.collect();
     types.push(sys::llama_model_tensor_override { pattern: std::ptr::null(), type_: 0 });
     let mut keys: Vec<_> = recipe.keys.iter().map(|(key, value)| given(key, value)).collect::<Result<_>>()?;
