@@ -3,12 +3,14 @@
 //!
 //! That is the multiple-choice knapsack. First everything has its smallest encoding; then steps along the lower convex
 //! hulls of loss over bytes are taken, those that save most loss for a byte first (Sinha and Zoltners, 1979), which is
-//! Lagrange's solution; what is left of the limit goes to single changes and exchanges of two, as long as one helps.
+//! Lagrange's solution. A large thing may find no room at its turn that many small ones have taken, so that is tried once more with
+//! each candidate of the largest things given. What is left of the limit goes to single changes and exchanges of two, as long as one
+//! helps.
 //! It knows numbers only, and the same numbers give the same choice.
 
 mod size;
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 
 pub use size::{Size, bits_per_weight};
 
@@ -24,6 +26,9 @@ pub struct Candidate {
 /// Changes and exchanges that are made at most; each takes time with the square of the number of candidates.
 const ROUNDS: usize = 256;
 
+/// Things that are given each of their candidates in turn.
+const LARGEST: usize = 4;
+
 /// What of a loss is too small to be worth an exchange: sums differ by as much for the order of their terms.
 const NOTHING: f64 = 1e-12;
 
@@ -35,15 +40,34 @@ pub fn choose(things: &[Vec<Candidate>], most: u64) -> Option<Vec<usize>> {
         let places = candidates.iter().enumerate();
         places.min_by(|(_, a), (_, b)| by_bytes(a, b)).map(|(place, _)| place)
     });
-    let mut chosen = smallest.collect::<Option<Vec<_>>>()?;
-    let mut left = most.checked_sub(bytes(things, &chosen)?)?;
-    climb(things, &mut chosen, &mut left);
+    let smallest = smallest.collect::<Option<Vec<_>>>()?;
+    let climbed = |given: Option<(usize, usize)>| {
+        let mut chosen = smallest.clone();
+        if let Some((thing, place)) = given {
+            chosen[thing] = place;
+        }
+        let mut left = most.checked_sub(bytes(things, &chosen)?)?;
+        climb(things, &mut chosen, &mut left, given.map(|(thing, _)| thing));
+        Some((loss(things, &chosen), chosen, left))
+    };
+    let mut largest: Vec<_> = (0..things.len()).collect();
+    // The sort is stable: of equals the first come first.
+    largest.sort_by_key(|thing| Reverse(things[*thing].iter().map(|candidate| candidate.bytes).max()));
+    let given = largest.iter().take(LARGEST).flat_map(|thing| (0..things[*thing].len()).map(|place| (*thing, place)));
+    let others = given.filter_map(|given| climbed(Some(given)));
+    let better =
+        |best: (f64, Vec<usize>, u64), other: (f64, Vec<usize>, u64)| if other.0 < best.0 { other } else { best };
+    let (_, mut chosen, mut left) = others.fold(climbed(None)?, better);
     for _ in 0..ROUNDS {
         if !improve(things, &mut chosen, &mut left) {
             break;
         }
     }
     Some(chosen)
+}
+
+fn loss(things: &[Vec<Candidate>], chosen: &[usize]) -> f64 {
+    things.iter().zip(chosen).map(|(candidates, place)| candidates[*place].loss).sum()
 }
 
 fn bytes(things: &[Vec<Candidate>], chosen: &[usize]) -> Option<u64> {
@@ -65,9 +89,10 @@ struct Step {
     gain: f64,
 }
 
-/// Takes steps along the hulls, the best first, while there is room.
-fn climb(things: &[Vec<Candidate>], chosen: &mut [usize], left: &mut u64) {
-    let mut steps: Vec<_> = things.iter().enumerate().flat_map(|(thing, of_thing)| hull(thing, of_thing)).collect();
+/// Takes steps along the hulls, the best first, while there is room; none of the thing that is given.
+fn climb(things: &[Vec<Candidate>], chosen: &mut [usize], left: &mut u64, given: Option<usize>) {
+    let free = things.iter().enumerate().filter(|(thing, _)| Some(*thing) != given);
+    let mut steps: Vec<_> = free.flat_map(|(thing, of_thing)| hull(thing, of_thing)).collect();
     // The sort is stable: of equals the first thing comes first, and its steps are in their order.
     steps.sort_by(|a, b| b.gain.total_cmp(&a.gain));
     for step in steps {
@@ -244,6 +269,17 @@ mod tests {
             let expected = usize::from(most < 8);
             assert_eq!(choose(&things, most), Some(vec![expected]), "{most}");
         }
+    }
+
+    #[test]
+    fn many_small_things_do_not_keep_a_large_one_from_its_room() {
+        let candidate = |bytes, loss| Candidate { bytes, loss };
+        // Each small one saves more for a byte than the large one, and all together save less.
+        let mut things = vec![vec![candidate(0, 100.0), candidate(100, 0.0)]];
+        things.extend((0..20).map(|_| vec![candidate(0, 2.0), candidate(1, 0.0)]));
+        let chosen = choose(&things, 100).unwrap();
+        assert_eq!(chosen[0], 1, "{chosen:?}");
+        assert_eq!(sums(&things, &chosen), (100, 40.0));
     }
 
     #[test]
