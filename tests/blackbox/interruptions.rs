@@ -232,7 +232,6 @@ fn times_of_files_may_be_anything() {
     // Nor does a change go unseen because of when it was.
     let output = folder.path().join("out");
     let journal = output.join(format!("{OUTPUT}.partial")).join("journal");
-    quantize(&model, &output).kill_after(&journal, 5);
     set(&model.join("model.safetensors"), SystemTime::UNIX_EPOCH - day);
     quantize(&model, &output).kill_after(&journal, 5);
     set(&model.join("model.safetensors"), SystemTime::UNIX_EPOCH - 2 * day);
@@ -336,8 +335,9 @@ fn a_source_that_is_cut_while_it_is_calibrated_ends_the_run_with_a_message_and_k
     let partial = output.join("tinylm-GPTQ-4bit-g32.partial");
     wait_for_units(&mut child, &partial, 2);
     fs::File::options().write(true).open(&weights).unwrap().set_len(1 << 16).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(5));
+    let code = child.wait().unwrap().code();
     let error: Value = serde_json::from_str(&fs::read_to_string(&said).unwrap()).unwrap();
+    assert_eq!(code, Some(5), "{error}");
     assert!(error["message"].as_str().unwrap().contains("cut short"), "{error}");
     assert!(!output.join("tinylm-GPTQ-4bit-g32").exists());
     fs::write(&weights, bytes).unwrap();

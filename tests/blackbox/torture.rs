@@ -10,12 +10,14 @@ fn tortured(name: &str, faults: usize, kills: usize) {
     let folder = tempfile::tempdir().unwrap();
     let subject = Subject::new(name, folder.path()).unwrap();
     let all = subject.faults();
-    let chosen = (0..faults).map(|index| &all[index * all.len() / faults]);
-    let outcomes: Vec<_> = chosen.map(|fault| subject.suffer(fault)).collect();
+    let chosen: Vec<_> = (0..faults).map(|index| all[index * all.len() / faults].clone()).collect();
+    let at_the_end = subject.kills_at_the_end();
+    let outcomes: Vec<_> = chosen.iter().chain(&at_the_end).map(|fault| subject.suffer(fault)).collect();
     let complaints: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
     let of = |wanted: Outcome| outcomes.iter().filter(|outcome| **outcome == Ok(wanted)).count();
     assert!(of(Outcome::Refused) > faults / 3, "few faults came: {outcomes:?}");
+    assert!(of(Outcome::Killed) > at_the_end.len() / 2, "few kills came: {outcomes:?}");
     let figures = subject.kill(kills, &mut Random(1)).unwrap();
     assert_eq!(figures.killed, kills);
     assert!(figures.finished > 1 && figures.with_work > 0, "{figures:?}");

@@ -28,7 +28,7 @@ pub(crate) struct Settings {
 }
 
 /// How often faults of a kind ended how.
-type Outcomes = BTreeMap<(String, &'static str), [usize; 3]>;
+type Outcomes = BTreeMap<(String, &'static str), [usize; 4]>;
 
 pub(crate) fn run(settings: &Settings) -> Result<()> {
     ensure!(cfg!(all(target_os = "linux", target_arch = "x86_64")), "faults are made on Linux on x86-64 alone");
@@ -74,9 +74,12 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         all.iter_mut().zip(figures).for_each(|(sum, figure)| *sum += figure);
     }
     print_row("all", &all);
-    println!("\n| call | fault | refused, gone on later | got over | not reached |\n|---|---|---|---|---|");
-    for ((kind, what), [not_reached, done, refused]) in &outcomes {
-        println!("| {kind} | {what} | {refused} | {done} | {not_reached} |");
+    println!(
+        "\n| call | fault | refused, gone on later | killed, gone on later | got over | not reached |\n\
+         |---|---|---|---|---|---|"
+    );
+    for ((kind, what), [not_reached, done, refused, killed]) in &outcomes {
+        println!("| {kind} | {what} | {refused} | {killed} | {done} | {not_reached} |");
     }
     ensure!(complaints.is_empty(), "{} complaints", complaints.len());
     println!("\nno complaints");
@@ -98,5 +101,6 @@ fn place(outcome: Outcome) -> usize {
         Outcome::NotReached => 0,
         Outcome::Done => 1,
         Outcome::Refused => 2,
+        Outcome::Killed => 3,
     }
 }

@@ -91,7 +91,7 @@ impl ReservedFiles {
     /// Fails when the disk refuses.
     pub fn write_at(&self, file: u32, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         let reserved = self.get(file)?;
-        write_all_at(&reserved.file, offset, bytes).map_err(Error::io("write", &reserved.path))
+        write_all_at(&reserved.file, offset, bytes).map_err(Error::writing(&reserved.path))
     }
 
     /// Fills `out` from an offset of a file; gives the bytes read, fewer only at the end of the file.
@@ -131,5 +131,30 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Weights that stay as they are are written from where they are mapped.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_source_that_is_cut_while_it_is_written_is_no_fault_of_the_output_s_disk() {
+        use crate::{
+            exit_code::{ExitCode, Fault},
+            stream::MappedFile,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("source");
+        fs::write(&source, vec![1; 1 << 16]).unwrap();
+        let mapped = MappedFile::open(&source).unwrap();
+        let files = ReservedFiles::open(&folder.path().join("files"), &[PlannedFile::new("", 1 << 16)]).unwrap();
+        files.write_at(0, 0, mapped.bytes()).unwrap();
+        OpenOptions::new().write(true).open(&source).unwrap().set_len(4096).unwrap();
+        let error = files.write_at(0, 0, mapped.bytes()).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Corrupt, "{error}");
+        assert!(error.to_string().contains("cut short") && error.hint().is_some(), "{error}");
     }
 }

@@ -139,22 +139,24 @@ impl WorkFolder {
             fs::rename(&replaced, &self.target).map_err(Error::io("move back", &self.target))?;
         }
         remove(&self.journal())?;
-        self.empty()
+        self.remove_all_but(&[])
     }
 
     /// Removes the folder.
     ///
     /// The journal goes after the rest, so that an interruption leaves a folder from which the next run
-    /// sees that the work is finished. When it has gone nothing is left to be done, and a folder that stays because the disk
-    /// refuses, another run has begun, or somebody has put something in, is no failure of this run.
+    /// sees that the work is finished; and what was saved goes after the journal, for the plan may hang on it. Without a
+    /// journal nothing is left to be done: a folder that stays, because the disk refuses, another run has begun, or somebody
+    /// has put something in, is no failure of this run.
     ///
     /// # Errors
     /// Fails when the disk refuses.
     pub fn remove(self) -> Result<(), Error> {
-        self.empty()?;
+        self.remove_all_but(&[self.blobs()])?;
         remove(&self.journal())?;
+        let blobs = self.blobs();
         let Self { path, lock, .. } = self;
-        let removed = remove(&path.join(LOCK)).and_then(|()| {
+        let removed = remove(&blobs).and_then(|()| remove(&path.join(LOCK))).and_then(|()| {
             drop(lock);
             fs::remove_dir(&path).map_err(Error::io("remove", &path))
         });
@@ -164,13 +166,17 @@ impl WorkFolder {
         Ok(())
     }
 
-    /// Removes everything but the journal and the lock.
+    /// Removes everything but the journal, the lock, and what was saved, which the journal tells of.
     ///
     /// # Errors
     /// Fails when the disk refuses.
     pub fn empty(&self) -> Result<(), Error> {
+        self.remove_all_but(&[self.blobs()])
+    }
+
+    fn remove_all_but(&self, kept: &[PathBuf]) -> Result<(), Error> {
         let ours = [self.files(), self.blobs(), self.states(), self.replaced(), self.path.join(DRAFT)];
-        ours.iter().try_for_each(|path| remove(path))
+        ours.iter().filter(|path| !kept.contains(path)).try_for_each(|path| remove(path))
     }
 }
 

@@ -49,6 +49,8 @@ pub enum Outcome {
     Done,
     /// It ended with the exit code for disks, said so, and went on from there.
     Refused,
+    /// It was killed, and went on from there.
+    Killed,
 }
 
 impl Subject {
@@ -75,7 +77,18 @@ impl Subject {
             let fault = |what| Fault { kind: "any".into(), count, lasting: true, what };
             faults.extend(["EIO", "EROFS"].map(fault));
         }
+        // A process that ends when that call is made.
+        let fault = |kind: &str, count, what| Fault { kind: kind.into(), count, lasting: false, what };
+        faults.extend((1..=self.calls.len()).map(|count| fault("any", count, "killed")));
+        faults.extend((1..=counts.get("write").copied().unwrap_or(0)).map(|count| fault("write", count, "torn")));
         faults
+    }
+
+    /// Kills after each call that moves or removes something: then all is done, and the traces are being removed.
+    #[must_use]
+    pub fn kills_at_the_end(&self) -> Vec<Fault> {
+        let calls = (1..).zip(&self.calls).filter(|(_, call)| ["rename", "remove"].contains(&&*call.kind));
+        calls.map(|(count, _)| Fault { kind: "any".into(), count, lasting: false, what: "killed" }).collect()
     }
 
     /// Runs with a fault, and once more without one.
@@ -96,9 +109,12 @@ impl Subject {
             Some(0) if !hit => Outcome::NotReached,
             Some(0) => Outcome::Done,
             Some(6) if hit => Outcome::Refused,
+            None if hit && ["killed", "torn"].contains(&fault.what) => Outcome::Killed,
             _ => return Err(format!("{ended:?}")),
         };
-        if outcome == Outcome::Refused {
+        if outcome == Outcome::Killed {
+            self.resume()?;
+        } else if outcome == Outcome::Refused {
             if HARMLESS.contains(&fault.what) {
                 return Err(format!("it is not got over: {ended:?}"));
             }

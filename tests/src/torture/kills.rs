@@ -78,7 +78,7 @@ impl Subject {
         match ended.code() {
             None => Ok(true),
             Some(0) => Ok(false),
-            // The kill before came when all was done but removing the empty work folder.
+            // The kill before came when all was done but removing the rest of the work folder.
             Some(2) if self.look()? == Place::Whole && !self.partial().join("journal").exists() => Ok(false),
             Some(code) => Err(format!("it ended with {code}")),
         }

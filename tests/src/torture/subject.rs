@@ -215,7 +215,7 @@ impl Subject {
         Ok(Place::Whole)
     }
 
-    /// Checks a run that ended well: all is there, and nothing else, but that an empty work folder may stay.
+    /// Checks a run that ended well: all is there, and nothing else, but that a work folder without a journal may stay.
     pub(super) fn finished(&self, ended: &Ended, may_stay: bool) -> Result<(), Complaint> {
         if ended.code != Some(0) || ended.stderr.contains("panicked") {
             return Err(format!("{ended:?}"));
@@ -223,13 +223,16 @@ impl Subject {
         self.complete(may_stay)
     }
 
-    /// Checks that all is there, and nothing else, but that an empty work folder may stay.
+    /// Checks that all is there, and nothing else, but that a work folder without a journal may stay.
     pub(super) fn complete(&self, may_stay: bool) -> Result<(), Complaint> {
         let mut there = files(&self.place())?;
         if there == self.whole && !self.partial().exists() {
             return Ok(());
         }
-        there.retain(|path, _| *path != Path::new(&format!("{}.partial/lock", self.output)));
+        // Without a journal nothing in it means anything.
+        let partial = format!("{}.partial", self.output);
+        let done_with = !there.contains_key(&Path::new(&partial).join("journal"));
+        there.retain(|path, _| !(done_with && path.starts_with(&partial)));
         if there == self.whole && may_stay {
             return Ok(());
         }
@@ -245,7 +248,7 @@ impl Subject {
 
     /// Runs the command until it has ended by itself, and checks what it made.
     pub(super) fn resume(&self) -> Result<(), Complaint> {
-        // Killed when all was done but removing the empty work folder: then the output is simply there.
+        // Ended when all was done but removing the rest of the work folder: then the output is simply there.
         let done = self.look()? == Place::Whole && !self.partial().join("journal").exists();
         let ended = self.command().run();
         if done && self.old.is_none() && ended.code == Some(2) && ended.stdout.contains("exists") {
