@@ -21,7 +21,7 @@ pub const SAFETENSORS: Target = Target {
     seeds: seeds::safetensors,
     memory: 1 << 20,
     memory_per_byte: 100,
-    changes: 4000,
+    changes: 1500,
 };
 
 fn safetensors(bytes: &[u8]) -> Read {
@@ -59,7 +59,7 @@ pub const INDEX: Target = Target {
     seeds: seeds::index,
     memory: 1 << 20,
     memory_per_byte: 200,
-    changes: 3000,
+    changes: 1500,
 };
 
 fn index(bytes: &[u8]) -> Read {
@@ -88,7 +88,7 @@ pub const CONFIG: Target = Target {
     // Every layer and every tensor is listed, and there may be as many as the host takes for possible.
     memory: 256 << 20,
     memory_per_byte: 500,
-    changes: 3000,
+    changes: 1500,
 };
 
 fn config(bytes: &[u8]) -> Read {
