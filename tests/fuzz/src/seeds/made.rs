@@ -191,7 +191,9 @@ fn one_gguf(small: &[Block], [of_output, of_down]: [Block; 2]) -> Vec<u8> {
         file.extend((name.len() as u64).to_le_bytes());
         file.extend(name.as_bytes());
         file.extend(u32::try_from(dimensions.len()).unwrap_or(0).to_le_bytes());
-        dimensions.iter().for_each(|dimension| file.extend(dimension.to_le_bytes()));
+        for dimension in dimensions {
+            file.extend(dimension.to_le_bytes());
+        }
         file.extend(number.to_le_bytes());
         file.extend(data.to_le_bytes());
         data += bytes.next_multiple_of(32);
