@@ -2,9 +2,10 @@
 
 use std::{
     fs::File,
-    panic::{self, AssertUnwindSafe},
+    io::{Read, Seek, SeekFrom},
     path::Path,
     sync::Arc,
+    thread,
 };
 
 use minijinja::Value as Jinja;
@@ -23,15 +24,41 @@ use super::{
 
 const WANTED: [&str; 4] = ["text", "messages", "tools", "input_ids"];
 
+/// The longest description of a file: data sets have some kilobytes for each file.
+const LONGEST_FOOTER: u64 = 4 << 20;
+
+/// Stack for what the library does, and for each byte of the description: a group within a group takes five of them, and
+/// the library goes through groups by calling itself.
+const STACK: usize = 8 << 20;
+const STACK_PER_BYTE: usize = 1024;
+
 /// Reads a file, and tells whether more rows are wanted.
 ///
 /// One damaged file in a thousand makes the library panic instead of telling an error (release 60.1); it is an error
 /// here all the same, and nothing of what was read is used after it.
 pub(super) fn read(path: &Path, collector: &mut Collector) -> Result<bool, Error> {
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| read_rows(path, collector)));
-    outcome.unwrap_or_else(|_| {
-        Err(Error::BadParquet { path: path.to_owned(), reason: "its parts contradict each other".into() })
+    let bad = |reason: String| Error::BadParquet { path: path.to_owned(), reason };
+    let footer = footer(path)?;
+    let length = usize::try_from(footer).ok().filter(|_| footer <= LONGEST_FOOTER);
+    let length = length.ok_or_else(|| bad(format!("it says that it takes {footer} bytes to describe itself")))?;
+    thread::scope(|scope| {
+        let reading = thread::Builder::new().stack_size(STACK + length * STACK_PER_BYTE);
+        let reading = reading.spawn_scoped(scope, || read_rows(path, collector));
+        let outcome = reading.map_err(|error| bad(format!("there is no room for its description: {error}")))?.join();
+        outcome.unwrap_or_else(|_| Err(bad("its parts contradict each other".into())))
     })
+}
+
+/// The length of the description at the end of a file, as the file says it: four bytes before the last four.
+fn footer(path: &Path) -> Result<u64, Error> {
+    let mut file = File::open(path).map_err(Error::unreadable(path))?;
+    let mut length = [0; 4];
+    match file.seek(SeekFrom::End(-8)) {
+        Ok(_) => file.read_exact(&mut length).map_err(Error::unreadable(path))?,
+        // It is shorter, which the library says better.
+        Err(_) => return Ok(0),
+    }
+    Ok(u32::from_le_bytes(length).into())
 }
 
 fn read_rows(path: &Path, collector: &mut Collector) -> Result<bool, Error> {

@@ -6,6 +6,8 @@
 mod json;
 mod time;
 
+use std::thread;
+
 use minijinja::{
     Environment, Error as Fault, ErrorKind, UndefinedBehavior, Value as Jinja,
     syntax::SyntaxConfig,
@@ -16,8 +18,10 @@ use serde_json::Value;
 use super::Error;
 
 /// What one conversation may take, for a template comes from a stranger: an instruction is one, and so are 64 bytes of
-/// whatever is made on the way. That is a second, or 256 MiB.
-const FUEL: u64 = 4 << 20;
+/// whatever is made on the way. That is half a second, or 128 MiB.
+const FUEL: u64 = 2 << 20;
+/// A value that is nested as deeply as that allows is taken apart level by level, each on the stack.
+const STACK: usize = 256 << 20;
 const FILE: &str = "chat_template.jinja";
 const JSON_FILE: &str = "chat_template.json";
 const NAME: &str = "chat_template";
@@ -78,6 +82,15 @@ impl ChatTemplate {
     /// # Errors
     /// Fails with the template's own words, or with those of the language.
     pub fn render(&self, messages: &Jinja, tools: Option<&Jinja>) -> Result<String, String> {
+        thread::scope(|scope| {
+            let rendering = thread::Builder::new().stack_size(STACK);
+            let rendering = rendering.spawn_scoped(scope, || self.rendered(messages, tools));
+            let outcome = rendering.map_err(|error| format!("there is no room for it: {error}"))?.join();
+            outcome.unwrap_or_else(|_| Err("it makes the template engine fail".into()))
+        })
+    }
+
+    fn rendered(&self, messages: &Jinja, tools: Option<&Jinja>) -> Result<String, String> {
         let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), Jinja::from(token.as_str())));
         let rest = [
             ("messages", messages.clone()),
@@ -126,8 +139,11 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         text.push_str(before);
-        let Some(end) = tag.find("%}") else { break };
-        let (inner, after) = (&tag[2..end], &tag[end + 2..]);
+        // Behind its beginning: in `{%}` one sign would be of both.
+        let Some((inner, after)) = tag[2..].split_once("%}") else {
+            rest = tag;
+            break;
+        };
         let word = inner.trim_matches(|character: char| "-+".contains(character) || character.is_whitespace());
         let replaced = match word {
             "generation" => inner.replacen("generation", "with", 1),

@@ -33,6 +33,12 @@ pub enum Error {
         /// What it should be.
         reason: &'static str,
     },
+    /// `config.json` is no list of settings.
+    #[error("config.json is nested more than {most} levels deep")]
+    TooDeep {
+        /// The most levels that are taken.
+        most: usize,
+    },
     /// A tensor that the family needs is not there.
     #[error("tensor {name} is not in the checkpoint")]
     MissingTensor {
@@ -74,9 +80,11 @@ impl Fault for Error {
             | Self::AlreadyQuantised { .. }
             | Self::UnknownTensor { .. }
             | Self::UnsupportedDtype { .. } => ExitCode::Unsupported,
-            Self::MissingKey { .. } | Self::BadKey { .. } | Self::MissingTensor { .. } | Self::WrongShape { .. } => {
-                ExitCode::Corrupt
-            }
+            Self::MissingKey { .. }
+            | Self::BadKey { .. }
+            | Self::TooDeep { .. }
+            | Self::MissingTensor { .. }
+            | Self::WrongShape { .. } => ExitCode::Corrupt,
         }
     }
 
@@ -91,7 +99,7 @@ impl Fault for Error {
                 "weights are never dropped silently: is `model_type` in config.json right, and is this a causal language model without adapters?".into()
             }
             Self::UnsupportedDtype { .. } => "weights are read as F32, F16 or BF16: save the checkpoint in one of them".into(),
-            Self::MissingKey { .. } | Self::BadKey { .. } => "is config.json the one that belongs to these weights?".into(),
+            Self::MissingKey { .. } | Self::BadKey { .. } | Self::TooDeep { .. } => "is config.json the one that belongs to these weights?".into(),
             Self::MissingTensor { .. } | Self::WrongShape { .. } => {
                 "config.json and weights do not belong together, or the download is incomplete: fetch the checkpoint again".into()
             }

@@ -16,6 +16,9 @@ use crate::source::{Checkpoint, StoredTensor};
 /// Dtypes that weights are read from.
 const READABLE: [&str; 3] = ["F32", "F16", "BF16"];
 
+/// Configs have four levels or so. Readers of JSON stop at 128, and plugins get the config within other documents.
+const DEEPEST: usize = 64;
+
 /// A checkpoint that is understood.
 #[derive(Debug)]
 pub struct Understood {
@@ -83,6 +86,9 @@ pub(super) fn of_tensors(
 }
 
 pub(super) fn find_family(config: &Value) -> Result<&'static Family, Error> {
+    if is_deeper(config, DEEPEST) {
+        return Err(Error::TooDeep { most: DEEPEST });
+    }
     let model_type = config["model_type"].as_str();
     let architecture = config["architectures"][0].as_str();
     let name = match (model_type, architecture) {
@@ -91,6 +97,16 @@ pub(super) fn find_family(config: &Value) -> Result<&'static Family, Error> {
         (None, None) => return Err(Error::MissingKey { key: "model_type" }),
     };
     families::find(model_type, architecture).ok_or(Error::UnknownArchitecture { name })
+}
+
+/// Whether there are more levels in a value than so many.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let inner_is = |inner: &Value| is_deeper(inner, levels.saturating_sub(1));
+    match value {
+        Value::Array(values) => levels == 0 || values.iter().any(inner_is),
+        Value::Object(entries) => levels == 0 || entries.values().any(inner_is),
+        _ => false,
+    }
 }
 
 /// A unit with its table: the entries, and what comes before their names.

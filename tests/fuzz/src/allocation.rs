@@ -1,17 +1,20 @@
-//! How much memory a call takes: an allocator that counts, for each thread by itself.
+//! How much memory a call takes: an allocator that counts, whichever thread asks.
 #![expect(unsafe_code, reason = "an allocator is unsafe by its trait; this one passes everything on")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicIsize, Ordering},
+    },
 };
 
-thread_local! {
-    /// Bytes that this thread has taken and not given back; negative where it frees what others took.
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    /// The most of them since it was last looked at.
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
+/// Bytes that are taken and not given back.
+static HELD: AtomicIsize = AtomicIsize::new(0);
+/// The most of them since a call began.
+static PEAK: AtomicIsize = AtomicIsize::new(0);
+/// Calls are counted one after the other.
+static ONE: Mutex<()> = Mutex::new(());
 
 /// The system's allocator, counted.
 struct Counting;
@@ -20,11 +23,8 @@ struct Counting;
 static ALLOCATOR: Counting = Counting;
 
 fn count(bytes: isize) {
-    // A thread that is ending has no cells any more, and nobody asks about it.
-    let _ = HELD.try_with(|held| {
-        held.set(held.get().saturating_add(bytes));
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
-    });
+    let held = HELD.fetch_add(bytes, Ordering::Relaxed).wrapping_add(bytes);
+    PEAK.fetch_max(held, Ordering::Relaxed);
 }
 
 fn signed(bytes: usize) -> isize {
@@ -60,12 +60,13 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What a call gives, and the most bytes that it held at once on this thread beyond what there was before.
+/// What a call gives, and the most bytes that were held at once beyond what there was before.
 pub(crate) fn peak_of<T>(call: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.get();
-    PEAK.set(before);
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = HELD.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
     let given = call();
-    (given, usize::try_from(PEAK.get() - before).unwrap_or(0))
+    (given, usize::try_from(PEAK.load(Ordering::Relaxed) - before).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -79,6 +80,8 @@ mod tests {
             vec![0_u8; 1_000_000]
         });
         assert!((5_000_000..5_100_000).contains(&peak), "{peak} for {}", kept.len());
-        assert!(peak_of(|| ()).1 < 1000);
+        let on_a_thread = peak_of(|| std::thread::spawn(|| drop(vec![1_u8; 3_000_000])).join().is_ok());
+        assert!(on_a_thread.0 && on_a_thread.1 >= 3_000_000, "{on_a_thread:?}");
+        assert!(peak_of(|| ()).1 < 100_000);
     }
 }

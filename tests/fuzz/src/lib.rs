@@ -14,4 +14,4 @@ pub mod targets;
 
 pub use mutation::{SEPARATOR, mutate};
 pub use random::Random;
-pub use target::{Form, Read, Target};
+pub use target::{Form, Read, Target, without_traces};

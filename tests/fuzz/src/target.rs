@@ -78,6 +78,7 @@ impl Target {
     /// # Panics
     /// Panics when a seed is not read whole, and when an input fails: it is kept then, and the message names its file.
     pub fn try_all(&self) {
+        without_traces();
         let seeds = (self.seeds)();
         for (index, seed) in seeds.iter().enumerate() {
             assert_eq!(self.kept(seed), Read::Whole, "{}: seed {index} is refused: nothing is tested", self.name);
@@ -106,6 +107,13 @@ impl Target {
             panic::resume_unwind(payload)
         })
     }
+}
+
+/// Has panics tell where they were and no more: a trace of the calls takes a hundred megabytes, also of a panic that is
+/// caught and told as an error.
+#[expect(clippy::print_stderr, reason = "as the hook that it replaces")]
+pub fn without_traces() {
+    panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
 }
 
 /// The files of a folder in the order of their names; none if there is no folder.

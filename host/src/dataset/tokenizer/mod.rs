@@ -9,7 +9,11 @@ mod cut;
 mod sentencepiece;
 mod vocabulary_files;
 
-use std::{fmt, fs, io, path::Path};
+use std::{
+    fmt, fs, io,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+};
 
 use tokenizers::{NormalizedString, Normalizer as _, Tokenizer as Inner, normalizers::Sequence};
 
@@ -25,6 +29,9 @@ const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 
 /// Bytes of a text that become tokens at once, where it may be cut.
 const LONG: usize = 256 << 10;
+
+/// What is wrong where the library does not say it.
+const CONTRADICTION: &str = "its parts contradict each other";
 
 /// A tokenizer, and how the model wants its texts to begin and end.
 pub struct Tokenizer {
@@ -79,15 +86,16 @@ impl Tokenizer {
         }
         let ((inner, normalizer), config) = if let Some(bytes) = file(SENTENCEPIECE)? {
             let config = config()?;
-            (sentencepiece::tokenizer(&bytes, &config)?, config)
+            (contained(SENTENCEPIECE, || sentencepiece::tokenizer(&bytes, &config))?, config)
         } else if let (Some(vocabulary), Some(merges)) = (file(VOCABULARY)?, file(MERGES)?) {
             let config = config()?;
-            ((vocabulary_files::tokenizer(&vocabulary, &merges, &config)?, None), config)
+            let made = contained(VOCABULARY, || vocabulary_files::tokenizer(&vocabulary, &merges, &config))?;
+            ((made, None), config)
         } else {
             return Ok(None);
         };
         let template = template(&config)?;
-        let mut tokenizer = Self::finish(inner, &config, template)?;
+        let mut tokenizer = contained(CONFIG, || Self::finish(inner, &config, template))?;
         tokenizer.normalizer = normalizer;
         tokenizer.prefix = config.adds_bos().then_some(tokenizer.bos).flatten().into_iter().collect();
         let eos = config.eos().and_then(|token| tokenizer.inner.token_to_id(token));
@@ -106,6 +114,10 @@ impl Tokenizer {
     }
 
     fn of_json(bytes: &[u8], config: &Config, template: Option<ChatTemplate>) -> Result<Self, Error> {
+        contained(JSON, || Self::parsed(bytes, config, template))
+    }
+
+    fn parsed(bytes: &[u8], config: &Config, template: Option<ChatTemplate>) -> Result<Self, Error> {
         let bad = |error: tokenizers::Error| Error::BadTokenizer { file: JSON.into(), reason: error.to_string() };
         let mut inner = Inner::from_bytes(bytes).map_err(bad)?;
         // They are for batches of sentences.
@@ -150,6 +162,11 @@ impl Tokenizer {
     }
 
     fn bare(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.split(text)));
+        outcome.unwrap_or_else(|_| Err(Error::Tokenizer { reason: CONTRADICTION.into() }))
+    }
+
+    fn split(&self, text: &str) -> Result<Vec<u32>, Error> {
         let Some(normalizer) = &self.normalizer else {
             return if self.may_cut { self.in_parts(text, LONG) } else { self.at_once(text) };
         };
@@ -193,6 +210,13 @@ impl Tokenizer {
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }
+}
+
+/// Has the library make a tokenizer of a file. At some of what is no tokenizer it panics (release 0.23.2), which is an error
+/// here all the same; nothing of what was made is used after it.
+fn contained<T>(file: &str, make: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let outcome = panic::catch_unwind(AssertUnwindSafe(make));
+    outcome.unwrap_or_else(|_| Err(Error::BadTokenizer { file: file.to_owned(), reason: CONTRADICTION.into() }))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

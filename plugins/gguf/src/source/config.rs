@@ -260,6 +260,12 @@ impl Config<'_> {
     fn experts(&mut self) -> Result<()> {
         let facts = self.facts;
         let Some(count) = facts.count("expert_count")?.filter(|count| *count > 0) else { return Ok(()) };
+        // Every expert becomes tensors of the model, so their number is held against the file first.
+        let mut stacks = facts.tensors().filter(|tensor| tensor.name.ends_with("_exps.weight"));
+        let counted = stacks.any(|stack| stack.dimensions.get(2) == Some(&count));
+        if !counted {
+            return Err(Failure::corrupt(format!("the file tells of {count} experts, and has no stack of as many")));
+        }
         self.put("num_experts_per_tok", facts.needed("expert_used_count")?);
         match facts.architecture {
             "qwen2moe" | "qwen3moe" => {

@@ -96,9 +96,14 @@ impl<'a> Facts<'a> {
         self.metadata.get(key).and_then(Value::as_str)
     }
 
+    /// All tensors.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &'a Described> {
+        self.parts.tensors()
+    }
+
     /// The names of all tensors.
     pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
-        self.parts.tensors().map(|tensor| tensor.name.as_str())
+        self.tensors().map(|tensor| tensor.name.as_str())
     }
 
     /// A tensor.

@@ -17,10 +17,10 @@ macro_rules! fuzz {
     };
 }
 
-/// Takes back libFuzzer's hook, which ends the process at a panic even where it is caught. One that is not is seen all the
+/// Replaces libFuzzer's hook, which ends the process at a panic even where it is caught. One that is not is seen all the
 /// same.
 pub fn begin() {
-    let _ = std::panic::take_hook();
+    qhost_fuzz::without_traces();
 }
 
 /// Changes the first `size` bytes of `data`, in half of all cases by their form, and gives the new length.

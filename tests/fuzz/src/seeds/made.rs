@@ -94,55 +94,67 @@ impl Word<'_> {
     }
 }
 
-/// GGUF files of a llama of one layer, whose tensors have all the types that there are in turn.
+/// A type of a GGUF file: its number, and the weights and bytes of a block.
+type Block = (u32, u64, u64);
+
+/// Types whose blocks are 32 weights at most: F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, BF16, MXFP4.
+const SMALL: [Block; 10] = [
+    (2, 32, 18),
+    (8, 32, 34),
+    (3, 32, 20),
+    (6, 32, 22),
+    (7, 32, 24),
+    (20, 32, 18),
+    (39, 32, 17),
+    (30, 1, 2),
+    (1, 1, 2),
+    (0, 1, 4),
+];
+
+/// Types of super-blocks: Q2_K to Q6_K, those of the kinds IQ and TQ.
+const LARGE: [Block; 16] = [
+    (10, 256, 84),
+    (11, 256, 110),
+    (12, 256, 144),
+    (13, 256, 176),
+    (14, 256, 210),
+    (16, 256, 66),
+    (17, 256, 74),
+    (18, 256, 98),
+    (19, 256, 50),
+    (21, 256, 110),
+    (22, 256, 82),
+    (23, 256, 136),
+    (29, 256, 56),
+    (34, 256, 54),
+    (35, 256, 66),
+    (12, 256, 144),
+];
+
+/// GGUF files of a llama of one layer, whose tensors have all the types that hold weights in turn.
 #[must_use]
 pub fn gguf() -> Vec<Vec<u8>> {
-    // Number, weights and bytes of a block: F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K … Q6_K, IQ2_XXS …, BF16, TQ1_0 ….
-    const TYPES: [(u32, u64, u64); 28] = [
-        (0, 1, 4),
-        (1, 1, 2),
-        (2, 32, 18),
-        (3, 32, 20),
-        (6, 32, 22),
-        (7, 32, 24),
-        (8, 32, 34),
-        (10, 256, 84),
-        (11, 256, 110),
-        (12, 256, 144),
-        (13, 256, 176),
-        (14, 256, 210),
-        (16, 256, 66),
-        (17, 256, 74),
-        (18, 256, 98),
-        (19, 256, 50),
-        (20, 32, 18),
-        (21, 256, 110),
-        (22, 256, 82),
-        (23, 256, 136),
-        (29, 256, 56),
-        (30, 1, 2),
-        (34, 256, 54),
-        (35, 256, 66),
-        (39, 32, 17),
-        (8, 32, 34),
-        (2, 32, 18),
-        (12, 256, 144),
-    ];
-    TYPES.chunks(7).map(|types| one_gguf(types)).collect()
+    let of = |index: usize| {
+        let small = SMALL.iter().cycle().skip(index).copied().take(7).collect::<Vec<_>>();
+        one_gguf(&small, [LARGE[2 * index], LARGE[2 * index + 1]])
+    };
+    (0..LARGE.len() / 2).map(of).collect()
 }
 
-fn one_gguf(types: &[(u32, u64, u64)]) -> Vec<u8> {
+fn one_gguf(small: &[Block], [of_output, of_down]: [Block; 2]) -> Vec<u8> {
     let keys = [
         ("general.architecture", Word::Text("llama")),
         ("general.name", Word::Text("tiny")),
         ("general.file_type", Word::U32(7)),
         ("llama.block_count", Word::U32(1)),
         ("llama.context_length", Word::U32(64)),
-        ("llama.embedding_length", Word::U32(256)),
+        ("llama.embedding_length", Word::U32(32)),
         ("llama.feed_forward_length", Word::U32(256)),
-        ("llama.attention.head_count", Word::U32(4)),
-        ("llama.attention.head_count_kv", Word::U32(2)),
-        ("llama.rope.dimension_count", Word::U32(64)),
+        ("llama.attention.head_count", Word::U32(2)),
+        ("llama.attention.head_count_kv", Word::U32(1)),
+        ("llama.attention.key_length", Word::U32(128)),
+        ("llama.attention.value_length", Word::U32(128)),
+        ("llama.rope.dimension_count", Word::U32(128)),
         ("llama.rope.freq_base", Word::F32(10_000.0)),
         ("llama.attention.layer_norm_rms_epsilon", Word::F32(1e-5)),
         ("tokenizer.ggml.model", Word::Text("gpt2")),
@@ -155,15 +167,15 @@ fn one_gguf(types: &[(u32, u64, u64)]) -> Vec<u8> {
         ("tokenizer.chat_template", Word::Text("{{ messages }}")),
     ];
     let matrices = [
-        ("token_embd.weight", 4),
-        ("blk.0.attn_q.weight", 256),
-        ("blk.0.attn_k.weight", 128),
-        ("blk.0.attn_v.weight", 128),
-        ("blk.0.attn_output.weight", 256),
-        ("blk.0.ffn_gate.weight", 256),
-        ("blk.0.ffn_up.weight", 256),
-        ("blk.0.ffn_down.weight", 256),
-        ("output.weight", 4),
+        ("token_embd.weight", 32, 4, small[0]),
+        ("blk.0.attn_q.weight", 32, 256, small[1]),
+        ("blk.0.attn_k.weight", 32, 128, small[2]),
+        ("blk.0.attn_v.weight", 32, 128, small[3]),
+        ("blk.0.attn_output.weight", 256, 32, of_output),
+        ("blk.0.ffn_gate.weight", 32, 256, small[4]),
+        ("blk.0.ffn_up.weight", 32, 256, small[5]),
+        ("blk.0.ffn_down.weight", 256, 32, of_down),
+        ("output.weight", 32, 4, small[6]),
     ];
     let norms = ["blk.0.attn_norm.weight", "blk.0.ffn_norm.weight", "output_norm.weight"];
     let mut file = b"GGUF\x03\0\0\0".to_vec();
@@ -179,16 +191,18 @@ fn one_gguf(types: &[(u32, u64, u64)]) -> Vec<u8> {
         file.extend((name.len() as u64).to_le_bytes());
         file.extend(name.as_bytes());
         file.extend(u32::try_from(dimensions.len()).unwrap_or(0).to_le_bytes());
-        dimensions.iter().for_each(|dimension| file.extend(dimension.to_le_bytes()));
+        for dimension in dimensions {
+            file.extend(dimension.to_le_bytes());
+        }
         file.extend(number.to_le_bytes());
         file.extend(data.to_le_bytes());
         data += bytes.next_multiple_of(32);
     };
-    for ((name, rows), (number, weights, bytes)) in matrices.into_iter().zip(types.iter().cycle()) {
-        describe(name, &[256, rows], *number, rows * 256 / weights * bytes);
+    for (name, columns, rows, (number, weights, bytes)) in matrices {
+        describe(name, &[columns, rows], number, rows * columns / weights * bytes);
     }
     for name in norms {
-        describe(name, &[256], 0, 1024);
+        describe(name, &[32], 0, 128);
     }
     let start = file.len().next_multiple_of(32);
     file.resize(start, 0);

@@ -7,7 +7,10 @@ use qhost::{
     source::{self, Checkpoint, StoredTensor},
 };
 use qhost_folder::Folder;
-use qhost_plugin_api::sdk::FileView;
+use qhost_plugin_api::{
+    documents::{Document, OpenRequest, Options},
+    sdk::FileView,
+};
 use serde_json::Value;
 
 use super::with_files;
@@ -21,7 +24,7 @@ pub const SAFETENSORS: Target = Target {
     seeds: seeds::safetensors,
     memory: 1 << 20,
     memory_per_byte: 100,
-    changes: 4000,
+    changes: 1500,
 };
 
 fn safetensors(bytes: &[u8]) -> Read {
@@ -59,14 +62,14 @@ pub const INDEX: Target = Target {
     seeds: seeds::index,
     memory: 1 << 20,
     memory_per_byte: 200,
-    changes: 3000,
+    changes: 1500,
 };
 
 fn index(bytes: &[u8]) -> Read {
     let (one, two) = seeds::shards();
     let name = "model.safetensors.index.json";
     let files = [("config.json", &b"{}"[..]), ("a.safetensors", &one), ("b.safetensors", &two), (name, bytes)];
-    let opened = with_files(&files, |folder| source::open(folder));
+    let opened = with_files(&files, source::open);
     let views = files.map(|(name, bytes)| FileView { name, bytes });
     let _ = Folder::read(&views);
     match opened {
@@ -88,12 +91,15 @@ pub const CONFIG: Target = Target {
     // Every layer and every tensor is listed, and there may be as many as the host takes for possible.
     memory: 256 << 20,
     memory_per_byte: 500,
-    changes: 3000,
+    changes: 1500,
 };
 
 fn config(bytes: &[u8]) -> Read {
     let Ok(config) = serde_json::from_slice::<Value>(bytes) else { return Read::Refused };
     let Ok(model) = model::expected("m", &config, &|_, _| true) else { return Read::Refused };
+    let request = OpenRequest::new("f", Options::default(), model.clone());
+    let arrived = request.to_json().and_then(|text| OpenRequest::from_json(&text));
+    assert!(arrived.is_ok(), "a plugin cannot read it: {arrived:?}");
     let stored = model.tensors.iter().map(|tensor| StoredTensor {
         name: tensor.name.clone(),
         shard: 0,
