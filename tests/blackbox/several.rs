@@ -213,12 +213,12 @@ fn when_one_fails_nothing_is_put_in_place_and_the_same_command_goes_on() {
 fn a_format_that_is_measured_first_goes_side_by_side_with_others() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
-    let formats = "gguf=Q4_0,gptq=4.5bpw";
-    calibrated(formats, &output).kill_after(&journal(&output, "tinylm-GPTQ-4.5bpw-g128"), 4);
+    let formats = "gguf=Q4_0,gptq=9bpw";
+    calibrated(formats, &output).kill_after(&journal(&output, "tinylm-GPTQ-9bpw-g128"), 4);
     let result = calibrated(formats, &output).json();
     let alone = folder.path().join("alone");
     calibrated("gguf", &alone).args(["--level", "Q4_0"]).succeed();
-    calibrated("gptq", &alone).args(["--level", "4.5bpw"]).succeed();
+    calibrated("gptq", &alone).args(["--level", "9bpw"]).succeed();
     assert_same(&files(&output), &files(&alone), &result.to_string());
 }
 
