@@ -15,7 +15,7 @@ use qhost_tests::{
 };
 use serde_json::Value;
 
-use crate::hub::{Case, ID};
+use crate::hub::Case;
 
 /// Sentences to calibrate with, few enough to be quick.
 const DATA: [&str; 4] = ["--samples", "6", "--seq-len", "96"];
@@ -324,16 +324,12 @@ fn sums_are_planned_and_refused_as_a_whole() {
 #[test]
 fn weights_of_a_hub_are_fetched_once() {
     let case = Case::new();
-    let output = case.path("out");
-    let one = case.qhost("quantize", ID).args(["--format", "gguf=Q8_0,gguf=Q4_0,safetensors", "-o"]).arg(&output);
-    let result = one.json();
+    let result = case.quantize().args(["--format", "gguf=Q8_0,safetensors=BF16"]).json();
     assert_eq!(result["outputs"].as_array().unwrap().len(), 3);
     let seen = case.hub.seen();
     let fetched = seen.iter().filter(|seen| seen.is_transfer() && seen.path.contains("tiny/resolve/"));
     assert_eq!(fetched.count(), 9, "each file once: {seen:?}");
-    let local = Qhost::new(["quantize", "--format", "gguf=Q8_0", "-o"]).arg(case.path("local")).arg(case.path("tiny"));
-    local.succeed();
-    assert!(fs::read(output.join("tiny-Q8_0.gguf")).unwrap() == fs::read(case.path("local/tiny-Q8_0.gguf")).unwrap());
+    assert!(fs::read(case.output()).unwrap() == case.expected());
 }
 
 #[test]
