@@ -201,7 +201,9 @@ fn several_outputs_are_told_of_with_the_keys_of_each_and_those_of_all() {
         let outputs = document["outputs"].take();
         let outputs = outputs.as_array().unwrap();
         assert_eq!(outputs.len(), 2);
-        outputs.iter().for_each(|output| Documented::of(of_one).walk("", output, &mut BTreeSet::new()));
+        for output in outputs {
+            Documented::of(of_one).walk("", output, &mut BTreeSet::new());
+        }
         document["outputs"] = Value::Array(Vec::new());
         document
     };

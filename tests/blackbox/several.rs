@@ -15,7 +15,7 @@ use qhost_tests::{
 };
 use serde_json::Value;
 
-use crate::hub::{Case, ID};
+use crate::hub::Case;
 
 /// Sentences to calibrate with, few enough to be quick.
 const DATA: [&str; 4] = ["--samples", "6", "--seq-len", "96"];
@@ -46,7 +46,7 @@ fn all(output: &Path) -> Qhost {
 /// Each of them by itself, in one folder.
 fn alone(output: &Path) -> BTreeMap<String, Vec<u8>> {
     for (format, level) in FORMATS {
-        calibrated(format, output).args(["--level", level, "--no-report"]).succeed();
+        let _ = calibrated(format, output).args(["--level", level, "--no-report"]).succeed();
     }
     files(output)
 }
@@ -109,7 +109,7 @@ fn every_output_is_that_of_a_run_for_it_alone() {
     assert_eq!((&result["format"], &result["output_path"]), (&"gguf,gptq,awq".into(), &three.to_str().unwrap().into()));
     assert_eq!(result["level"], "Q4_K_M,4bit-g64,4bit-g128");
     // The reports tell of each what its own would.
-    calibrated("gptq", &folder.path().join("again")).args(["--level", "4bit-g64"]).succeed();
+    let _ = calibrated("gptq", &folder.path().join("again")).args(["--level", "4bit-g64"]).succeed();
     let in_folder = |of: &Path| report(&of.join(NAMES[1]).join("qhost-report.json"));
     let (ours, alone) = (in_folder(&three), in_folder(&folder.path().join("again")));
     for key in ["tensors", "options", "calibration", "planned", "plugin", "warnings"] {
@@ -129,7 +129,7 @@ fn units_are_made_layer_by_layer_and_a_run_that_is_behind_catches_up() {
     // Units that are begun, in their order: of which format, and which.
     let begun = |qhost: Qhost| {
         let _ = fs::remove_file(&log);
-        qhost.arg("--log-file").arg(&log).succeed();
+        let _ = qhost.arg("--log-file").arg(&log).succeed();
         let text = fs::read_to_string(&log).unwrap();
         let places = ["embedding", "layer 1 of 4", "layer 2 of 4", "layer 3 of 4", "layer 4 of 4", "head"];
         let of_line = |line: &str| {
@@ -159,16 +159,16 @@ fn killed_at_any_instant_it_goes_on_with_all_of_them() {
     let folder = tempfile::tempdir().unwrap();
     let expected = alone(&folder.path().join("one"));
     let began = Instant::now();
-    all(&folder.path().join("whole")).arg("--no-report").succeed();
+    let _ = all(&folder.path().join("whole")).arg("--no-report").succeed();
     let span = began.elapsed();
     let output = folder.path().join("out");
     let mut at_work = 0;
-    for attempt in 0..12_u32 {
+    for attempt in 0..9_u32 {
         // Instants spread over a whole run, in an order that jumps about; every third time it goes on through two more
         // kills.
         for kill in 0..if attempt % 3 == 0 { 3 } else { 1 } {
             let (mut child, _home) = all(&output).arg("--no-report").start();
-            std::thread::sleep(span * ((attempt * 5 + kill * 4) % 12) / 11);
+            std::thread::sleep(span * ((attempt * 5 + kill * 4) % 9) / 8);
             child.kill().unwrap();
             at_work += u32::from(journal_lines(&output).iter().any(|lines| *lines > 2));
             if child.wait().unwrap().success() {
@@ -180,7 +180,7 @@ fn killed_at_any_instant_it_goes_on_with_all_of_them() {
             assert!(expected[name] == *bytes, "{name}, attempt {attempt}");
         }
         if NAMES.iter().any(|name| journal(&output, name).exists()) || !output.join(NAMES[0]).exists() {
-            all(&output).arg("--no-report").succeed();
+            let _ = all(&output).arg("--no-report").succeed();
         }
         assert_same(&files(&output), &expected, &format!("attempt {attempt}"));
         fs::remove_dir_all(&output).unwrap();
@@ -205,7 +205,7 @@ fn when_one_fails_nothing_is_put_in_place_and_the_same_command_goes_on() {
     let resumed = |index: usize| result["outputs"][index]["resumed"]["units_done"].as_u64().unwrap();
     assert!((1..=3).contains(&resumed(0)) && resumed(1) >= 1, "{result}");
     let alone = folder.path().join("alone");
-    quantize("gguf", &alone).args(["--level", "Q8_0"]).succeed();
+    let _ = quantize("gguf", &alone).args(["--level", "Q8_0"]).succeed();
     assert!(fs::read(output.join("tinylm-Q8_0.gguf")).unwrap() == fs::read(alone.join("tinylm-Q8_0.gguf")).unwrap());
 }
 
@@ -213,12 +213,12 @@ fn when_one_fails_nothing_is_put_in_place_and_the_same_command_goes_on() {
 fn a_format_that_is_measured_first_goes_side_by_side_with_others() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
-    let formats = "gguf=Q4_0,gptq=4.5bpw";
-    calibrated(formats, &output).kill_after(&journal(&output, "tinylm-GPTQ-4.5bpw-g128"), 4);
+    let formats = "gguf=Q4_0,gptq=9bpw";
+    calibrated(formats, &output).kill_after(&journal(&output, "tinylm-GPTQ-9bpw-g128"), 4);
     let result = calibrated(formats, &output).json();
     let alone = folder.path().join("alone");
-    calibrated("gguf", &alone).args(["--level", "Q4_0"]).succeed();
-    calibrated("gptq", &alone).args(["--level", "4.5bpw"]).succeed();
+    let _ = calibrated("gguf", &alone).args(["--level", "Q4_0"]).succeed();
+    let _ = calibrated("gptq", &alone).args(["--level", "9bpw"]).succeed();
     assert_same(&files(&output), &files(&alone), &result.to_string());
 }
 
@@ -276,7 +276,7 @@ fn data_that_one_of_them_does_not_use_changes_nothing_of_it() {
     let output = folder.path().join("out");
     let result = calibrated("gguf=F16,gptq", &output).json();
     let alone = folder.path().join("alone");
-    quantize("gguf", &alone).args(["--level", "F16"]).succeed();
+    let _ = quantize("gguf", &alone).args(["--level", "F16"]).succeed();
     assert!(fs::read(output.join("tinylm-F16.gguf")).unwrap() == fs::read(alone.join("tinylm-F16.gguf")).unwrap());
     let card = |folder: &Path| fs::read_to_string(folder.join("tinylm-F16.md")).unwrap();
     assert_eq!(card(&output), card(&alone));
@@ -287,7 +287,7 @@ fn data_that_one_of_them_does_not_use_changes_nothing_of_it() {
 fn a_ceiling_of_memory_is_for_all_together_and_changes_no_byte() {
     let folder = tempfile::tempdir().unwrap();
     let (output, tight) = (folder.path().join("out"), folder.path().join("tight"));
-    all(&output).succeed();
+    let _ = all(&output).succeed();
     let refused = all(&tight).args(["--threads", "1", "--max-memory", "16MiB"]).fail_with(6);
     let needed = refused["message"].as_str().unwrap().to_owned();
     assert!(needed.contains("the ceiling is 16.0 MiB") && !tight.exists(), "{needed}");
@@ -324,16 +324,12 @@ fn sums_are_planned_and_refused_as_a_whole() {
 #[test]
 fn weights_of_a_hub_are_fetched_once() {
     let case = Case::new();
-    let output = case.path("out");
-    let one = case.qhost("quantize", ID).args(["--format", "gguf=Q8_0,gguf=Q4_0,safetensors", "-o"]).arg(&output);
-    let result = one.json();
+    let result = case.quantize().args(["--format", "gguf=Q8_0,safetensors=BF16"]).json();
     assert_eq!(result["outputs"].as_array().unwrap().len(), 3);
     let seen = case.hub.seen();
     let fetched = seen.iter().filter(|seen| seen.is_transfer() && seen.path.contains("tiny/resolve/"));
     assert_eq!(fetched.count(), 9, "each file once: {seen:?}");
-    let local = Qhost::new(["quantize", "--format", "gguf=Q8_0", "-o"]).arg(case.path("local")).arg(case.path("tiny"));
-    local.succeed();
-    assert!(fs::read(output.join("tiny-Q8_0.gguf")).unwrap() == fs::read(case.path("local/tiny-Q8_0.gguf")).unwrap());
+    assert!(fs::read(case.output()).unwrap() == case.expected());
 }
 
 #[test]
@@ -345,8 +341,8 @@ fn a_conversion_makes_several_formats_too() {
     };
     let (both, alone) = (folder.path().join("both"), folder.path().join("alone"));
     let result = convert("gptq,safetensors", &both).json();
-    convert("gptq", &alone).succeed();
-    convert("safetensors", &alone).succeed();
+    let _ = convert("gptq", &alone).succeed();
+    let _ = convert("safetensors", &alone).succeed();
     assert_same(&files(&both), &files(&alone), &result.to_string());
     assert!(result["outputs"][0]["conversion"].is_object(), "{result}");
 }

@@ -62,7 +62,7 @@ impl AllMade {
             [one] => of(one),
             all => {
                 let folder = all.first().and_then(|made| made.outcome.path.parent()).unwrap_or_else(|| Path::new(""));
-                report::results_document(all.iter().map(of).collect(), folder, self.duration, self.usage)
+                report::results_document(&all.iter().map(of).collect::<Vec<_>>(), folder, self.duration, self.usage)
             }
         }
     }
@@ -199,7 +199,7 @@ pub(super) fn show_plan(session: &Session, runs: &[Prepared]) -> CommandResult {
     let totals = Totals::of(runs);
     let folder = runs.first().and_then(|run| run.output().parent().map(Path::to_owned)).unwrap_or_default();
     session.print(
-        || report::plans_document(runs.iter().map(report::plan_document).collect(), &folder, &totals),
+        || report::plans_document(&runs.iter().map(report::plan_document).collect::<Vec<_>>(), &folder, &totals),
         || report::show_plans(runs, every, &totals),
     )
 }

@@ -21,7 +21,7 @@ use crate::{
 
 /// The results of several outputs, for standard output.
 #[must_use]
-pub fn results_document(outputs: Vec<Value>, folder: &Path, duration: Duration, usage: Usage) -> Value {
+pub fn results_document(outputs: &[Value], folder: &Path, duration: Duration, usage: Usage) -> Value {
     let mut document = json!({"schema": "qhost.results/1", "status": "ok"});
     let passed = outputs.iter().all(|output| output["validation"]["status"] == "passed");
     merge(
@@ -39,7 +39,7 @@ pub fn results_document(outputs: Vec<Value>, folder: &Path, duration: Duration, 
 
 /// The plans of several outputs, for standard output.
 #[must_use]
-pub fn plans_document(plans: Vec<Value>, folder: &Path, totals: &Totals) -> Value {
+pub fn plans_document(plans: &[Value], folder: &Path, totals: &Totals) -> Value {
     let download = plans.first().map(|plan| plan["download_bytes"].clone());
     let mut document = json!({
         "schema": "qhost.run-plans/1",
@@ -54,7 +54,7 @@ pub fn plans_document(plans: Vec<Value>, folder: &Path, totals: &Totals) -> Valu
 }
 
 /// What documents of outputs have in common, and their sums.
-fn together(outputs: Vec<Value>, folder: &Path) -> Value {
+fn together(outputs: &[Value], folder: &Path) -> Value {
     let joined = |key: &str| {
         let values: Vec<_> = outputs.iter().filter_map(|output| output[key].as_str()).collect();
         values.join(",")

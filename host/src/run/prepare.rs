@@ -292,23 +292,13 @@ pub(super) fn prepare(
         planned => planned,
     }?;
     let loss = negotiated.as_ref().map(|negotiated| negotiated.loss(&plan.plan)).transpose()?;
-    let target = Target {
-        folder: request.output.clone(),
-        name: format!("{}{}", open.model.name, plan.plan.output.suffix),
-        kind: plan.plan.output.kind,
-    };
+    let name = format!("{}{}", open.model.name, plan.plan.output.suffix);
+    let target = Target { folder: request.output.clone(), name, kind: plan.plan.output.kind };
     let warnings = of_source.into_iter().chain(plan.plan.warnings.iter().cloned());
     let lost = loss.as_ref().filter(|loss| !loss.is_exact());
     let lost = lost.map(|loss| format!("the source is quantised already: {}", loss.sentence()));
     let lasting_warnings: Vec<_> = warnings.chain(left_out(&plan.plan, &open.model)).chain(lost).collect();
-    let card = request.card.then(|| card::name(&target));
-    let unwritten = card.clone().filter(|name| card::in_the_way(&target.path(), name));
-    let kept = unwritten.as_ref().map(|name| {
-        format!(
-            "{name} is in the way and was not made by qhost for this output: it is kept, and no model card is written"
-        )
-    });
-    let card = card.filter(|_| unwritten.is_none());
+    let (card, kept) = if request.card { card_of(&target) } else { (None, None) };
     let of_samples = samples.iter().flat_map(|samples| samples.warnings.iter().cloned());
     let warnings = lasting_warnings.iter().cloned().chain(of_samples).chain(target.misnamed()).chain(kept).collect();
 
@@ -381,6 +371,18 @@ pub(super) fn prepare(
         estimate,
         warnings,
     })
+}
+
+/// The name of an output's card; where there can be none, why.
+fn card_of(target: &Target) -> (Option<String>, Option<String>) {
+    let name = card::name(target);
+    if !card::in_the_way(&target.path(), &name) {
+        return (Some(name), None);
+    }
+    let kept = format!(
+        "{name} is in the way and was not made by qhost for this output: it is kept, and no model card is written"
+    );
+    (None, Some(kept))
 }
 
 /// The small files that are copied to the output, and their bytes.

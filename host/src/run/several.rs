@@ -40,7 +40,7 @@ pub fn prepare(request: &Request, catalog: &Catalog, resources: &Resources) -> R
     let mut runs = Vec::with_capacity(count);
     for (index, (loaded, options)) in loaded.into_iter().zip(options).enumerate() {
         let own = match &read {
-            Some(read) if index + 1 < count => read.again(&open)?,
+            Some(read) if index + 1 < count => read.again(open)?,
             _ => read.take().map_or_else(&open, Ok)?,
         };
         let name = named(&loaded.described.id, options.level.as_deref());
