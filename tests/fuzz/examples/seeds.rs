@@ -6,13 +6,14 @@ use qhost_fuzz::seeds;
 
 type Seeds = fn() -> Vec<Vec<u8>>;
 
-const ALL: [(&str, Seeds); 16] = [
+const ALL: [(&str, Seeds); 17] = [
     ("awq", seeds::awq),
     ("card", seeds::cards),
     ("companions", seeds::companions),
     ("config", seeds::configs),
     ("gguf", seeds::gguf),
     ("gptq", seeds::gptq),
+    ("imatrix", seeds::imatrix),
     ("index", seeds::index),
     ("journal", seeds::journals),
     ("lines", seeds::lines),

@@ -8,6 +8,11 @@ fn gguf() {
 }
 
 #[test]
+fn imatrix() {
+    plugin::imatrix::<qhost_gguf::Gguf>().try_all();
+}
+
+#[test]
 fn companions() {
     plugin::companions::<qhost_gguf::Gguf>().try_all();
 }

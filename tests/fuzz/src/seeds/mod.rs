@@ -278,3 +278,36 @@ fn folder(name: &str) -> Vec<u8> {
     let config: Value = serde_json::from_str(&text(&format!("{name}/config.json"))).unwrap_or_default();
     joined(&[config.to_string().as_bytes(), b"", &bytes(&format!("{name}/model.safetensors"))])
 }
+
+/// The small files without which no GGUF file is planned.
+#[must_use]
+pub fn tokenizer_of_a_plan() -> [(&'static str, Vec<u8>); 2] {
+    ["tokenizer.model", "tokenizer_config.json"].map(|name| (name, bytes(&format!("stories260K/{name}"))))
+}
+
+/// Importance matrices of a tensor of a plan, in both forms.
+#[must_use]
+pub fn imatrix() -> Vec<Vec<u8>> {
+    let (name, values) = (b"blk.0.attn_q.weight", [1.5_f32; 32]);
+    let values: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let number = |number: usize| u32::try_from(number).unwrap_or(0).to_le_bytes();
+    let entry = [&number(name.len()), &name[..], &number(3), &number(32), &values].concat();
+    let older = [&number(1)[..], &entry].concat();
+    let with_data = [&older[..], &number(7), &number(4), b"data"].concat();
+    let mut form_of_gguf = [&b"GGUF"[..], &number(3), &2_u64.to_le_bytes(), &0_u64.to_le_bytes()].concat();
+    for (part, columns, offset) in [("in_sum2", 32_u64, 0_u64), ("counts", 1, 128)] {
+        let name = format!("blk.0.attn_q.weight.{part}");
+        form_of_gguf.extend((name.len() as u64).to_le_bytes());
+        form_of_gguf.extend(name.bytes());
+        // Two dimensions, 32-bit floats.
+        form_of_gguf.extend(number(2));
+        form_of_gguf.extend([columns, 1].iter().flat_map(|size| size.to_le_bytes()));
+        form_of_gguf.extend(number(0));
+        form_of_gguf.extend(offset.to_le_bytes());
+    }
+    form_of_gguf.resize(form_of_gguf.len().next_multiple_of(32), 0);
+    form_of_gguf.extend(&values);
+    form_of_gguf.extend(6_f32.to_le_bytes());
+    form_of_gguf.resize(form_of_gguf.len().next_multiple_of(32), 0);
+    vec![older, with_data, form_of_gguf]
+}

@@ -9,8 +9,8 @@ use qhost_plugin_api::{
         PlacedRole, PlanesRequest, Reading, Recognition, Role, RowsRequest, SourceFile,
     },
     sdk::{
-        DECODE, DType, Failure, FailureKind, Format, FormatJob, FormatService, Operand, OperandMut, Planes, READER,
-        VERIFY,
+        DECODE, DType, Failure, FailureKind, Format, FormatJob, FormatService, IMATRIX_FILE, Operand, OperandMut,
+        Planes, READER, VERIFY,
         testing::{TestHost, TestModel, files},
     },
 };
@@ -112,6 +112,31 @@ fn is_deeper(value: &serde_json::Value, levels: usize) -> bool {
         value.as_array().into_iter().flatten().chain(value.as_object().into_iter().flat_map(|map| map.values()));
     let nests = value.is_array() || value.is_object();
     nests && (levels == 0 || inner.into_iter().any(|inner| is_deeper(inner, levels - 1)))
+}
+
+/// An importance matrix of either form, of which a GGUF file is planned.
+#[must_use]
+pub fn imatrix<F: Format>() -> Target {
+    Target {
+        name: "imatrix",
+        form: Form::Bytes,
+        read: weighed::<F>,
+        seeds: seeds::imatrix,
+        memory: 32 << 20,
+        memory_per_byte: 200,
+        changes: 1000,
+    }
+}
+
+fn weighed<F: Format>(bytes: &[u8]) -> Read {
+    let mut model = TestModel::llama(1, 32, 32, 512);
+    for (name, bytes) in seeds::tokenizer_of_a_plan() {
+        model.companion(name, &bytes);
+    }
+    model.companion(IMATRIX_FILE, bytes);
+    let options = Options { imatrix: Some("m.dat".into()), level: Some("Q4_0".into()), ..Options::default() };
+    let plan = TestHost::new().connect::<F>().and_then(|plugin| plugin.plan(&model, "gguf", options));
+    plan.map_or_else(|failure| refused(&failure), |_| Read::Whole)
 }
 
 /// Rows that are decoded of a tensor at a time.
