@@ -187,17 +187,17 @@ pub fn write_json(path: &Path, value: &Value) {
 pub fn random_rows(folder: &Path) -> PathBuf {
     let path = folder.join("calibration.jsonl");
     let mut state = 1_u64;
-    let mut text = String::new();
-    for _ in 0..4 {
-        let tokens: Vec<_> = (0..32)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % 300
-            })
-            .collect();
-        text.push_str(&format!("{{\"input_ids\": {tokens:?}}}\n"));
-    }
-    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, text));
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % 300
+    };
+    let rows: Vec<_> = (0..4)
+        .map(|_| {
+            let tokens: Vec<_> = (0..32).map(|_| next()).collect();
+            format!("{{\"input_ids\": {tokens:?}}}\n")
+        })
+        .collect();
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, rows.concat()));
     written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     path
 }

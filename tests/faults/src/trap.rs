@@ -28,6 +28,7 @@ pub(crate) fn set() -> Result<(), ()> {
     let set = unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) };
     let mut program = filter();
     let program = libc::sock_fprog { len: u16::try_from(program.len()).map_err(drop)?, filter: program.as_mut_ptr() };
+    // SAFETY: it takes numbers alone.
     let allowed = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     // SAFETY: the program lives until the kernel has read it.
     let filtered = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
@@ -108,7 +109,7 @@ fn note(plan: &Plan, call: &Call, hit: bool, path: &[u8]) {
     for part in [call.kind.name().as_bytes(), if hit { b" ! " } else { b" - " }, path, b"\n"] {
         line.push(part);
     }
-    make(libc::SYS_write, &[log.into(), line.bytes.as_ptr() as i64, line.length as i64, 0, 0, 0]);
+    make(libc::SYS_write, &[log.into(), line.bytes.as_ptr() as i64, number(line.length), 0, 0, 0]);
 }
 
 /// Makes a call of writing with half of its bytes, at least one.
@@ -125,7 +126,7 @@ fn make_half(number: i64, arguments: &[i64; 6]) -> i64 {
 
 /// Makes a call.
 fn make(number: i64, arguments: &[i64; 6]) -> i64 {
-    let [a, b, c, d, e, _] = *arguments;
+    let [first, second, third, fourth, fifth, _] = *arguments;
     let result;
     // SAFETY: it is the call that the process has made, with the process's own arguments, or one of this file; the kernel
     // changes no other registers than these.
@@ -133,12 +134,17 @@ fn make(number: i64, arguments: &[i64; 6]) -> i64 {
         asm!(
             "syscall",
             inlateout("rax") number => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") MARK,
+            in("rdi") first, in("rsi") second, in("rdx") third, in("r10") fourth, in("r8") fifth, in("r9") MARK,
             lateout("rcx") _, lateout("r11") _,
             options(nostack),
         );
     }
     result
+}
+
+/// A length as an argument.
+fn number(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
 }
 
 /// Text on the stack, for a handler may not allocate. What does not fit is left out.
@@ -213,7 +219,7 @@ impl Text {
         }
         link.push(b"\0");
         let room = &mut self.bytes[self.length..];
-        let arguments = [link.bytes.as_ptr() as i64, room.as_mut_ptr() as i64, room.len() as i64, 0, 0, 0];
+        let arguments = [link.bytes.as_ptr() as i64, room.as_mut_ptr() as i64, number(room.len()), 0, 0, 0];
         self.length += usize::try_from(make(libc::SYS_readlink, &arguments)).unwrap_or(0);
     }
 }

@@ -123,7 +123,7 @@ impl Subject {
             return Err(format!("{name}: {ended:?}"));
         }
         let path = PathBuf::from(ended.document()["output_path"].as_str().unwrap_or_default());
-        subject.output = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        subject.output = path.file_name().and_then(|name| name.to_str()).map(str::to_owned).unwrap_or_default();
         subject.whole = files(&subject.place())?;
         if replaces {
             let name = if path.is_dir() { path.join("notes") } else { path };

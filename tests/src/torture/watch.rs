@@ -1,5 +1,5 @@
 //! Commands under the library `faults`, and the calls that they make.
-#![expect(clippy::panic, reason = "a test that cannot watch its command has failed")]
+#![expect(clippy::panic, clippy::missing_panics_doc, reason = "a test that cannot watch its command has failed")]
 
 use std::{
     fs,
