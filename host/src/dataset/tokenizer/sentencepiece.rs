@@ -15,6 +15,10 @@ use tokenizers::{
 
 use super::{Error, SENTENCEPIECE, config::Config};
 
+/// Longer pieces are no merges': no published vocabulary has one, and a piece of so many letters has as many ways to be cut,
+/// each with all of its letters.
+const LONGEST: usize = 512;
+
 /// The whole model.
 #[derive(Clone, PartialEq, Message)]
 struct Proto {
@@ -134,7 +138,7 @@ impl Proto {
         let mut ranked = Vec::new();
         for (id, piece) in (0u32..).zip(&self.pieces) {
             vocabulary.entry(piece.spelled()).or_insert(id);
-            if piece.is_part() {
+            if piece.is_part() && piece.text().len() <= LONGEST {
                 ranked.push((id, piece));
             }
         }
@@ -224,4 +228,20 @@ fn foreign_or_bad(bytes: &[u8], reason: &str) -> Error {
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unusable(error: tokenizers::Error) -> Error {
     bad(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All the ways to cut runs of one letter would take memory with the third power of the longest.
+    #[test]
+    fn pieces_without_end_are_no_merges() {
+        let piece = |length: usize| Piece { text: Some("a".repeat(length)), score: Some(-1.0), kind: None };
+        let pieces = [1, 2, LONGEST - 1, LONGEST, LONGEST + 1].map(piece).to_vec();
+        let proto = Proto { pieces, trainer: None, normalizer: None };
+        let model = serde_json::to_value(proto.bpe(false).unwrap()).unwrap();
+        // The two letters, and the longest by its first and by its last.
+        assert_eq!(model["merges"].as_array().map(Vec::len), Some(3));
+    }
 }
