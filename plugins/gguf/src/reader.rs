@@ -184,7 +184,9 @@ fn level(metadata: &Metadata) -> Option<String> {
 fn stored(tensor: &Described, file: u32, data_start: u64) -> StoredTensor {
     let shape = tensor.dimensions.iter().rev().copied().collect();
     let mut stored = StoredTensor::new(&*tensor.name, tensor.ggml_type.name, shape);
-    stored = stored.at(file, data_start + tensor.offset, tensor.bytes);
+    // Nobody has looked at where an empty one is said to be.
+    let start = if tensor.bytes == 0 { 0 } else { data_start.saturating_add(tensor.offset) };
+    stored = stored.at(file, start, tensor.bytes);
     (stored.layer, stored.role) = place(&tensor.name);
     stored
 }
