@@ -69,7 +69,9 @@ fn signals_end_a_run_once_politely_and_twice_at_once() {
         let said = folder.path().join("said");
         let mut child = quantize(&model, &output).arg("--json").start_into(&said);
         wait_for_units(&mut child, &partial, 3);
-        signals.iter().for_each(|signal| send(&child, signal));
+        for signal in signals {
+            send(&child, signal);
+        }
         assert_eq!(child.wait().unwrap().code(), Some(130), "{signals:?}");
         let error: Value = serde_json::from_str(&fs::read_to_string(&said).unwrap()).unwrap_or_default();
         let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
