@@ -264,7 +264,7 @@ pub(super) struct MakeArguments {
     /// measured with it; for formats that mix precisions.
     #[arg(long, value_name = "SIZE", help_heading = "Quantisation")]
     pub(super) max_size: Option<bytesize::ByteSize>,
-    /// Another type for the tensors whose names in the output match, such as 'ffn_down=Q6_K'; may be given several
+    /// Another type for the tensors whose names in the output match, such as `ffn_down=Q6_K`; may be given several
     /// times, and the first that matches counts. For formats whose tensors have types.
     #[arg(long = "tensor-type", value_name = "REGEX=TYPE", value_parser = pattern_and_type, help_heading = "Quantisation")]
     pub(super) tensor_types: Vec<String>,

@@ -275,9 +275,7 @@ pub(super) fn prepare(
     of_source.extend(input.put_in_order(&taking.takes)?);
     let negotiated = negotiated(&input, &open.model, &taking, catalog, &settings)?;
     open.conversion = conversion(&input, negotiated.as_deref());
-    let option_files = OptionFiles::of(&options)?;
-    let companions = input.companions().into_iter().chain(option_files.files());
-    let companions = Arc::new(Companions::new(companions.collect()));
+    let (option_files, companions) = lent(&input, &options)?;
     let mut plan_with = |open: &mut OpenRequest, data: &CalibrationRequest| {
         planned(&plugin, open, &companions, |plan, model| {
             samples(request, data, plan, model, &input, &settings, shared)
@@ -383,6 +381,13 @@ fn card_of(target: &Target) -> (Option<String>, Option<String>) {
         "{name} is in the way and was not made by qhost for this output: it is kept, and no model card is written"
     );
     (None, Some(kept))
+}
+
+/// The files that a plugin may read, and those of them that options name.
+fn lent(input: &Input, options: &Options) -> Result<(OptionFiles, Arc<Companions>), Error> {
+    let named = OptionFiles::of(options)?;
+    let companions = input.companions().into_iter().chain(named.files()).collect();
+    Ok((named, Arc::new(Companions::new(companions))))
 }
 
 /// The small files that are copied to the output, and their bytes.

@@ -99,7 +99,9 @@ impl<'a> Draft<'a> {
         metadata.append(tokenizer.metadata)?;
         warnings.extend(tokenizer.warnings);
         warnings.extend(name_trap::avoid(&mut metadata));
-        warnings.extend(choices.types.unmatched(items.iter().filter(quantised).map(|item| item.name.as_str())));
+        warnings.extend(
+            choices.types.unmatched(&items.iter().filter(|item| quantised(item)).map(|item| item.name.as_str())),
+        );
         Ok(Self { request, host, family, items, choices, matrix, metadata, warnings })
     }
 
@@ -202,8 +204,8 @@ impl<'a> Draft<'a> {
 }
 
 /// Whether a level has its say about a tensor.
-fn quantised(item: &&Item) -> bool {
-    !recipe::stays_f32(&(*item).into())
+fn quantised(item: &Item) -> bool {
+    !recipe::stays_f32(&item.into())
 }
 
 /// What there is to say of tensors without importances.

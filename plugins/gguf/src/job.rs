@@ -171,32 +171,8 @@ impl GgufJob {
                 }
             });
         }
-        let units = request.model.units.iter().filter_map(|unit| {
-            let of_unit = || sources.values().filter(|source: &&Source| source.unit == unit.id);
-            let mut planned = PlannedUnit::new(unit.id);
-            planned.memory_per_thread = of_unit().map(Source::chunk_memory).max()?;
-            if choices.surveys {
-                let per_thread = of_unit().map(survey::memory_per_thread).max().unwrap_or(0);
-                planned.memory_per_thread = planned.memory_per_thread.max(per_thread);
-            }
-            if let Some(calibration) = calibration.filter(|_| !choices.surveys) {
-                let compensated: Vec<_> = of_unit().filter(|source| source.compensated).collect();
-                let (own, of_arithmetic) = calibrated::memory(&request.model, &compensated, calibration.corrects);
-                planned.memory = own + of_arithmetic;
-                let per_thread = calibrated::memory_per_thread(&compensated);
-                planned.memory_per_thread = planned.memory_per_thread.max(per_thread);
-                let inputs = compensated.iter().filter_map(|source| source.input.as_ref());
-                let groups: BTreeSet<_> = inputs.map(Input::group).collect();
-                planned.statistics = groups.iter().map(|group| need(group, calibration)).collect();
-                planned.replays = !planned.statistics.is_empty();
-            } else {
-                let inputs = || of_unit().filter_map(|source| Some((source.input.as_ref()?, source.row_elements)));
-                let given = of_unit().filter_map(|source| Some(source.given? * source.row_elements * 4));
-                planned.memory = importance::memory(inputs()).saturating_add(given.sum());
-                planned.statistics = importance::needs(inputs().map(|(input, _)| input));
-            }
-            Some(planned)
-        });
+        let units =
+            request.model.units.iter().filter_map(|unit| planned_unit(&request.model, unit.id, &sources, choices));
         let output = match files.first().filter(|_| choices.split.is_some()) {
             Some((first, _)) => Output::folder(format!("-{name}")).entered_by(&**first),
             None => Output::file(format!("-{name}.gguf")),
@@ -208,7 +184,7 @@ impl GgufJob {
         let asks = plan.units.iter().any(|unit| !unit.statistics.is_empty());
         plan.order = if asks { UnitOrder::Sequential } else { UnitOrder::Independent };
         plan.warnings = warnings;
-        let rounding = choices.calibration.clone().map(|calibration| Rounding { calibration, readers });
+        let rounding = choices.calibration.map(|calibration| Rounding { calibration, readers });
         Self {
             host,
             plan,
@@ -335,6 +311,34 @@ impl FormatJob for GgufJob {
         }
         Ok(Findings::new(checks))
     }
+}
+
+/// What a unit needs; nothing if it makes no tensor.
+fn planned_unit(model: &Model, unit: u32, sources: &BTreeMap<u32, Source>, choices: &Choices) -> Option<PlannedUnit> {
+    let of_unit = || sources.values().filter(|source: &&Source| source.unit == unit);
+    let mut planned = PlannedUnit::new(unit);
+    planned.memory_per_thread = of_unit().map(Source::chunk_memory).max()?;
+    if choices.surveys {
+        let per_thread = of_unit().map(survey::memory_per_thread).max().unwrap_or(0);
+        planned.memory_per_thread = planned.memory_per_thread.max(per_thread);
+    }
+    if let Some(calibration) = choices.calibration.as_ref().filter(|_| !choices.surveys) {
+        let compensated: Vec<_> = of_unit().filter(|source| source.compensated).collect();
+        let (own, of_arithmetic) = calibrated::memory(model, &compensated, calibration.corrects);
+        planned.memory = own + of_arithmetic;
+        let per_thread = calibrated::memory_per_thread(&compensated);
+        planned.memory_per_thread = planned.memory_per_thread.max(per_thread);
+        let inputs = compensated.iter().filter_map(|source| source.input.as_ref());
+        let groups: BTreeSet<_> = inputs.map(Input::group).collect();
+        planned.statistics = groups.iter().map(|group| need(group, calibration)).collect();
+        planned.replays = !planned.statistics.is_empty();
+    } else {
+        let inputs = || of_unit().filter_map(|source| Some((source.input.as_ref()?, source.row_elements)));
+        let given = of_unit().filter_map(|source| Some(source.given? * source.row_elements * 4));
+        planned.memory = importance::memory(inputs()).saturating_add(given.sum());
+        planned.statistics = importance::needs(inputs().map(|(input, _)| input));
+    }
+    Some(planned)
 }
 
 /// The segment of the first tensor: those before it are of headers.

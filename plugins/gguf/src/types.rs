@@ -71,7 +71,7 @@ impl Types {
     }
 
     /// Of patterns that match none of these names, what the user should know.
-    pub(crate) fn unmatched<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
+    pub(crate) fn unmatched<'a>(&self, names: &(impl Iterator<Item = &'a str> + Clone)) -> Option<String> {
         let unmatched = self.patterns.iter().filter(|pattern| !names.clone().any(|name| pattern.matches(name)));
         let unmatched: Vec<_> = unmatched.map(|pattern| format!("`{}`", pattern.as_given)).collect();
         match unmatched.as_slice() {
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(types.of_pattern("blk.10.ffn_down.weight"), Some(BlockType::IQ4NL));
         assert_eq!(types.of_pattern("blk.10.ffn_gate.weight"), None);
         assert_eq!(types.of_pattern("a=b"), Some(BlockType::F16));
-        let warning = types.unmatched(["blk.0.ffn_down.weight", "blk.0.ffn_up.weight"].into_iter()).unwrap();
+        let warning = types.unmatched(&["blk.0.ffn_down.weight", "blk.0.ffn_up.weight"].into_iter()).unwrap();
         assert!(warning.contains("`a=b=F16`") && !warning.contains("down"), "{warning}");
     }
 

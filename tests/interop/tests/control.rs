@@ -142,9 +142,9 @@ fn importances(base: &Path) -> BTreeMap<String, Vec<f32>> {
         let number = f32::from(u16::try_from(state >> 16).unwrap()) / 65536.0;
         if number < 0.03 { 0.0 } else { number.powi(6) * 900.0 }
     };
-    let matrices = base.tensors.iter().filter(|tensor| tensor.dimensions.len() > 1);
+    let matrices = base.tensors.iter().filter(|tensor| tensor.dims.len() > 1);
     let columns = matrices.map(|tensor| {
-        let count = tensor.dimensions[0] * tensor.dimensions.get(2).copied().unwrap_or(1);
+        let count = tensor.dims[0] * tensor.dims.get(2).copied().unwrap_or(1);
         (tensor.name.clone(), (0..count).map(|_| next()).collect())
     });
     columns.collect()

@@ -221,7 +221,9 @@ impl Matrix {
                 let mut values = numbers(*sums, rows * columns)?;
                 let each = in_memory(*columns)?.max(1);
                 for (values, count) in values.chunks_mut(each).zip(numbers(*counts, *rows)?) {
-                    values.iter_mut().for_each(|value| *value = if count > 0.0 { *value / count } else { 1.0 });
+                    for value in values {
+                        *value = if count > 0.0 { *value / count } else { 1.0 };
+                    }
                 }
                 values
             }
@@ -229,7 +231,9 @@ impl Matrix {
                 let mut values = numbers(*values, *count)?;
                 if *divisor > 0 {
                     #[expect(clippy::cast_precision_loss, reason = "the reference divides by an integer as a float")]
-                    values.iter_mut().for_each(|value| *value /= *divisor as f32);
+                    for value in &mut values {
+                        *value /= *divisor as f32;
+                    }
                 }
                 values
             }

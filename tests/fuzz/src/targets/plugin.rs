@@ -131,7 +131,7 @@ pub fn imatrix<F: Format>() -> Target {
 fn weighed<F: Format>(bytes: &[u8]) -> Read {
     let mut model = TestModel::llama(1, 32, 32, 512);
     for (name, bytes) in seeds::tokenizer_of_a_plan() {
-        model.companion(name, &bytes);
+        model.companion(name, bytes);
     }
     model.companion(IMATRIX_FILE, bytes);
     let options = Options { imatrix: Some("m.dat".into()), level: Some("Q4_0".into()), ..Options::default() };
