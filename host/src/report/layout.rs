@@ -14,6 +14,24 @@ pub(super) fn width() -> usize {
     terminal.unwrap_or(DEFAULT).clamp(LIMITS.0, LIMITS.1)
 }
 
+/// The width of the terminal that standard error is, if it is one.
+pub(super) fn screen_width() -> Option<usize> {
+    terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0))
+}
+
+/// The first parts that fit into `room` characters with commas between them; the first, even if it is cut.
+pub(super) fn as_many_as_fit(parts: &[String], room: usize) -> String {
+    let mut text = String::new();
+    for part in parts {
+        let comma = if text.is_empty() { "" } else { ", " };
+        if !text.is_empty() && text.chars().count() + comma.len() + part.chars().count() > room {
+            break;
+        }
+        text.extend([comma, part]);
+    }
+    text.chars().take(room).collect()
+}
+
 /// Breaks a text between words, so that lines after the first begin with `indent` spaces and all end within
 /// `width`, the first of which has `used` characters already.
 pub(super) fn wrapped(text: &str, used: usize, indent: usize, width: usize) -> String {
@@ -37,7 +55,17 @@ pub(super) fn wrapped(text: &str, used: usize, indent: usize, width: usize) -> S
 
 #[cfg(test)]
 mod tests {
-    use super::wrapped;
+    use super::{as_many_as_fit, wrapped};
+
+    #[test]
+    fn what_says_most_stays_on_a_narrow_line() {
+        let parts = ["layer 1 of 4", "2 seconds left", "memory 1 MiB"].map(str::to_owned);
+        assert_eq!(as_many_as_fit(&parts, 100), "layer 1 of 4, 2 seconds left, memory 1 MiB");
+        assert_eq!(as_many_as_fit(&parts, 28), "layer 1 of 4, 2 seconds left");
+        assert_eq!(as_many_as_fit(&parts, 27), "layer 1 of 4");
+        assert_eq!(as_many_as_fit(&parts, 5), "layer");
+        assert_eq!(as_many_as_fit(&[], 5), "");
+    }
 
     #[test]
     fn lines_end_within_the_width_and_hang() {

@@ -20,6 +20,7 @@ use super::{
     counts::{Count, Counts},
     document::encodings,
     download::Download,
+    layout,
     screen::{self, HINT, WARNING},
     summary::{self, Stored},
 };
@@ -30,6 +31,9 @@ use crate::{
     text::shown,
 };
 
+/// Columns of the bar, and of what stands between it and the text.
+const BAR: usize = 24;
+const BESIDE_BAR: usize = 8;
 /// How often memory is looked at, and the bar is drawn.
 const TICK: Duration = Duration::from_millis(100);
 /// How often a line is written where there is no terminal.
@@ -166,7 +170,7 @@ fn of_run(run: &str, text: &str) -> String {
 fn new_bar() -> ProgressBar {
     let bar = screen::BARS.add(ProgressBar::new(1));
     // The template is a constant; were it wrong, the default one would do.
-    if let Ok(style) = BarStyle::with_template("{bar:24} {percent:>3}%  {msg}") {
+    if let Ok(style) = BarStyle::with_template(&format!("{{bar:{BAR}}} {{percent:>3}}%  {{msg}}")) {
         bar.set_style(style.progress_chars("━╸─"));
     }
     bar
@@ -306,13 +310,14 @@ impl State {
                 let (done, whole) = self.position();
                 bar.set_length(whole.max(1));
                 bar.set_position(done);
-                bar.set_message(self.human(memory));
+                let room = layout::screen_width().map_or(usize::MAX, |width| width.saturating_sub(BAR + BESIDE_BAR));
+                bar.set_message(layout::as_many_as_fit(&self.human(memory), room));
             } else if last_line.elapsed() >= every {
                 last_line = Instant::now();
                 match self.style {
                     ProgressStyle::Silent => {}
                     ProgressStyle::Human => {
-                        screen::eprint_line(&format!("{:3.0}%  {}", self.percent(), self.human(memory)));
+                        screen::eprint_line(&format!("{:3.0}%  {}", self.percent(), self.human(memory).join(", ")));
                     }
                     ProgressStyle::Json => screen::eprint_line(&self.json(memory).to_string()),
                 }
@@ -359,22 +364,20 @@ impl State {
         (passes > 0).then(|| speed / passes as f64)
     }
 
-    fn human(&self, memory: Memory) -> String {
+    /// What is going on, in parts of which the first say most.
+    fn human(&self, memory: Memory) -> Vec<String> {
         if self.download.is_active() {
-            return self.download.human();
+            return vec![self.download.human()];
         }
         let (speed, eta) = self.speed();
-        let eta = eta.map_or_else(String::new, |eta| format!(", {} left", HumanDuration(eta)));
+        let eta = eta.map(|eta| format!("{} left", HumanDuration(eta)));
         let speed = match self.tokens_per_second(speed) {
             Some(speed) => format!("{speed:.0} tokens/s"),
             None => format!("{:.1} M weights/s", speed / 1e6),
         };
-        format!(
-            "{}, {speed}{eta}, memory {} (peak {})",
-            self.step(),
-            ByteSize(memory.anonymous),
-            ByteSize(self.peak_anonymous.load(Ordering::Relaxed)),
-        )
+        let peak = ByteSize(self.peak_anonymous.load(Ordering::Relaxed));
+        let memory = format!("memory {} (peak {peak})", ByteSize(memory.anonymous));
+        [Some(self.step().clone()), eta, Some(memory), Some(speed)].into_iter().flatten().collect()
     }
 
     fn json(&self, memory: Memory) -> Value {
