@@ -130,3 +130,22 @@ fn what_cannot_be_is_refused_in_the_plan() {
     assert!(plan["bits_per_weight"].as_f64().unwrap() <= 4.5, "{plan}");
     assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "a plan has written something");
 }
+
+#[test]
+fn other_formats_choose_what_they_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let planned = |format: &str, model: &str, arguments: &[&str]| {
+        let qhost = Qhost::new(["plan", "--format", format, "-o"]).arg(folder.path()).arg(fixture(model));
+        qhost.args(arguments.iter().copied()).json()
+    };
+    let text = fixture("text").join("prose.txt");
+    let data = ["--calibration", text.to_str().unwrap(), "--samples", "2", "--seq-len", "32"];
+    let awq = |arguments: &[&str]| planned("awq", "tinylm", &[&data[..], arguments].concat());
+    // The smallest groups within the size.
+    let limit = awq(&["--level", "4bit-g64"])["file_size"].to_string();
+    assert_eq!(awq(&["--max-size", &limit])["level"], "4bit-g64");
+    let error = Qhost::new(["plan", "--format", "awq", "--level", "4bpw"]).arg(fixture("tinylm")).fail_with(4);
+    assert!(error["hint"].as_str().unwrap().contains("bits per weight"), "{error}");
+    assert_eq!(planned("safetensors", "stories260K", &["--level", "20bpw"])["level"], "F16");
+    assert_eq!(planned("safetensors", "stories260K", &["--max-size", "5MB"])["level"], "F32");
+}
