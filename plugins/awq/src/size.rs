@@ -36,7 +36,7 @@ pub(crate) fn settle(size: Size, choices: &mut Choices, model: &Model) -> Result
         if bytes <= limit {
             *choices = tried;
             return Ok(format!(
-                "{}: {} bits per weight, and {} are the most",
+                "{} is chosen, the smallest groups within the size: {} of {} bits per weight",
                 group_name(group_size),
                 bits_per_weight(bytes, weights),
                 bits_per_weight(limit, weights)
