@@ -14,7 +14,7 @@ use qhost_oracle::{Gguf, Given, Recipe, quantize_file};
 use qhost_tests::{checkpoint::RandomLlama, command::Qhost, fixture};
 use tempfile::TempDir;
 
-/// A model, and the file that llama.cpp starts from: in bf16, as the checkpoint is.
+/// A model, and the file that llama.cpp starts from: in the floats that the checkpoint has.
 struct Bench {
     folder: TempDir,
     model: PathBuf,
@@ -22,15 +22,15 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(model: &Path) -> Self {
+    fn new(model: &Path, floats: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let base = qhost_interop::quantize(model, "BF16", &folder.path().join("base"));
+        let base = qhost_interop::quantize(model, floats, &folder.path().join("base"));
         Self { folder, model: model.to_owned(), base }
     }
 
-    fn ours(&self, level: &str, options: &[&str]) -> Gguf {
+    fn ours(&self, level: &str, options: &[&str], folder: &str) -> Gguf {
         let qhost = Qhost::new(["quantize", "--format", "gguf", "--level", level, "--force", "-o"]);
-        let result = qhost.arg(self.folder.path()).arg(&self.model).args(options.iter().copied()).json();
+        let result = qhost.arg(self.folder.path().join(folder)).arg(&self.model).args(options.iter().copied()).json();
         Gguf::open(Path::new(result["output_path"].as_str().unwrap())).unwrap()
     }
 
@@ -44,7 +44,7 @@ impl Bench {
     fn assert_same(&self, level: &str, options: &[&str], choose: impl FnOnce(&mut Recipe)) {
         let mut recipe = Recipe::new(Level::named(level).unwrap().file_type);
         choose(&mut recipe);
-        let (ours, reference) = (self.ours(level, options), self.reference(&recipe));
+        let (ours, reference) = (self.ours(level, options, "ours"), self.reference(&recipe));
         let what = format!("{level} {}", options.join(" "));
         assert_eq!(ours.tensors.len(), reference.tensors.len(), "{what}");
         for (mine, theirs) in ours.tensors.iter().zip(&reference.tensors) {
@@ -63,7 +63,7 @@ fn types(patterns: &[(&str, BlockType)]) -> Vec<(String, u32)> {
 
 #[test]
 fn types_of_single_tensors() {
-    let bench = Bench::new(&fixture("tinylm"));
+    let bench = Bench::new(&fixture("tinylm"), "BF16");
     bench.assert_same("Q4_K_M", &["--tensor-type", "ffn_down=q8_0"], |recipe| {
         recipe.tensor_types = types(&[("ffn_down", BlockType::Q8_0)]);
     });
@@ -98,7 +98,7 @@ fn types_of_single_tensors() {
 /// Where the embedding is the output, and where rows are no whole super-blocks.
 #[test]
 fn types_where_the_embedding_is_the_output() {
-    let bench = Bench::new(&fixture("stories260K"));
+    let bench = Bench::new(&fixture("stories260K"), "F32");
     bench.assert_same("Q4_K_M", &["--plugin-option", "output-tensor-type=Q6_K"], |recipe| {
         recipe.output_type = Some(BlockType::Q6K.ggml_type());
     });
@@ -115,7 +115,7 @@ fn types_where_the_embedding_is_the_output() {
 
 #[test]
 fn keys_that_are_given() {
-    let bench = Bench::new(&fixture("tinylm"));
+    let bench = Bench::new(&fixture("tinylm"), "BF16");
     let options = [
         ["--plugin-option", "override-kv=general.name=str:another: name=1"],
         ["--plugin-option", "override-kv=llama.context_length=int:77"],
@@ -181,7 +181,7 @@ fn told(file: &str, dataset: &str, entries: usize, chunks: i64) -> Vec<(String, 
 }
 
 fn assert_same_at_all_levels(model: &Path) {
-    let bench = Bench::new(model);
+    let bench = Bench::new(model, "BF16");
     let (bytes, meant) = dat(&importances(&bench.base), "wiki.train.raw");
     let file = bench.folder.path().join("imatrix.dat");
     fs::write(&file, bytes).unwrap();
@@ -210,7 +210,7 @@ fn importance_matrices_of_the_older_form_with_experts() {
 /// Of some tensors only, and among choices of other kinds.
 #[test]
 fn entries_that_are_included_and_excluded() {
-    let bench = Bench::new(&fixture("tinylm"));
+    let bench = Bench::new(&fixture("tinylm"), "BF16");
     let (bytes, meant) = dat(&importances(&bench.base), "wiki");
     let file = bench.folder.path().join("m.dat");
     fs::write(&file, bytes).unwrap();
@@ -238,12 +238,12 @@ fn importance_matrices_in_the_form_of_gguf() {
     let rows = folder.path().join("rows.jsonl");
     fs::write(&rows, "{\"input_ids\": [3, 5, 8]}\n").unwrap();
     for model in [&model, &fixture("tinylm")] {
-        let bench = Bench::new(model);
+        let bench = Bench::new(model, "BF16");
         let options = ["--imatrix", "auto", "--calibration", rows.to_str().unwrap(), "--plugin-option"];
-        let computed = bench.ours("Q4_K_M", &[&options[..], &["save-imatrix=true"]].concat());
+        let computed = bench.ours("Q4_K_M", &[&options[..], &["save-imatrix=true"]].concat(), "computed");
         let name = model.file_name().unwrap().to_str().unwrap();
-        let saved = bench.folder.path().join(format!("{name}-Q4_K_M.imatrix.gguf"));
-        let read = bench.ours("Q4_K_M", &["--imatrix", saved.to_str().unwrap()]);
+        let saved = bench.folder.path().join("computed").join(format!("{name}-Q4_K_M.imatrix.gguf"));
+        let read = bench.ours("Q4_K_M", &["--imatrix", saved.to_str().unwrap()], "read");
         for (one, other) in computed.tensors.iter().zip(&read.tensors) {
             assert!(computed.read(one).unwrap() == read.read(other).unwrap(), "the bytes of {} differ", one.name);
         }
