@@ -101,7 +101,7 @@ fn what_cannot_be_made_is_refused_in_the_plan() {
         ("tinylm", &["--level", "4bit-g128", "--bits", "3"], 2, "contradicts", ""),
         ("tinylm", &["--level", "Q4_K_M"], 4, "Q4_K_M", "4bit-g128"),
         ("tinylm", &["--desc-act"], 2, "--act-order", ""),
-        ("tinylm", &["--max-size", "5MB"], 2, "--max-size", "gptq"),
+        ("tinylm", &["--max-size", "5MB"], 4, "--max-size", "gptq"),
         ("tinylm", &["--imatrix", "auto"], 2, "--imatrix", "--calibration"),
         ("tinylm", &["--plugin-option", "mse=2.4"], 2, "mse", "damp"),
         ("tinylm", &["--plugin-option", "lm-head=true"], 2, "lm-head", ""),
