@@ -233,7 +233,7 @@ fn options_without_a_meaning_for_the_format_are_refused() {
         ("--threads=0", 2, "threads"),
         ("--max-memory=1KiB", 6, "memory"),
         ("--max-memory=much", 2, "max-memory"),
-        ("--format=rows", 2, "2 formats"),
+        ("--format=rows", 7, "rows"),
     ] {
         let error = Qhost::new(["plan", "--format", "gguf", option]).arg(&model).fail_with(code);
         assert!(error["message"].as_str().unwrap().contains(word), "{option}: {error}");
