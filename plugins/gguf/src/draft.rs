@@ -4,6 +4,8 @@
 //! Types are those of a level, of what a conversion loses least with, or of a size. It knows the order of these steps;
 //! segments and units are the job's.
 
+use std::collections::HashSet;
+
 use qhost_budget::Size;
 use qhost_linears::check_host;
 use qhost_plugin_api::{
@@ -33,6 +35,7 @@ use crate::{
 
 /// The version of ggml's quantised formats that the bytes follow.
 const QUANTIZATION_VERSION: u32 = 2;
+
 /// What of a file does not depend on types.
 pub(crate) struct Draft<'a> {
     request: &'a OpenRequest,
@@ -225,7 +228,8 @@ fn without_importances(
         return Ok(Some(format!("no tensor at {level} depends on importances: --imatrix changes nothing")));
     }
     let Some(matrix) = matrix else { return Ok(None) };
-    if !matrix.names().any(|name| decided.iter().any(|decided| decided.item.name == name)) {
+    let known: HashSet<_> = decided.iter().map(|decided| decided.item.name.as_str()).collect();
+    if !matrix.names().any(|name| known.contains(name)) {
         return Err(Failure::usage("no entry of the importance matrix is of a tensor of this model")
             .about("--imatrix")
             .hint("make one from this model, or leave --imatrix out"));

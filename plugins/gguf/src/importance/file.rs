@@ -6,7 +6,10 @@
 //! chunks and the data's name. Nothing of the file is trusted: lengths are held against the bytes that are there, and every
 //! value has to be a finite number. Values are read when a unit needs them. It knows names; which tensors there are is told.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use qhost_plugin_api::sdk::{Failure, FilesHandle, IMATRIX_FILE, Result};
 
@@ -85,14 +88,11 @@ impl Matrix {
         let header = gguf_header(files, length)?;
         header.check_places(length)?;
         let mut entries = BTreeMap::new();
-        let place = |name: &str| {
-            let tensor = header.tensors.iter().find(|tensor| tensor.name == name)?;
-            Some((header.data_start + tensor.offset, tensor))
-        };
+        let by_name: HashMap<&str, _> = header.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         for tensor in &header.tensors {
             let Some(name) = tensor.name.strip_suffix(".in_sum2") else { continue };
             let wrong = |what: &str| Failure::corrupt(what).about(&*tensor.name);
-            let (counts, of_counts) = place(&format!("{name}.counts")).ok_or_else(|| wrong("it has no counts"))?;
+            let of_counts = by_name.get(&*format!("{name}.counts")).ok_or_else(|| wrong("it has no counts"))?;
             if tensor.ggml_type.name != "F32" || of_counts.ggml_type.name != "F32" {
                 return Err(wrong("it is no tensor of 32-bit floats"));
             }
@@ -101,7 +101,7 @@ impl Matrix {
             if columns == 0 || rows == 0 || columns.checked_mul(rows) != Some(elements(&tensor.dimensions)) {
                 return Err(wrong("it has another number of rows than of counts"));
             }
-            let sums = header.data_start + tensor.offset;
+            let [sums, counts] = [tensor, *of_counts].map(|tensor| header.data_start + tensor.offset);
             entries.insert(name.to_owned(), Entry::Sums { sums, rows, columns, counts });
         }
         let dataset = match header.metadata.get("imatrix.datasets") {
