@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use qhost_budget::Size;
+use qhost_budget::{Size, read_losses};
 use qhost_linears::check_host;
 use qhost_plugin_api::{
     documents::{Model, OpenRequest},
@@ -29,7 +29,7 @@ use crate::{
     name_trap,
     options::{Choices, DEFAULT_LEVEL, Imatrix},
     recipe::{self, Choice, ModelFacts},
-    split, survey, tokenizer,
+    split, tokenizer,
     write::{Layout, Unplaced},
 };
 
@@ -147,7 +147,7 @@ impl<'a> Draft<'a> {
         let mut mixture =
             Mixture::new(size, (model.parameters(), model.hyperparameters.layers), &self.items, types, &source)?;
         if let Some(texts) = &self.request.surveyed {
-            mixture.take(&survey::read(texts)?)?;
+            mixture.take(&read_losses(texts)?)?;
         }
         let (mut room, mut around) = (mixture.limit, 0);
         loop {

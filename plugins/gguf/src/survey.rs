@@ -12,24 +12,13 @@ use qhost_plugin_api::sdk::{CHUNK_WEIGHTS, Chunk, Failure, Result, RowJob, UnitH
 use crate::{arrange::in_memory, importance::Gathered, mixture::MIXED, rows::Source};
 
 /// Losses of tensors, by type.
-pub(crate) type Losses = BTreeMap<String, BTreeMap<String, f64>>;
+pub(crate) type Losses = qhost_budget::Losses<String>;
 
 /// Chunks of a tensor that are looked at, spread over all of it.
 const CHUNKS: usize = 8;
 
 /// The loss of what a type cannot hold.
 const WORST: f64 = 1e9;
-
-/// What the units have kept.
-pub(crate) fn read(texts: &BTreeMap<String, String>) -> Result<Losses> {
-    let mut all = Losses::new();
-    for (key, text) in texts {
-        let of_unit: Losses = serde_json::from_str(text)
-            .map_err(|error| Failure::corrupt(format!("not what a survey keeps: {error}")).about(&**key))?;
-        all.extend(of_unit);
-    }
-    Ok(all)
-}
 
 /// A tensor that is measured.
 pub(crate) struct Measured<'a> {
@@ -160,12 +149,5 @@ mod tests {
         let (weights, made) = ([1.0, 2.0, -3.0], [1.5, 2.0, -1.0]);
         assert_eq!(of_row(&weights, &made, None), (4.25, 14.0));
         assert_eq!(of_row(&weights, &made, Some(&[4.0, 1.0, 0.0])), (1.0, 8.0));
-    }
-
-    #[test]
-    fn what_was_kept_is_read_again_and_nothing_else() {
-        let texts = [("losses-1".to_owned(), "{\"a\":{\"Q4_K\":0.5}}".to_owned())].into();
-        assert_eq!(read(&texts).unwrap()["a"]["Q4_K"].to_bits(), 0.5_f64.to_bits());
-        assert!(read(&[("losses-1".to_owned(), "[]".to_owned())].into()).is_err());
     }
 }

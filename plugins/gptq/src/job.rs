@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use qhost_budget::read_losses;
 use qhost_folder::not_taken;
 use qhost_linears::{Contents, Placement, Settings, check, check_head, check_host, check_source, copy, memory, units};
 use qhost_plugin_api::{
@@ -56,7 +57,7 @@ impl GptqJob {
         choices.refuse_zeros(contents.modules())?;
         choices.settle_format(contents.modules());
         let limit = choices.target.map(|target| target.bytes(choices.parameters));
-        let measured = request.surveyed.as_ref().map(survey::read).transpose()?;
+        let measured = request.surveyed.as_ref().map(read_losses).transpose()?;
         let mixture = limit.map(|limit| Mixture::settle(&mut contents, &mut choices, limit, measured.as_ref()));
         let mixture = mixture.transpose()?;
         let surveys = mixture.is_some() && measured.is_none();

@@ -1,10 +1,7 @@
 //! What is lost with each width of codes: measured at the output of the layer, with the modules of one choice rounded
 //! and everything else as it was.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::{Mutex, PoisonError};
 
 use qhost_linears::{
     Effort, Module, Substitutes, by_conditioning, by_inputs, curvature, fetch, grid, groups, in_memory, share,
@@ -21,7 +18,7 @@ use crate::{
 };
 
 /// Losses by choice and bits.
-pub(crate) type Losses = BTreeMap<String, BTreeMap<u32, f64>>;
+pub(crate) type Losses = qhost_budget::Losses<u32>;
 
 /// Tokens that the layer is run on for each width, at least, as far as there are so many.
 const TOKENS: u64 = 8192;
@@ -37,17 +34,6 @@ pub(crate) fn samples(data: Option<&CalibrationData>) -> u64 {
 /// The key under which the losses of a unit are kept.
 fn record(unit: u32) -> String {
     format!("losses-{unit}")
-}
-
-/// What the units have kept.
-pub(crate) fn read(texts: &BTreeMap<String, String>) -> Result<Losses> {
-    let mut all = Losses::new();
-    for (key, text) in texts {
-        let of_unit: Losses = serde_json::from_str(text)
-            .map_err(|error| Failure::corrupt(format!("not what a survey keeps: {error}")).about(&**key))?;
-        all.extend(of_unit);
-    }
-    Ok(all)
 }
 
 /// Measures the choices of a unit, and keeps the losses.

@@ -8,10 +8,12 @@
 //! helps.
 //! It knows numbers only, and the same numbers give the same choice.
 
+mod losses;
 mod size;
 
 use std::cmp::{Ordering, Reverse};
 
+pub use losses::{Losses, read_losses};
 pub use size::{Size, bits_per_weight};
 
 /// An encoding that something may have.
