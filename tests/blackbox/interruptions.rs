@@ -9,26 +9,16 @@ use std::{
 };
 
 use qhost_tests::{
-    checkpoint::{RandomLlama, copy_of},
+    checkpoint::copy_of,
     command::{Qhost, wait_for_work},
     fixture,
 };
 use serde_json::Value;
 
-use crate::gptq::{calibration, files};
-
-const OUTPUT: &str = "model-Q4_K_M.gguf";
-
-/// A model that takes long enough to be caught at it.
-fn model(folder: &Path) -> PathBuf {
-    let model = folder.join("model");
-    RandomLlama { hidden: 512, ffn: 1536, layers: 10, heads: 8, ..RandomLlama::default() }.write(&model);
-    model
-}
-
-fn quantize(model: &Path, output: &Path) -> Qhost {
-    Qhost::new(["quantize", "--format", "gguf", "--level", "Q4_K_M", "--threads", "1", "-o"]).arg(output).arg(model)
-}
+use crate::{
+    gptq::{calibration, files},
+    safety::{OUTPUT, model, quantize},
+};
 
 /// A run of a moment.
 fn small(output: &Path) -> Qhost {

@@ -15,16 +15,16 @@ use qhost_tests::{
 };
 use serde_json::Value;
 
-const OUTPUT: &str = "model-Q4_K_M.gguf";
+pub(crate) const OUTPUT: &str = "model-Q4_K_M.gguf";
 
 /// A model that takes long enough to be caught at it.
-fn model(folder: &Path) -> PathBuf {
+pub(crate) fn model(folder: &Path) -> PathBuf {
     let model = folder.join("model");
     RandomLlama { hidden: 512, ffn: 1536, layers: 10, heads: 8, ..RandomLlama::default() }.write(&model);
     model
 }
 
-fn quantize(model: &Path, output: &Path) -> Qhost {
+pub(crate) fn quantize(model: &Path, output: &Path) -> Qhost {
     Qhost::new(["quantize", "--format", "gguf", "--level", "Q4_K_M", "--threads", "1", "-o"]).arg(output).arg(model)
 }
 
