@@ -102,7 +102,15 @@ fn report(folder: &Path) -> Value {
 fn rows(command: &str, folder: &Path) -> Qhost {
     let qhost = Qhost::new([command, "--format", "rows", "--bits=32", "--group-size=-1", "--sym", "--desc-act"]);
     let qhost = qhost
-        .args(["--plugin-option=a=b", "--effort=fast", "--max-size=1GiB", "--max-memory=1GiB", "-o"])
+        .args([
+            "--plugin-option=a=b",
+            "--imatrix=auto",
+            "--tensor-type=a=b",
+            "--effort=fast",
+            "--max-size=1GiB",
+            "--max-memory=1GiB",
+            "-o",
+        ])
         .arg(folder)
         .arg(fixture("stories260K"));
     qhost.arg("--plugin-dir").arg(test_plugin("misbehave").parent().unwrap())

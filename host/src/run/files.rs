@@ -41,8 +41,8 @@ impl Companion {
     /// A file somewhere else, under a name of ours.
     pub(super) fn at(name: &str, path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
-        if metadata.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no file"));
         }
         let content = Content::File { path: path.to_owned(), bytes: metadata.len() };
         Ok(Self { name: name.to_owned(), content })
