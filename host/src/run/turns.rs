@@ -55,19 +55,23 @@ struct Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stopped;
 
+impl Table {
+    fn of(runs: usize) -> Arc<Self> {
+        let seats = Seats { places: vec![Some(Place::default()); runs], taken: false, failed: false };
+        Arc::new(Self { seats: Mutex::new(seats), changed: Condvar::new() })
+    }
+}
+
 impl Turn {
     /// So many runs, of which the first is the first to work.
     pub(super) fn of(runs: usize) -> Vec<Self> {
-        let seats = Seats { places: vec![Some(Place::default()); runs], taken: false, failed: false };
-        let table = Arc::new(Table { seats: Mutex::new(seats), changed: Condvar::new() });
+        let table = Table::of(runs);
         (0..runs).map(|index| Self { table: Arc::clone(&table), index, work: Mutex::default() }).collect()
     }
 
     /// One run that waits for nobody.
     pub(super) fn alone() -> Self {
-        let seats = Seats { places: vec![Some(Place::default())], taken: false, failed: false };
-        let table = Arc::new(Table { seats: Mutex::new(seats), changed: Condvar::new() });
-        Self { table, index: 0, work: Mutex::default() }
+        Self { table: Table::of(1), index: 0, work: Mutex::default() }
     }
 
     /// Waits until it is this run's turn to go on from a place, giving up the turn that it has.
