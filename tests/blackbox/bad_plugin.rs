@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use qhost_tests::{
-    command::{Ended, Qhost, test_plugin},
+    command::{Qhost, test_plugin},
     fixture,
 };
 use serde_json::Value;
@@ -224,18 +224,6 @@ fn an_output_that_fails_its_check_is_not_put_in_place() {
     let error = rows(folder.path(), "check-fails").fail_with(8);
     assert!(error["message"].as_str().unwrap().contains("header"), "{error}");
     assert!(!folder.path().join("stories260K.rows").exists());
-}
-
-#[test]
-fn an_abort_ends_the_process_and_the_next_run_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let Ended { code, .. } = rows(folder.path(), "abort").run();
-    assert_ne!(code, Some(0));
-    assert!(!folder.path().join("stories260K.rows").exists());
-    let result = rows(folder.path(), "well").json();
-    // The two units before the abort may or may not have become so.
-    assert!(result["resumed"]["units_done"].as_u64().unwrap_or(0) <= 2, "{result}");
-    assert_eq!(fs::read(result["output_path"].as_str().unwrap()).unwrap(), expected());
 }
 
 #[test]

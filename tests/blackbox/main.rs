@@ -10,6 +10,7 @@ mod calibrated;
 mod card;
 mod convert;
 mod converter;
+mod crashes;
 mod dataset;
 mod documents;
 mod estimates;

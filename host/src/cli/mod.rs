@@ -68,6 +68,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
 
 fn run_command(session: &Session, line: CommandLine) -> CommandResult {
     signals::answer(session.json);
+    plugin::watch(session.json);
     report::start_logging(&session.log).map_err(|error| {
         let path = session.log.file.as_deref().unwrap_or_else(|| Path::new("")).display();
         let message = format!("cannot write the log file {path}: {error}");

@@ -9,7 +9,9 @@ use std::{
 use qhost_plugin_api::documents::{FileSignature, FolderSignature, Manifest};
 use serde_json::Value;
 
-use super::{Error, SearchPath, Unreadable, manifest};
+use sha2::{Digest, Sha256};
+
+use super::{Error, Quarantine, SearchPath, Unreadable, manifest};
 
 /// What was found on the search path. Nothing of it has been loaded.
 #[derive(Debug, Default)]
@@ -44,6 +46,8 @@ pub enum Status {
     Incompatible,
     /// Not a plugin, or a damaged one.
     Invalid,
+    /// It has crashed.
+    Quarantined,
 }
 
 impl Status {
@@ -55,6 +59,7 @@ impl Status {
             Self::Shadowed => "shadowed",
             Self::Incompatible => "incompatible",
             Self::Invalid => "invalid",
+            Self::Quarantined => "quarantined",
         }
     }
 }
@@ -77,7 +82,8 @@ impl Catalog {
         }
         // A folder may be on the path twice, under two names.
         files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
-        let mut catalog = Self { found: files.into_iter().map(Found::read).collect() };
+        let quarantine = path.quarantine.as_ref().filter(|quarantine| !quarantine.is_empty());
+        let mut catalog = Self { found: files.into_iter().map(|file| Found::read(file, quarantine)).collect() };
         catalog.mark_shadowed();
         Ok(catalog)
     }
@@ -166,20 +172,46 @@ impl Catalog {
 }
 
 impl Found {
-    fn read(path: PathBuf) -> Self {
-        match manifest::read(&path) {
-            Ok(manifest) => Self { path, manifest: Some(manifest), status: Status::Ready, reason: None, hint: None },
-            Err(error) => {
-                let (reason, hint) = (Some(error.to_string()), Some(error.hint()));
+    fn read(path: PathBuf, quarantine: Option<&Quarantine>) -> Self {
+        let unusable = |status, manifest, reason: String, hint: String| Self {
+            path: path.clone(),
+            manifest,
+            status,
+            reason: Some(reason),
+            hint: Some(hint),
+        };
+        let read = fs::read(&path).map_err(Unreadable::Io);
+        let verdict = match (&read, quarantine) {
+            (Ok(bytes), Some(quarantine)) => quarantine.verdict(&digest(bytes)),
+            _ => None,
+        };
+        match (read.and_then(|bytes| manifest::of_library(&bytes)), verdict) {
+            (Ok(manifest), Some(verdict)) => {
+                let hint = format!(
+                    "install a fixed build; or, if it was not the plugin's fault: `qhost plugins check {} --full --release`",
+                    path.display()
+                );
+                unusable(Status::Quarantined, Some(manifest), verdict.sentence(), hint)
+            }
+            (Ok(manifest), None) => {
+                Self { path, manifest: Some(manifest), status: Status::Ready, reason: None, hint: None }
+            }
+            (Err(error), _) => {
+                let (reason, hint) = (error.to_string(), error.hint());
                 match error {
                     Unreadable::Incompatible { manifest, .. } => {
-                        Self { path, manifest: Some(*manifest), status: Status::Incompatible, reason, hint }
+                        unusable(Status::Incompatible, Some(*manifest), reason, hint)
                     }
-                    _ => Self { path, manifest: None, status: Status::Invalid, reason, hint },
+                    _ => unusable(Status::Invalid, None, reason, hint),
                 }
             }
         }
     }
+}
+
+/// SHA-256 of a library, in hexadecimal.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    crate::text::hex(&Sha256::digest(bytes))
 }
 
 /// The library files of a folder, sorted by name.

@@ -11,17 +11,18 @@ use qhost_plugin_api::{
 };
 use serde::Serialize;
 
-use super::{Error, LoadedPlugin, reader};
+use super::{Error, LoadedPlugin, calls::Caller, reader};
 
 /// Gives weights out of files; shared by threads.
 pub struct RowDecoder {
     plugin: String,
     service: ServiceObject,
+    caller: &'static Caller,
 }
 
 impl RowDecoder {
-    pub(super) fn new(plugin: String, service: ServiceObject) -> Self {
-        Self { plugin, service }
+    pub(super) fn new(plugin: String, service: ServiceObject, caller: &'static Caller) -> Self {
+        Self { plugin, service, caller }
     }
 
     /// Rows of a tensor of the job's model, from one on; `files` are those that the job was opened for.
@@ -43,7 +44,13 @@ impl RowDecoder {
         data.resize(bytes, 0);
         let output =
             TensorViewMut { dtype: DType::F32, rows, row_elements, data: RSliceMut::from_mut_slice(&mut data) };
-        let answer = call(&self.service, "rows", &RowsRequest::new(tensor, first_row), &views(files), &mut [output]);
+        let answer = call(
+            (self.caller, &self.service),
+            "rows",
+            &RowsRequest::new(tensor, first_row),
+            &views(files),
+            &mut [output],
+        );
         answer.map_err(|failure| self.failed(failure))?;
         Ok(data.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect())
     }
@@ -54,7 +61,7 @@ impl RowDecoder {
     /// # Errors
     /// Fails when the plugin does, or when it does not tell of every one of `tensors` tensors.
     pub fn encodings(&self, files: &[&[u8]], tensors: usize) -> Result<Vec<Vec<Encoding>>, Error> {
-        let answer = match call(&self.service, "encodings", &(), &views(files), &mut []) {
+        let answer = match call((self.caller, &self.service), "encodings", &(), &views(files), &mut []) {
             // A plugin from before there was this method.
             Err(failure) if failure.kind == FailureKind::UNSUPPORTED => return Ok(vec![Vec::new(); tensors]),
             answer => answer.map_err(|failure| self.failed(failure))?,
@@ -75,8 +82,9 @@ impl RowDecoder {
     /// Fails when the plugin does.
     pub fn planes(&self, files: &[&[u8]], tensor: u32, first_row: u64, planes: &mut Planes) -> Result<(), Error> {
         let request = PlanesRequest::new(tensor, first_row, planes.inputs() as u64, planes.encoding().clone());
-        let answer =
-            planes.fill(|outputs| call(&self.service, "planes", &request, &views(files), &mut places(outputs)));
+        let answer = planes.fill(|outputs| {
+            call((self.caller, &self.service), "planes", &request, &views(files), &mut places(outputs))
+        });
         answer.map(drop).map_err(|failure| self.failed(failure))
     }
 
@@ -89,6 +97,7 @@ impl RowDecoder {
 pub struct Transcoder {
     plugin: String,
     service: ServiceObject,
+    caller: &'static Caller,
 }
 
 impl LoadedPlugin {
@@ -101,7 +110,7 @@ impl LoadedPlugin {
             || Failure::new(FailureKind::PLUGIN, format!("it says that it transcodes, and has no {TRANSCODE}"));
         let found = self.object.query_interface(TRANSCODE.into()).into_option();
         let service = found.ok_or_else(|| self.failed(absent()))?;
-        Ok(Transcoder { plugin: self.manifest.id.clone(), service })
+        Ok(Transcoder { plugin: self.manifest.id.clone(), service, caller: self.caller })
     }
 }
 
@@ -130,7 +139,9 @@ impl Transcoder {
                         data: RSlice::from_slice(operand.data),
                     })
                     .collect();
-                made.fill(|outputs| call(&self.service, "planes", &request, &inputs, &mut places(outputs)))
+                made.fill(|outputs| {
+                    call((self.caller, &self.service), "planes", &request, &inputs, &mut places(outputs))
+                })
             })?;
             Ok(made)
         });
@@ -153,7 +164,7 @@ fn places<'a>(outputs: &'a mut [OperandMut<'_>]) -> Vec<TensorViewMut<'a>> {
 }
 
 fn call(
-    service: &ServiceObject,
+    (caller, service): (&'static Caller, &ServiceObject),
     method: &str,
     request: &impl Serialize,
     inputs: &[TensorView<'_>],
@@ -161,5 +172,6 @@ fn call(
 ) -> Result<Answer, Failure> {
     let request = serde_json::to_string(request).map_err(|error| Failure::internal(error.to_string()))?;
     let outputs = RSliceMut::from_mut_slice(outputs);
-    service.call(method.into(), request.as_str().into(), RSlice::from_slice(inputs), outputs).into_result()
+    let call = || service.call(method.into(), request.as_str().into(), RSlice::from_slice(inputs), outputs);
+    caller.call("while it gave the weights of files", call).into_result()
 }

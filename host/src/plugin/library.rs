@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "loading a library runs its code, and a symbol's type is taken on trust")]
 
 use std::{
-    fs,
+    fs::{self, File},
     mem::ManuallyDrop,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,11 +22,13 @@ use qhost_plugin_api::{
     sdk::{BESIDE, DECODE, FormatService},
 };
 use rayon::ThreadPool;
-use sha2::{Digest, Sha256};
 
 use super::{
     Error, FileSource, Found, RowDecoder, UnitServices,
+    calls::Caller,
+    catalog::digest,
     services::{self, ProcessServices},
+    watchdog,
 };
 use crate::{cancel::CancelFlag, stream::Ledger};
 
@@ -64,6 +66,7 @@ pub struct LoadedPlugin {
     /// SHA-256 of the library file, in hexadecimal.
     pub sha256: String,
     pub(super) object: PluginObject,
+    pub(super) caller: &'static Caller,
 }
 
 impl LoadedPlugin {
@@ -75,10 +78,12 @@ impl LoadedPlugin {
         let path = &found.path;
         let cannot = |reason: String| Error::CannotLoad { path: path.clone(), reason };
         let bytes = fs::read(path).map_err(|error| cannot(error.to_string()))?;
-        let sha256 = crate::text::hex(&Sha256::digest(&bytes));
+        let sha256 = digest(&bytes);
         drop(bytes);
-        let module = load_module(path)?;
-        let loaded = Manifest::from_json(&(module.manifest())());
+        let caller = Caller::new(manifest, &sha256, path);
+        watchdog::watch();
+        let module = caller.call("while it was loaded", || load_module(path))?;
+        let loaded = Manifest::from_json(&caller.call("while it was loaded", || module.manifest()()));
         if loaded.as_ref() != Ok(manifest) {
             return Err(cannot(
                 "the loaded code has another manifest than the file had: was it replaced just now?".into(),
@@ -97,8 +102,9 @@ impl LoadedPlugin {
         facts.threads = settings.threads();
         facts.services = services::NAMES.map(str::to_owned).to_vec();
         let facts = facts.to_json().map_err(failed)?;
-        let object = (module.connect())(host, facts.as_str().into()).into_result().map_err(failed)?;
-        Ok(Self { path: path.clone(), manifest: manifest.clone(), sha256, object })
+        let connected = caller.call("while it was connected", || module.connect()(host, facts.as_str().into()));
+        let object = connected.into_result().map_err(failed)?;
+        Ok(Self { path: path.clone(), manifest: manifest.clone(), sha256, object, caller })
     }
 
     /// What the plugin's formats can do.
@@ -106,7 +112,8 @@ impl LoadedPlugin {
     /// # Errors
     /// Fails when the plugin does.
     pub fn describe(&self) -> Result<Description, Error> {
-        let answer = self.object.describe().into_result().and_then(|text| Description::from_json(&text));
+        let described = self.caller.call("while it described itself", || self.object.describe());
+        let answer = described.into_result().and_then(|text| Description::from_json(&text));
         answer.map_err(|failure| self.failed(failure))
     }
 
@@ -117,12 +124,14 @@ impl LoadedPlugin {
     pub fn open(&self, request: &OpenRequest, companions: Arc<dyn FileSource>) -> Result<LoadedJob, Error> {
         let open = || {
             let request = request.to_json()?;
-            let object = self.object.open(request.as_str().into(), services::files_object(companions)).into_result()?;
+            let files = services::files_object(companions);
+            let object = self.object.open(request.as_str().into(), files).into_result()?;
             let plan = Plan::from_json(&object.plan().into_result()?)?;
             Ok((object, plan))
         };
-        let (object, plan) = open().map_err(|failure| self.failed(failure))?;
-        Ok(LoadedJob { plugin: self.manifest.id.clone(), plan, object })
+        let opened = self.caller.call("while it planned", open);
+        let (object, plan) = opened.map_err(|failure| self.failed(failure))?;
+        Ok(LoadedJob { plugin: self.manifest.id.clone(), plan, object, caller: self.caller })
     }
 
     pub(super) fn failed(&self, failure: Failure) -> Error {
@@ -136,6 +145,7 @@ pub struct LoadedJob {
     /// What it will write.
     pub plan: Plan,
     object: JobObject,
+    caller: &'static Caller,
 }
 
 impl LoadedJob {
@@ -144,15 +154,23 @@ impl LoadedJob {
     /// # Errors
     /// Fails when the plugin does.
     pub fn constant(&self, segment: u32) -> Result<Vec<u8>, Error> {
-        self.object.constant(segment).into_result().map(Into::into).map_err(|failure| self.failed(failure))
+        let made = self.caller.call("while it made a header", || self.object.constant(segment));
+        made.into_result().map(Into::into).map_err(|failure| self.failed(failure))
     }
 
-    /// Makes the segments of a unit.
+    /// Makes the segments of a unit, which people know by a name; `record` is a file that is told of a crash.
     ///
     /// # Errors
     /// Fails when the plugin does, the source is damaged, or the user interrupts.
-    pub fn run_unit(&self, unit: u32, services: Arc<dyn UnitServices>) -> Result<(), Error> {
-        let outcome = self.object.run_unit(unit, services::unit_object(services));
+    pub fn run_unit(
+        &self,
+        (unit, name): (u32, &str),
+        services: &Arc<dyn UnitServices>,
+        record: Option<&File>,
+    ) -> Result<(), Error> {
+        let io = services::unit_object(Arc::clone(services));
+        let run = || self.object.run_unit(unit, io);
+        let outcome = self.caller.call_recorded(&format!("while it made {name}"), record, run);
         outcome.into_result().map_err(|failure| self.failed(failure))
     }
 
@@ -161,8 +179,9 @@ impl LoadedJob {
     /// # Errors
     /// Fails when the plugin does; what is wrong with the files is in the findings.
     pub fn check(&self, files: Arc<dyn FileSource>) -> Result<Findings, Error> {
-        let answer = self.object.check(services::files_object(files)).into_result();
-        answer.and_then(|text| Findings::from_json(&text)).map_err(|failure| self.failed(failure))
+        let files = services::files_object(files);
+        let checked = self.caller.call("while it checked its files", || self.object.check(files));
+        checked.into_result().and_then(|text| Findings::from_json(&text)).map_err(|failure| self.failed(failure))
     }
 
     /// What gives the model's weights out of files, for a job that was opened for that.
@@ -175,7 +194,7 @@ impl LoadedJob {
             let message = "it reads its files, and gives no weights out of them";
             self.failed(Failure::unsupported(message).hint("a newer version of the plugin may do that"))
         })?;
-        Ok(RowDecoder::new(self.plugin.clone(), service))
+        Ok(RowDecoder::new(self.plugin.clone(), service, self.caller))
     }
 
     /// Makes a file beside the output, of what the units saved.
@@ -199,7 +218,8 @@ impl LoadedJob {
             })
             .collect();
         let none = RSliceMut::from_mut_slice(&mut []);
-        let answer = service.call("make".into(), request.as_str().into(), RSlice::from_slice(&views), none);
+        let make = || service.call("make".into(), request.as_str().into(), RSlice::from_slice(&views), none);
+        let answer = self.caller.call("while it made a file beside the output", make);
         answer.into_result().map(|answer| answer.blob.into()).map_err(|failure| self.failed(failure))
     }
 

@@ -3,20 +3,34 @@
 //! The only room that names `abi_stable` or `libloading`. It knows no model and no format; it moves
 //! documents and bytes between the border's objects and plain Rust.
 
+mod calls;
 mod catalog;
+#[cfg(target_os = "linux")]
+mod crash;
 mod decoder;
 mod error;
 mod library;
 mod manifest;
+mod quarantine;
 mod reader;
 mod search;
 mod services;
+mod watchdog;
 
+pub use calls::VERDICT_AT;
 pub use catalog::{Catalog, Found, Status};
 pub use decoder::{RowDecoder, Transcoder};
 pub use error::Error;
 pub use library::{ConnectSettings, LoadedJob, LoadedPlugin};
 pub use manifest::{Unreadable, of_library as manifest_of, read as read_manifest};
+pub use quarantine::{Quarantine, Verdict};
 pub use reader::{NamedBytes, NumberCheck};
 pub use search::{SearchPath, SearchSettings};
 pub use services::{Borrowed, FileSource, UnitServices};
+
+/// From now on, a plugin that crashes or hangs ends the process with a message that names it, and is remembered.
+pub fn watch(as_json: bool) {
+    #[cfg(target_os = "linux")]
+    crash::watch(as_json);
+    let _ = as_json;
+}

@@ -10,7 +10,7 @@ use qhost_plugin_api::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Error, LoadedPlugin};
+use super::{Error, LoadedPlugin, calls::Caller};
 
 /// A file by name, with all of its bytes; only those that the plugin touches are read.
 #[derive(Debug, Clone, Copy)]
@@ -90,11 +90,11 @@ impl LoadedPlugin {
         files: &[NamedBytes<'_>],
     ) -> Result<T, Error> {
         let views: Vec<_> = files.iter().map(|file| view(file.bytes)).collect();
-        call(&self.service(service)?, method, request, &views).map_err(|failure| self.failed(failure))
+        call((self.caller, &self.service(service)?), method, request, &views).map_err(|failure| self.failed(failure))
     }
 
     fn service(&self, name: &str) -> Result<ServiceObject, Error> {
-        let found = self.object.query_interface(name.into()).into_option();
+        let found = self.caller.call("while it read files", || self.object.query_interface(name.into())).into_option();
         found.ok_or_else(|| self.broke(&format!("its manifest says that it reads files, and it has no {name}")))
     }
 
@@ -117,7 +117,8 @@ impl NumberCheck<'_> {
     /// Fails when the plugin does.
     pub fn look(&self, encoding: &str, rows: &[u8]) -> Result<Numbers, Error> {
         let request = NumbersRequest::new(&*self.format, encoding);
-        call(&self.service, "numbers", &request, &[view(rows)]).map_err(|failure| self.plugin.failed(failure))
+        call((self.plugin.caller, &self.service), "numbers", &request, &[view(rows)])
+            .map_err(|failure| self.plugin.failed(failure))
     }
 }
 
@@ -130,18 +131,15 @@ pub(super) fn view(bytes: &[u8]) -> TensorView<'_> {
 }
 
 fn call<T: DeserializeOwned>(
-    service: &ServiceObject,
+    (caller, service): (&'static Caller, &ServiceObject),
     method: &str,
     request: &impl Serialize,
     inputs: &[TensorView<'_>],
 ) -> Result<T, Failure> {
     let request = serde_json::to_string(request).map_err(|error| Failure::internal(error.to_string()))?;
-    let answer = service.call(
-        method.into(),
-        request.as_str().into(),
-        RSlice::from_slice(inputs),
-        RSliceMut::from_mut_slice(&mut []),
-    );
+    let outputs = RSliceMut::from_mut_slice(&mut []);
+    let call = || service.call(method.into(), request.as_str().into(), RSlice::from_slice(inputs), outputs);
+    let answer = caller.call("while it read files", call);
     let Answer { json, .. } = answer.into_result()?;
     serde_json::from_str(&json)
         .map_err(|error| Failure::new(FailureKind::PLUGIN, format!("not the answer expected of {method}: {error}")))

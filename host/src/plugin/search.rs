@@ -11,6 +11,8 @@ use std::{
 
 use etcetera::BaseStrategy;
 
+use super::Quarantine;
+
 /// What the search path is made from; a test fills it in itself.
 #[derive(Debug, Clone, Default)]
 pub struct SearchSettings {
@@ -45,6 +47,8 @@ pub struct SearchPath {
     pub given: Vec<PathBuf>,
     /// Folders that may be there.
     pub usual: Vec<PathBuf>,
+    /// What is not loaded again.
+    pub quarantine: Option<Quarantine>,
 }
 
 impl SearchPath {
@@ -71,7 +75,8 @@ impl SearchPath {
         if let Some(folder) = &settings.data_folder {
             usual.push(folder.join("qhost").join("plugins"));
         }
-        Self { given: settings.given.clone(), usual }
+        let quarantine = settings.data_folder.as_ref().map(|folder| Quarantine::in_data(folder));
+        Self { given: settings.given.clone(), usual, quarantine }
     }
 }
 

@@ -23,6 +23,7 @@ use rayon::{
     iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator},
 };
 
+use super::calls;
 use crate::{cancel::CancelFlag, stream::Ledger, text::shown};
 
 /// The services that `query_interface` finds, on whatever object: plugins are told of them at the start.
@@ -44,6 +45,11 @@ pub trait UnitServices: Send + Sync + 'static {
 
     /// Takes rows back.
     fn take_back(&self, id: u64);
+
+    /// The name of a source tensor, to tell what a plugin was at.
+    fn name_of(&self, _tensor: u32) -> Option<&String> {
+        None
+    }
 
     /// Writes into a segment of this unit.
     fn write(&self, segment: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure>;
@@ -100,13 +106,13 @@ impl Host for ProcessServices {
     fn log(&self, level: LogLevel, target: RStr<'_>, message: RStr<'_>) {
         let (plugin, target, message) = (self.plugin.as_str(), shown(&target), shown(&message));
         let target = &*target;
-        match level {
+        calls::answer(|_| match level {
             LogLevel::ERROR => tracing::error!(target: "plugin", plugin, module = target, "{message}"),
             LogLevel::WARN => tracing::warn!(target: "plugin", plugin, module = target, "{message}"),
             LogLevel::INFO => tracing::info!(target: "plugin", plugin, module = target, "{message}"),
             LogLevel::DEBUG => tracing::debug!(target: "plugin", plugin, module = target, "{message}"),
             _ => tracing::trace!(target: "plugin", plugin, module = target, "{message}"),
-        }
+        });
     }
 
     fn parallel_for(&self, count: u64, task: Task) -> RResult<(), Failure> {
@@ -117,31 +123,33 @@ impl Host for ProcessServices {
         // Whoever is free takes the next iteration. So threads work side by side, on rows that are neighbours
         // in the source: it is read in order, and few of its pages are mapped at a time.
         let next = AtomicUsize::new(0);
-        let run_each = |_| {
-            let indices = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-            indices.take_while(|&index| index < count).for_each(|index| task.run(index as u64));
-        };
-        let workers = self.pool.current_num_threads().min(count);
-        self.pool.install(|| (0..workers).into_par_iter().with_max_len(1).for_each(run_each));
+        calls::answer(|at| {
+            let run_each = |_| {
+                let indices = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+                let indices = indices.take_while(|&index| index < count);
+                indices.for_each(|index| at.resume(|| task.run(index as u64)));
+            };
+            let workers = self.pool.current_num_threads().min(count);
+            self.pool.install(|| (0..workers).into_par_iter().with_max_len(1).for_each(run_each));
+        });
         RResult::ROk(())
     }
 
     fn grant(&self, bytes: u64, purpose: RStr<'_>) -> RResult<u64, Failure> {
-        self.ledger
-            .grant(bytes, &purpose)
-            .map_err(|refused| {
-                Failure::new(FailureKind::RESOURCES, refused.to_string())
-                    .hint("raise --max-memory, or use fewer --threads")
-            })
-            .into()
+        let granted = calls::answer(|_| self.ledger.grant(bytes, &purpose));
+        let refused = granted.map_err(|refused| {
+            Failure::new(FailureKind::RESOURCES, refused.to_string()).hint("raise --max-memory, or use fewer --threads")
+        });
+        refused.into()
     }
 
     fn release_grant(&self, id: u64) {
-        self.ledger.release(id);
+        calls::answer(|_| self.ledger.release(id));
     }
 
     fn cancelled(&self) -> bool {
-        self.cancel.is_cancelled()
+        // A sign of life as well.
+        calls::answer(|_| self.cancel.is_cancelled())
     }
 
     fn query_interface(&self, name: RStr<'_>) -> ROption<ServiceObject> {
@@ -175,11 +183,11 @@ struct FilesBridge(Arc<dyn FileSource>);
 impl Files for FilesBridge {
     fn list(&self) -> RString {
         // A list of names and numbers is always JSON.
-        serde_json::to_string(&self.0.list()).unwrap_or_else(|_| "[]".to_owned()).into()
+        calls::answer(|_| serde_json::to_string(&self.0.list()).unwrap_or_else(|_| "[]".to_owned()).into())
     }
 
     fn read(&self, name: RStr<'_>, offset: u64, mut out: RSliceMut<'_, u8>) -> RResult<u64, Failure> {
-        self.0.read(&name, offset, out.as_mut_slice()).into()
+        calls::answer(|_| self.0.read(&name, offset, out.as_mut_slice()).into())
     }
 
     fn query_interface(&self, _name: RStr<'_>) -> ROption<ServiceObject> {
@@ -195,7 +203,13 @@ struct UnitBridge(Arc<dyn UnitServices>);
 
 impl Unit for UnitBridge {
     fn lease(&self, tensor: u32, first_row: u64, rows: u64) -> RResult<Lease, Failure> {
-        let lease = self.0.lend(tensor, first_row, rows).map(|borrowed| Lease {
+        let borrowed = calls::answer(|at| {
+            if let Some(name) = self.0.name_of(tensor) {
+                at.lent(name);
+            }
+            self.0.lend(tensor, first_row, rows)
+        });
+        let lease = borrowed.map(|borrowed| Lease {
             id: borrowed.id,
             dtype: borrowed.dtype,
             rows: borrowed.rows,
@@ -207,31 +221,31 @@ impl Unit for UnitBridge {
     }
 
     fn release(&self, lease: u64) {
-        self.0.take_back(lease);
+        calls::answer(|_| self.0.take_back(lease));
     }
 
     fn write(&self, segment: u32, offset: u64, bytes: RSlice<'_, u8>) -> RResult<(), Failure> {
-        self.0.write(segment, offset, bytes.as_slice()).into()
+        calls::answer(|_| self.0.write(segment, offset, bytes.as_slice()).into())
     }
 
     fn metric(&self, segment: u32, key: RStr<'_>, value: f64) {
-        self.0.metric(segment, &key, value);
+        calls::answer(|_| self.0.metric(segment, &key, value));
     }
 
     fn progress(&self, weights: u64) {
-        self.0.progress(weights);
+        calls::answer(|_| self.0.progress(weights));
     }
 
     fn save(&self, key: RStr<'_>, bytes: RSlice<'_, u8>) -> RResult<(), Failure> {
-        self.0.save(&key, bytes.as_slice()).into()
+        calls::answer(|_| self.0.save(&key, bytes.as_slice()).into())
     }
 
     fn load(&self, key: RStr<'_>) -> RResult<ROption<RVec<u8>>, Failure> {
-        self.0.load(&key).map(|found| found.map(RVec::from).into()).into()
+        calls::answer(|_| self.0.load(&key).map(|found| found.map(RVec::from).into()).into())
     }
 
     fn query_interface(&self, name: RStr<'_>) -> ROption<ServiceObject> {
-        let service = self.0.service(&name);
+        let service = calls::answer(|_| self.0.service(&name));
         service.map(|service| Service_TO::from_ptr(RArc::new(ServiceBridge(service)), TD_Opaque)).into()
     }
 }
@@ -247,6 +261,6 @@ impl Service for ServiceBridge {
         inputs: RSlice<'_, TensorView<'_>>,
         mut outputs: RSliceMut<'_, TensorViewMut<'_>>,
     ) -> RResult<Answer, Failure> {
-        answer(&*self.0, &method, &request, inputs, outputs.as_mut_slice()).into()
+        calls::answer(|_| answer(&*self.0, &method, &request, inputs, outputs.as_mut_slice()).into())
     }
 }

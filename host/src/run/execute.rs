@@ -15,16 +15,18 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 
 use super::{
     Error, Event, Events, Finished, Prepared, Resumed, Sources,
+    at_work::{AtWork, Ended},
     calibrated::Running,
     commit::{self, Commit, Committer},
     files::OutputFiles,
     finished::Made,
-    journal::{Contents, Journal, SavedBlob, SegmentDigest, UnitRecord},
+    journal::{Contents, Journal, SavedBlob, SegmentDigest, Start, UnitRecord},
     turns::{Place, Stopped, Turn},
     unit::{self, Remains, Shared, UnitWork},
 };
 use crate::{
-    calibrate, plan, plugin,
+    calibrate, plan,
+    plugin::{self, Quarantine, UnitServices},
     write::{self, ReservedFiles, WorkFolder},
 };
 
@@ -46,7 +48,8 @@ impl Prepared {
     pub(super) fn make(mut self, turn: &Turn, events: &Arc<dyn Events>) -> Result<Made, Error> {
         turn.wait_at(Place::default()).map_err(|Stopped| self.interrupted())?;
         let work = WorkFolder::open(&self.target)?;
-        let mut journal = self.open_journal(&work, events)?;
+        let last = AtWork::last(&work);
+        let mut journal = self.open_journal(&work, last.as_ref(), events)?;
         self.settle(&work, &journal.contents)?;
         if journal.contents.complete && !write::unpublished(work.path(), self.target.kind).exists() {
             if self.is_in_place(&journal.contents) {
@@ -71,13 +74,14 @@ impl Prepared {
             }
             return Err(error);
         }
+        let at_work = Arc::new(AtWork::begin(&work, &self.plugin));
         let mut pass = 0;
         if self.is_provisional() {
             self.begin(&work, &mut journal)?;
-            self.survey(&work, &mut journal, turn, events)?;
+            self.survey((&work, &at_work), &mut journal, turn, events)?;
             pass = 1;
         }
-        let run = Run::new(&self, &work, turn, pass, events)?;
+        let run = Run::new(&self, (&work, &at_work), turn, pass, events)?;
         self.begin(&work, &mut journal)?;
         let done = run.sound_units(&journal.contents)?;
         let resumed = run.announce(&done);
@@ -114,12 +118,31 @@ impl Prepared {
         Ok(())
     }
 
-    /// Opens the journal; what was made for another key, or is unwanted, is thrown away first.
-    fn open_journal(&self, work: &WorkFolder, events: &Arc<dyn Events>) -> Result<Journal, Error> {
-        let journal = open_journal(work)?;
+    /// Opens the journal; what was made for another key, or is unwanted, is thrown away first. `last` is how the last run
+    /// ended that it tells of.
+    fn open_journal(
+        &self,
+        work: &WorkFolder,
+        last: Option<&Ended>,
+        events: &Arc<dyn Events>,
+    ) -> Result<Journal, Error> {
+        let mut journal = open_journal(work)?;
+        match last.filter(|_| journal.contents.start.is_some()) {
+            Some(Ended::Crashed(verdict)) => {
+                let sentence = verdict.sentence();
+                events.emit(Event::Warning(&format!("the last run ended early because {sentence}")));
+            }
+            Some(Ended::Silently(moment)) => tracing::info!("the last run was ended when {}", moment.sentence()),
+            None => {}
+        }
         let reason = match &journal.contents.start {
             None => None,
             Some(_) if self.fresh => Some("a fresh start was asked for"),
+            Some(start) if self.replaces_crashed(start, last)? => {
+                // What the former build has finished is sound: it was digested when it was made durable.
+                journal.begin(self.start.clone()).map_err(journal_error(&journal))?;
+                return Ok(journal);
+            }
             Some(start) if start.key != self.start.key => Some(start.difference(&self.start)),
             Some(_) => return Ok(journal),
         };
@@ -129,6 +152,19 @@ impl Prepared {
         drop(journal);
         work.clear()?;
         open_journal(work)
+    }
+
+    /// Whether work was begun for the same plan by a build of the plugin that has crashed since.
+    fn replaces_crashed(&self, start: &Start, last: Option<&Ended>) -> Result<bool, Error> {
+        let former = &start.plugin_sha256;
+        let crashed = matches!(last, Some(Ended::Crashed(verdict)) if verdict.sha256 == *former)
+            || Quarantine::of_process().is_some_and(|quarantine| quarantine.verdict(former).is_some());
+        Ok(crashed && *former != self.start.plugin_sha256 && start.key == self.key_with(former)?)
+    }
+
+    /// The key that the work would have with another build of the plugin.
+    fn key_with(&self, plugin_sha256: &str) -> Result<String, Error> {
+        Ok(self.plan.key(&self.options, &self.start.source, plugin_sha256, &self.data_key)?)
     }
 
     /// Whether the output is in its place with the bytes that the journal tells.
@@ -178,7 +214,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(
         prepared: &'a Prepared,
-        work: &'a WorkFolder,
+        (work, at_work): (&'a WorkFolder, &Arc<AtWork>),
         turn: &'a Turn,
         pass: u32,
         events: &'a Arc<dyn Events>,
@@ -192,6 +228,7 @@ impl<'a> Run<'a> {
             files: Some(Arc::clone(&files)),
             blob_folder: work.blobs(),
             events: Arc::clone(events),
+            at_work: Arc::clone(at_work),
         });
         Ok(Self { prepared, plan, work, turn, pass, files, shared, events })
     }
@@ -391,7 +428,10 @@ impl<'a> Run<'a> {
             calibration.enter(unit);
         }
         let services = Arc::new(UnitWork::new(Arc::clone(&self.shared), unit, loadable, calibration.cloned()));
-        let outcome = self.prepared.job.run_unit(unit, Arc::<UnitWork>::clone(&services) as _);
+        let offered: Arc<dyn UnitServices> = Arc::<UnitWork>::clone(&services) as _;
+        let (name, at_work) = (self.name_of(unit), &self.shared.at_work);
+        at_work.unit(&name);
+        let outcome = self.prepared.job.run_unit((unit, &name), &offered, at_work.file());
         let remains = services.close();
         outcome.map_err(|error| self.failed(error))?;
         let plugin = || self.prepared.plugin.manifest.id.clone();

@@ -5,6 +5,7 @@
 //! [`Events`] what happens. Only this room knows the order of the others.
 
 mod arithmetic;
+mod at_work;
 mod calibrated;
 mod card;
 mod commit;

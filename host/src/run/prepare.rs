@@ -92,6 +92,8 @@ pub struct Prepared {
     pub(super) job: LoadedJob,
     pub(super) target: Target,
     pub(super) start: Start,
+    /// What the key has of the data for calibration and the files that options name.
+    pub(super) data_key: String,
     pub(super) fresh: bool,
     pub(super) force: bool,
     /// The companions that the output depends on.
@@ -346,6 +348,7 @@ pub(super) fn prepare(
         job,
         target,
         start,
+        data_key: calibration,
         fresh: request.fresh,
         force: request.force,
         depends_on,

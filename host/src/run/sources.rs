@@ -58,6 +58,12 @@ impl Sources {
         Self { model: Arc::clone(&files.model), held: Held::Decoded(Decoded::new(files)) }
     }
 
+    /// The name of a tensor.
+    #[must_use]
+    pub fn name_of(&self, tensor: u32) -> Option<&String> {
+        self.model.tensors.get(tensor as usize).map(|tensor| &tensor.name)
+    }
+
     /// Lends rows of a tensor.
     ///
     /// # Errors

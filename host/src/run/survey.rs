@@ -13,6 +13,7 @@ use qhost_plugin_api::documents::{OpenRequest, Plan};
 
 use super::{
     Error, Event, Events, Prepared,
+    at_work::AtWork,
     calibrated::Running,
     execute::{journal_error, unit_name},
     files::Companions,
@@ -22,7 +23,7 @@ use super::{
     turns::Turn,
     unit::{self, Shared, UnitWork},
 };
-use crate::{calibrate, plan, write::WorkFolder};
+use crate::{calibrate, plan, plugin::UnitServices, write::WorkFolder};
 
 /// The folder of a survey within those of what plugins save and of hidden states.
 const OWN: &str = "survey";
@@ -47,13 +48,13 @@ impl Prepared {
     /// Measures what is not measured yet, and takes the plan that is carried out.
     pub(super) fn survey(
         &mut self,
-        work: &WorkFolder,
+        (work, at_work): (&WorkFolder, &Arc<AtWork>),
         journal: &mut Journal,
         turn: &Turn,
         events: &Arc<dyn Events>,
     ) -> Result<(), Error> {
         let before = self.plan.plan.warnings.clone();
-        let measured = self.measure(work, journal, turn, events)?;
+        let measured = self.measure((work, at_work), journal, turn, events)?;
         let texts = texts(work, &measured)?;
         self.choose(texts)?;
         for warning in self.plan.plan.warnings.iter().filter(|warning| !before.contains(warning)) {
@@ -120,7 +121,7 @@ impl Prepared {
 
     fn measure(
         &self,
-        work: &WorkFolder,
+        (work, at_work): (&WorkFolder, &Arc<AtWork>),
         journal: &mut Journal,
         turn: &Turn,
         events: &Arc<dyn Events>,
@@ -151,6 +152,7 @@ impl Prepared {
             files: None,
             blob_folder: work.blobs().join(OWN),
             events: Arc::clone(events),
+            at_work: Arc::clone(at_work),
         });
         for &unit in &units[measured.len()..] {
             let stopped = turn.wait_at(self.place_of(unit, 0)).is_err();
@@ -183,7 +185,10 @@ impl Prepared {
             calibration.enter(unit);
         }
         let services = Arc::new(UnitWork::new(Arc::clone(shared), unit, BTreeMap::new(), calibration.cloned()));
-        let outcome = self.job.run_unit(unit, Arc::<UnitWork>::clone(&services) as _);
+        let offered: Arc<dyn UnitServices> = Arc::<UnitWork>::clone(&services) as _;
+        let name = unit_name(&self.model, unit);
+        shared.at_work.unit(&name);
+        let outcome = self.job.run_unit((unit, &name), &offered, shared.at_work.file());
         let remains = services.close();
         outcome.map_err(|error| {
             let cancelled = error.is_cancelled() && self.settings.cancel.is_cancelled();

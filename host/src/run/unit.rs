@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     Event, Events,
+    at_work::AtWork,
     calibrated::{self, Running},
     journal::{Metric, SavedBlob},
     planes::Offered,
@@ -42,6 +43,7 @@ pub(super) struct Shared {
     pub(super) files: Option<Arc<ReservedFiles>>,
     pub(super) blob_folder: PathBuf,
     pub(super) events: Arc<dyn Events>,
+    pub(super) at_work: Arc<AtWork>,
 }
 
 /// The services of one unit.
@@ -126,6 +128,9 @@ impl UnitWork {
 impl UnitServices for UnitWork {
     fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Borrowed, Failure> {
         self.check_open()?;
+        if let Some(name) = self.name_of(tensor) {
+            self.shared.at_work.tensor(name);
+        }
         let lent = self.calibration.as_ref().and_then(|calibration| calibration.lend(tensor, first_row, rows));
         lent.unwrap_or_else(|| self.shared.sources.lend(tensor, first_row, rows))
     }
@@ -134,6 +139,10 @@ impl UnitServices for UnitWork {
         if !calibrated::is_virtual(id) {
             self.shared.sources.take_back(id);
         }
+    }
+
+    fn name_of(&self, tensor: u32) -> Option<&String> {
+        self.shared.sources.name_of(tensor)
     }
 
     fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {

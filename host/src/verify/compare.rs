@@ -193,7 +193,8 @@ fn run(job: &LoadedJob, shared: &Arc<Shared>, events: &dyn Events) -> Result<(),
     for unit in &job.plan.units {
         let name = format!("unit {}", unit.unit);
         events.emit(Event::UnitStarted { name: &name });
-        job.run_unit(unit.unit, Arc::new(Comparing(Arc::clone(shared))))?;
+        let comparing: Arc<dyn UnitServices> = Arc::new(Comparing(Arc::clone(shared)));
+        job.run_unit((unit.unit, &name), &comparing, None)?;
         events.emit(Event::Progress { weights: weights(Some(unit.unit)) });
         events.emit(Event::UnitCommitted { name: &name });
     }

@@ -21,6 +21,8 @@ const REPLACED: &str = "replaced";
 const DRAFT: &str = "draft";
 const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
+/// What a plugin is at.
+const AT_WORK: &str = "at-work";
 
 /// The work folder, locked for this process.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl WorkFolder {
         if !found.is_dir() {
             return Some(path.to_owned());
         }
-        let ours = [FILES, BLOBS, STATES, REPLACED, DRAFT, JOURNAL, LOCK];
+        let ours = [FILES, BLOBS, STATES, REPLACED, DRAFT, JOURNAL, LOCK, AT_WORK];
         let entries = fs::read_dir(path).ok()?;
         entries
             .filter_map(Result::ok)
@@ -103,6 +105,12 @@ impl WorkFolder {
     #[must_use]
     pub fn journal(&self) -> PathBuf {
         Self::journal_in(&self.path)
+    }
+
+    /// The file that tells what a plugin is at.
+    #[must_use]
+    pub fn at_work(&self) -> PathBuf {
+        self.path.join(AT_WORK)
     }
 
     /// The journal file in a work folder.
@@ -175,7 +183,8 @@ impl WorkFolder {
     }
 
     fn remove_all_but(&self, kept: &[PathBuf]) -> Result<(), Error> {
-        let ours = [self.files(), self.blobs(), self.states(), self.replaced(), self.path.join(DRAFT)];
+        let draft = self.path.join(DRAFT);
+        let ours = [self.files(), self.blobs(), self.states(), self.replaced(), self.at_work(), draft];
         ours.iter().filter(|path| !kept.contains(path)).try_for_each(|path| remove(path))
     }
 }

@@ -42,6 +42,7 @@ impl Format for Misbehave {
         let unit = std::env::var("QHOST_BEHAVE_UNIT").ok().and_then(|unit| unit.parse().ok());
         match behave.as_str() {
             "panic-open" => panic!("told to panic while planning"),
+            "crash-open" => crash_by("crash-segfault"),
             "refuse" => return Err(Failure::unsupported("told to refuse").hint("ask for something else")),
             _ => {}
         }
@@ -185,6 +186,26 @@ impl Rows {
     }
 }
 
+/// Ends the process, or never returns, in one of many ways.
+#[expect(unsafe_code, reason = "crashing is what it is for")]
+fn crash_by(way: &str) {
+    match way {
+        "crash-abort" => std::process::abort(),
+        "crash-exit" => std::process::exit(0),
+        // SAFETY: there is none.
+        "crash-segfault" => unsafe { std::ptr::null_mut::<u8>().write_volatile(1) },
+        "crash-stack" => drop(descend(1)),
+        "crash-memory" => drop(std::hint::black_box(Vec::<u8>::with_capacity(1 << 60))),
+        "crash-sleep" => std::thread::sleep(std::time::Duration::from_secs(3600)),
+        _ => panic!("no such way: {way}"),
+    }
+}
+
+fn descend(depth: u64) -> u64 {
+    let room = std::hint::black_box([depth; 512]);
+    if std::hint::black_box(depth) == 0 { 0 } else { descend(depth + 1) + room[0] }
+}
+
 /// Checks that all units before this one have left their mark, and adds its own.
 fn extend_chain(unit: u32, io: &UnitHandle) -> Result<()> {
     let mut chain = io.load("chain")?.unwrap_or_default();
@@ -237,7 +258,19 @@ impl FormatJob for Rows {
             "no-such-rows" => drop(io.rows(9999, 0, 1)?),
             "no-such-segment" => io.write(9999, 0, &[0; 4])?,
             "greedy" => drop(io.host().grant(1 << 60, "everything")?),
-            "abort" => std::process::abort(),
+            crash if crash.starts_with("crash-") => {
+                let tensor = segments[0] - 1;
+                drop(io.rows(tensor, 0, 1)?);
+                match crash.strip_suffix("-loop") {
+                    Some(crash) => io.host().parallel(4, |_| Ok(crash_by(crash)))?,
+                    None => crash_by(crash),
+                }
+            }
+            // The contract forbids threads, and the host answers them all the same.
+            "own-thread" => {
+                return std::thread::scope(|scope| scope.spawn(|| self.write_unit(unit, io, spoil)).join())
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
             "hang" => loop {
                 if io.host().cancelled() {
                     return Err(Failure::cancelled());

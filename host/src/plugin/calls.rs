@@ -1,0 +1,256 @@
+//! Which thread is in which plugin's code, and at what: so that a crash, an exit or a hang there can be told by name.
+//!
+//! A thread is in a plugin's code from a call into it until that returns, apart from the plugin's calls back to the host.
+//! Threads of the pool are in it while they run the body of a plugin's loop. It knows nothing of signals, and touches no
+//! file but the one that it is told to write a verdict into.
+#![expect(unsafe_code, reason = "a signal's handler reads what a thread is at through plain pointers")]
+
+use std::{
+    cell::Cell,
+    fs::File,
+    marker::PhantomData,
+    path::Path,
+    ptr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicPtr, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use qhost_plugin_api::documents::Manifest;
+
+/// Where in a run's record the verdict of a crash is; before it is what the run is at.
+pub const VERDICT_AT: usize = 2048;
+
+/// A plugin that is called, with what is told of it when it crashes. Made once for each library that is loaded.
+#[derive(Debug)]
+pub(super) struct Caller {
+    /// `misbehave` 0.1.0, for people.
+    pub(super) name: String,
+    /// The members of a verdict's JSON object that say which plugin it is.
+    pub(super) members: String,
+    /// Where a verdict is written, with the folders above it that may have to be made.
+    pub(super) verdict: Option<super::quarantine::Place>,
+}
+
+impl Caller {
+    /// One for the library at `path`; it lives as long as the process, as the library does.
+    pub(super) fn new(manifest: &Manifest, sha256: &str, path: &Path) -> &'static Self {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let members = format!(
+            r#""id":{},"version":{},"sha256":{},"path":{}"#,
+            quoted(&manifest.id),
+            quoted(&manifest.version),
+            quoted(sha256),
+            quoted(&path.display().to_string())
+        );
+        let name = format!("`{}` {}", manifest.id, manifest.version);
+        let verdict = super::Quarantine::of_process().map(|quarantine| quarantine.place(sha256));
+        Box::leak(Box::new(Self { name, members, verdict }))
+    }
+
+    /// Calls into the plugin; `during` says what for, such as `while it planned`.
+    pub(super) fn call<T>(&'static self, during: &str, call: impl FnOnce() -> T) -> T {
+        self.call_recorded(during, None, call)
+    }
+
+    /// Calls into the plugin, of whose crash a file is told too.
+    pub(super) fn call_recorded<T>(&'static self, during: &str, record: Option<&File>, call: impl FnOnce() -> T) -> T {
+        let at = Call {
+            caller: self,
+            during: during.to_owned(),
+            tensor: AtomicPtr::new(ptr::null_mut()),
+            record: record.map_or(-1, descriptor),
+        };
+        let _inside = Inside::of(&raw const at);
+        call()
+    }
+}
+
+/// A call into a plugin.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) caller: &'static Caller,
+    pub(super) during: String,
+    /// The name of the tensor that was last lent, if any; it outlives the call.
+    tensor: AtomicPtr<String>,
+    /// The descriptor of the file that is told of a crash as well, or -1.
+    pub(super) record: i32,
+}
+
+impl Call {
+    /// The tensor that it was last lent rows of.
+    pub(super) fn tensor(&self) -> Option<&str> {
+        // SAFETY: `lent` stores pointers to names that outlive the call.
+        unsafe { self.tensor.load(Ordering::Acquire).as_ref() }.map(String::as_str)
+    }
+}
+
+#[cfg(unix)]
+fn descriptor(file: &File) -> i32 {
+    std::os::fd::AsRawFd::as_raw_fd(file)
+}
+
+/// Nobody writes a verdict there.
+#[cfg(not(unix))]
+fn descriptor(_: &File) -> i32 {
+    -1
+}
+
+/// What a thread is at.
+#[derive(Debug, Default)]
+pub(super) struct ThreadState {
+    /// The call whose plugin's code it runs; null in the host's own code.
+    call: AtomicPtr<Call>,
+    /// Since when, in milliseconds of [`now`].
+    since: AtomicU64,
+}
+
+/// The states of all threads that have ever been in a plugin's code.
+static STATES: Mutex<Vec<&'static ThreadState>> = Mutex::new(Vec::new());
+
+thread_local! {
+    // No destructor and no lazy start: it is read in a signal's handler.
+    static STATE: Cell<Option<&'static ThreadState>> = const { Cell::new(None) };
+}
+
+fn state() -> &'static ThreadState {
+    STATE.get().unwrap_or_else(|| {
+        let made: &'static ThreadState = Box::leak(Box::default());
+        STATES.lock().unwrap_or_else(PoisonError::into_inner).push(made);
+        STATE.set(Some(made));
+        made
+    })
+}
+
+/// While it lives, the thread is in a plugin's code, or back in the host's.
+struct Inside {
+    state: &'static ThreadState,
+    before: *mut Call,
+    /// It belongs to its thread.
+    unsendable: PhantomData<*const ()>,
+}
+
+impl Inside {
+    fn of(call: *const Call) -> Self {
+        let state = state();
+        state.since.store(now(), Ordering::Release);
+        let before = state.call.swap(call.cast_mut(), Ordering::AcqRel);
+        Self { state, before, unsendable: PhantomData }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.state.since.store(now(), Ordering::Release);
+        self.state.call.store(self.before, Ordering::Release);
+    }
+}
+
+/// Answers a plugin: until this returns, the thread is in the host's own code.
+pub(super) fn answer<T>(work: impl FnOnce(At) -> T) -> T {
+    let inside = Inside::of(ptr::null());
+    work(At(inside.before))
+}
+
+/// The call that a plugin asks something in; null if it asks on a thread of its own.
+#[derive(Clone, Copy)]
+pub(super) struct At(*mut Call);
+
+// SAFETY: a call outlives the answers to what is asked in it, and all of its fields may be used by any thread.
+unsafe impl Send for At {}
+// SAFETY: as above.
+unsafe impl Sync for At {}
+
+impl At {
+    /// Runs a part of the plugin's code, such as the body of a loop, on this thread.
+    pub(super) fn resume<T>(self, work: impl FnOnce() -> T) -> T {
+        let _inside = Inside::of(self.0);
+        work()
+    }
+
+    /// Notes that rows of a tensor were lent. The name has to outlive the call.
+    pub(super) fn lent(self, name: &String) {
+        // SAFETY: a call outlives the answers to what is asked in it.
+        if let Some(call) = unsafe { self.0.as_ref() } {
+            call.tensor.store(ptr::from_ref(name).cast_mut(), Ordering::Release);
+        }
+    }
+}
+
+/// The call that this thread is in, in the plugin's own code. May be called in a signal's handler.
+pub(super) fn current() -> Option<&'static Call> {
+    // A thread that is being torn down has no state any more.
+    let state = STATE.try_with(Cell::get).ok().flatten()?;
+    // SAFETY: the pointer is cleared before the call goes, by this very thread.
+    unsafe { state.call.load(Ordering::Acquire).as_ref() }
+}
+
+/// Gives `found` a call that has been in the plugin's own code, on one thread, for that long without a call to the host.
+pub(super) fn look_for_hang(limit: Duration, found: impl FnOnce(&Call)) {
+    let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    for state in &*STATES.lock().unwrap_or_else(PoisonError::into_inner) {
+        let is_hanging = || {
+            let call = state.call.load(Ordering::Acquire);
+            let since = state.since.load(Ordering::Acquire);
+            (!call.is_null() && now().saturating_sub(since) > limit).then_some(call)
+        };
+        if let Some(call) = is_hanging().filter(|call| is_hanging() == Some(*call)) {
+            // SAFETY: the thread is in this call, and was so for minutes; it could only end in this very moment.
+            return found(unsafe { &*call });
+        }
+    }
+}
+
+/// Milliseconds of a clock that only goes forward.
+fn now() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller() -> &'static Caller {
+        Box::leak(Box::new(Caller { name: "`x` 1.0.0".into(), members: String::new(), verdict: None }))
+    }
+
+    #[test]
+    fn a_thread_is_in_the_call_but_not_in_what_the_host_answers() {
+        assert!(current().is_none());
+        let tensor = "w".to_owned();
+        caller().call("while it was tried", || {
+            assert_eq!(current().unwrap().during, "while it was tried");
+            answer(|at| {
+                assert!(current().is_none());
+                at.lent(&tensor);
+                let body = std::thread::scope(|scope| {
+                    scope.spawn(|| at.resume(|| current().unwrap().during.clone())).join().unwrap()
+                });
+                assert_eq!(body, "while it was tried");
+            });
+            assert_eq!(current().unwrap().tensor(), Some("w"));
+        });
+        assert!(current().is_none());
+    }
+
+    #[test]
+    fn only_a_plugin_s_own_code_can_hang() {
+        let seen = |limit| {
+            let mut seen = None;
+            look_for_hang(limit, |call| seen = Some(call.during.clone()));
+            seen
+        };
+        caller().call("while it slept", || {
+            std::thread::sleep(Duration::from_millis(30));
+            assert_eq!(seen(Duration::from_millis(10)).as_deref(), Some("while it slept"));
+            assert_eq!(seen(Duration::from_secs(60)), None);
+            answer(|_| {
+                std::thread::sleep(Duration::from_millis(30));
+                assert_eq!(seen(Duration::from_millis(10)), None);
+            });
+        });
+    }
+}
