@@ -12,7 +12,7 @@ use qhost_tests::command::{dist, test_plugin};
 #[test]
 fn plugins_loaded_together_are_distinct() {
     let folders: [PathBuf; 2] = [dist().join("plugins"), test_plugin("misbehave").parent().unwrap().to_owned()];
-    let catalog = Catalog::search(&SearchPath { given: folders.into(), usual: Vec::new(), quarantine: None }).unwrap();
+    let catalog = Catalog::search(&SearchPath { given: folders.into(), ..SearchPath::default() }).unwrap();
     let device = DeviceChoice::Cpu;
     let resources = Resources { threads: 1, max_memory: None, log_level: 0, cancel: CancelFlag::default(), device };
     let settings = connect(&resources).unwrap();

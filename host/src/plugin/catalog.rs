@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use sha2::{Digest, Sha256};
 
-use super::{Error, Quarantine, SearchPath, Unreadable, manifest};
+use super::{Error, Installed, SearchPath, Unreadable, manifest};
 
 /// What was found on the search path. Nothing of it has been loaded.
 #[derive(Debug, Default)]
@@ -33,6 +33,8 @@ pub struct Found {
     pub reason: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// The entry in the list of installed plugins, if it was installed.
+    pub installed: Option<Installed>,
 }
 
 /// Whether a library can be used.
@@ -48,6 +50,12 @@ pub enum Status {
     Invalid,
     /// It has crashed.
     Quarantined,
+    /// It was installed, and has changed since.
+    Modified,
+    /// It was installed, and is not there any more.
+    Missing,
+    /// It was not installed, and only what is may be used.
+    Unlocked,
 }
 
 impl Status {
@@ -60,30 +68,42 @@ impl Status {
             Self::Incompatible => "incompatible",
             Self::Invalid => "invalid",
             Self::Quarantined => "quarantined",
+            Self::Modified => "modified",
+            Self::Missing => "missing",
+            Self::Unlocked => "unlocked",
         }
     }
 }
 
 impl Catalog {
-    /// Reads every library file in the folders of a search path.
+    /// Reads every library file in the folders of a search path, and what is installed.
     ///
     /// # Errors
-    /// Fails only for a folder that the user named and that cannot be read.
+    /// Fails only for a folder that the user named, or a list of installed plugins, that cannot be read.
     pub fn search(path: &SearchPath) -> Result<Self, Error> {
         let mut files = Vec::new();
-        let mut seen = BTreeSet::new();
         for folder in &path.given {
             let listed = libraries(folder);
             files.extend(listed.map_err(|source| Error::NoFolder { path: folder.clone(), source })?);
         }
-        for folder in &path.usual {
-            // Most of the usual folders are not there.
-            files.extend(libraries(folder).unwrap_or_default());
-        }
+        let (last, before) = path.usual.split_last().map_or((None, &[][..]), |(last, before)| (Some(last), before));
+        // Most of the usual folders are not there.
+        files.extend(before.iter().flat_map(|folder| libraries(folder).unwrap_or_default()));
+        let loose = last.map(|folder| libraries(folder).unwrap_or_default()).unwrap_or_default();
         // A folder may be on the path twice, under two names.
-        files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
-        let quarantine = path.quarantine.as_ref().filter(|quarantine| !quarantine.is_empty());
-        let mut catalog = Self { found: files.into_iter().map(|file| Found::read(file, quarantine)).collect() };
+        let mut seen = BTreeSet::new();
+        let mut is_new = |file: &PathBuf| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone()));
+        files.retain(&mut is_new);
+        let found = |file: PathBuf| {
+            let own = path.own.iter().any(|folder| file.starts_with(folder));
+            Found::read(file, path).refused_if(path.locked && !own)
+        };
+        let mut catalog = Self { found: files.into_iter().map(found).collect() };
+        if let Some(store) = &path.store {
+            let installed = store.entries()?.into_iter();
+            catalog.found.extend(installed.map(|entry| Found::installed(&store.library(&entry), entry, path)));
+        }
+        catalog.found.extend(loose.into_iter().filter(is_new).map(found));
         catalog.mark_shadowed();
         Ok(catalog)
     }
@@ -167,46 +187,105 @@ impl Catalog {
     /// # Errors
     /// Fails when there is none that can be used.
     pub fn with_id(&self, id: &str) -> Result<(&Found, &Manifest), Error> {
-        self.ready().find(|(_, manifest)| manifest.id == id).ok_or_else(|| Error::NoSuchId { id: id.to_owned() })
+        self.ready().find(|(_, manifest)| manifest.id == id).ok_or_else(|| {
+            let unusable = self.found.iter().find(|found| found.id() == Some(id));
+            let unusable = unusable.map(|found| {
+                let reason = found.reason.as_deref().unwrap_or("unknown reason");
+                (format!("{}: {reason}", found.status.name()), found.hint.clone().unwrap_or_default())
+            });
+            Error::NoSuchId { id: id.to_owned(), unusable }
+        })
     }
 }
 
 impl Found {
-    fn read(path: PathBuf, quarantine: Option<&Quarantine>) -> Self {
-        let unusable = |status, manifest, reason: String, hint: String| Self {
-            path: path.clone(),
-            manifest,
-            status,
-            reason: Some(reason),
-            hint: Some(hint),
-        };
-        let read = fs::read(&path).map_err(Unreadable::Io);
-        let verdict = match (&read, quarantine) {
-            (Ok(bytes), Some(quarantine)) => quarantine.verdict(&digest(bytes)),
-            _ => None,
-        };
-        match (read.and_then(|bytes| manifest::of_library(&bytes)), verdict) {
-            (Ok(manifest), Some(verdict)) => {
-                let hint = format!(
-                    "install a fixed build; or, if it was not the plugin's fault: `qhost plugins check {} --full --release`",
-                    path.display()
-                );
-                unusable(Status::Quarantined, Some(manifest), verdict.sentence(), hint)
-            }
-            (Ok(manifest), None) => {
-                Self { path, manifest: Some(manifest), status: Status::Ready, reason: None, hint: None }
-            }
-            (Err(error), _) => {
-                let (reason, hint) = (error.to_string(), error.hint());
-                match error {
-                    Unreadable::Incompatible { manifest, .. } => {
-                        unusable(Status::Incompatible, Some(*manifest), reason, hint)
-                    }
-                    _ => unusable(Status::Invalid, None, reason, hint),
+    fn read(path: PathBuf, search: &SearchPath) -> Self {
+        let manifest = fs::read(&path).map_err(Unreadable::Io).and_then(|bytes| {
+            let verdict = search.quarantine.as_ref().filter(|quarantine| !quarantine.is_empty());
+            let verdict = verdict.and_then(|quarantine| quarantine.verdict(&digest(&bytes)));
+            Ok((manifest::of_library(&bytes)?, verdict))
+        });
+        let mut found = Self { path, manifest: None, status: Status::Ready, reason: None, hint: None, installed: None };
+        match manifest {
+            Ok((manifest, verdict)) => {
+                found.manifest = Some(manifest);
+                if let Some(verdict) = verdict {
+                    let check = format!("`qhost plugins check {} --full --release`", found.path.display());
+                    let hint = format!("install a fixed build; or, if it was not the plugin's fault: {check}");
+                    found.refuse(Status::Quarantined, verdict.sentence(), hint);
                 }
             }
+            Err(error) => {
+                let (reason, hint) = (error.to_string(), error.hint());
+                let status = match error {
+                    Unreadable::Incompatible { manifest, .. } => {
+                        found.manifest = Some(*manifest);
+                        Status::Incompatible
+                    }
+                    _ => Status::Invalid,
+                };
+                found.refuse(status, reason, hint);
+            }
         }
+        if let Some(folder) = found.path.parent().filter(|folder| anybody_may_write(folder)) {
+            let reason = format!("anybody may put libraries into {}", folder.display());
+            found.refuse(
+                Status::Invalid,
+                reason,
+                format!("`chmod o-w {}`, if you trust what is in it", folder.display()),
+            );
+        }
+        found
     }
+
+    /// A library of the store, held against its entry.
+    fn installed(path: &Path, entry: Installed, search: &SearchPath) -> Self {
+        let again = format!("`qhost plugins install {}`", entry.origin);
+        let mut found = Self::read(path.to_owned(), search);
+        match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                found.refuse(Status::Missing, "its library is not in the store any more".into(), again);
+            }
+            Ok(bytes) if digest(&bytes) != entry.sha256 => {
+                found.refuse(Status::Modified, "its library is not the one that was installed".into(), again);
+            }
+            _ => {}
+        }
+        found.installed = Some(entry);
+        found
+    }
+
+    fn refused_if(mut self, unlocked: bool) -> Self {
+        if unlocked && self.status == Status::Ready {
+            let hint = format!("`qhost plugins install {}`, or leave --locked out", self.path.display());
+            self.refuse(Status::Unlocked, "it was not installed, and --locked allows only what is".into(), hint);
+        }
+        self
+    }
+
+    fn refuse(&mut self, status: Status, reason: String, hint: String) {
+        (self.status, self.reason, self.hint) = (status, Some(reason), Some(hint));
+    }
+
+    /// The plugin's id, if anything tells it.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        let of_manifest = self.manifest.as_ref().map(|manifest| manifest.id.as_str());
+        of_manifest.or_else(|| self.installed.as_ref().map(|entry| entry.id.as_str()))
+    }
+}
+
+/// Whether everybody on the machine could put a library there, or replace one.
+#[cfg(unix)]
+fn anybody_may_write(folder: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(folder).is_ok_and(|found| found.permissions().mode() & 0o002 != 0)
+}
+
+/// Permissions of folders are told otherwise here.
+#[cfg(not(unix))]
+fn anybody_may_write(_: &Path) -> bool {
+    false
 }
 
 /// SHA-256 of a library, in hexadecimal.

@@ -28,10 +28,12 @@ pub enum Error {
         unusable: Option<String>,
     },
     /// There is no plugin with this id.
-    #[error("no plugin `{id}` was found")]
+    #[error("{}", no_such(id, unusable.as_ref()))]
     NoSuchId {
         /// As given.
         id: String,
+        /// One that cannot be used: the reason, and what to do.
+        unusable: Option<(String, String)>,
     },
     /// The library cannot be loaded.
     #[error("{} cannot be loaded: {reason}", path.display())]
@@ -40,6 +42,32 @@ pub enum Error {
         path: PathBuf,
         /// What the loader said, in short.
         reason: String,
+    },
+    /// The list of installed plugins cannot be read.
+    #[error("{} cannot be read: {reason}", path.display())]
+    BadLock {
+        /// The list.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that is no plugin, nor an archive with one.
+    #[error("{} cannot be installed: {reason}", path.display())]
+    NotInstallable {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The disk refuses to install or remove a plugin.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Store {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
     },
     /// The plugin returned a failure.
     #[error("{failure}")]
@@ -63,7 +91,14 @@ impl Fault for Error {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::NoFolder { .. } => ExitCode::Usage,
-            Self::NoPlugin { .. } | Self::NoSuchId { .. } | Self::CannotLoad { .. } => ExitCode::Plugin,
+            Self::Store { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ExitCode::NotFound,
+            Self::Store { action: "read", .. } => ExitCode::Corrupt,
+            Self::Store { .. } => ExitCode::Resources,
+            Self::NoPlugin { .. }
+            | Self::NoSuchId { .. }
+            | Self::CannotLoad { .. }
+            | Self::BadLock { .. }
+            | Self::NotInstallable { .. } => ExitCode::Plugin,
             Self::Failed { failure, .. } => ExitCode::of_failure(failure.kind),
         }
     }
@@ -83,11 +118,30 @@ impl Fault for Error {
                 Some("no plugin is installed: keep the `plugins` folder beside the executable, or name one with --plugin-dir; `qhost plugins list` shows what is found".into())
             }
             Self::NoPlugin { known, .. } => Some(format!("installed formats: {}", crate::text::list(known))),
+            Self::NoSuchId { unusable: Some((_, hint)), .. } => Some(hint.clone()),
             Self::NoSuchId { .. } => Some("`qhost plugins list` shows what is installed".into()),
+            Self::BadLock { .. } => {
+                Some("take it from a backup; or remove it, and install the plugins again".into())
+            }
+            Self::NotInstallable { .. } => {
+                Some("name the plugin's library, or a .tar.gz, .tar or .zip with one library in it".into())
+            }
+            Self::Store { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Some("check the path".into())
+            }
+            Self::Store { action: "read", .. } => Some("the file is incomplete or cannot be read: fetch it again".into()),
+            Self::Store { .. } => Some("make room, or see who may write there; nothing has changed".into()),
             Self::CannotLoad { .. } => Some("install the plugin again, in the version for this qhost".into()),
             Self::Failed { plugin, failure } if failure.hint.is_empty() => usual_hint(plugin, failure.kind),
             Self::Failed { failure, .. } => Some(failure.hint.to_string()),
         }
+    }
+}
+
+fn no_such(id: &str, unusable: Option<&(String, String)>) -> String {
+    match unusable {
+        Some((reason, _)) => format!("the plugin `{id}` cannot be used: {reason}"),
+        None => format!("no plugin `{id}` was found"),
     }
 }
 

@@ -15,6 +15,7 @@ mod quarantine;
 mod reader;
 mod search;
 mod services;
+mod store;
 mod watchdog;
 
 pub use calls::VERDICT_AT;
@@ -27,6 +28,7 @@ pub use quarantine::{Quarantine, Verdict};
 pub use reader::{NamedBytes, NumberCheck};
 pub use search::{SearchPath, SearchSettings};
 pub use services::{Borrowed, FileSource, UnitServices};
+pub use store::{Entry as Installed, Staged, Store};
 
 /// From now on, a plugin that crashes or hangs ends the process with a message that names it, and is remembered.
 pub fn watch(as_json: bool) {

@@ -11,7 +11,7 @@ use std::{
 
 use etcetera::BaseStrategy;
 
-use super::Quarantine;
+use super::{Quarantine, Store};
 
 /// What the search path is made from; a test fills it in itself.
 #[derive(Debug, Clone, Default)]
@@ -24,31 +24,40 @@ pub struct SearchSettings {
     pub executable_folder: Option<PathBuf>,
     /// The user's data folder.
     pub data_folder: Option<PathBuf>,
+    /// Whether only plugins that came with the executable or were installed may be used.
+    pub locked: bool,
 }
 
 impl SearchSettings {
     /// The settings of this process.
     #[must_use]
-    pub fn of_process(given: Vec<PathBuf>) -> Self {
+    pub fn of_process(given: Vec<PathBuf>, locked: bool) -> Self {
         let executable = env::current_exe().and_then(|path| path.canonicalize()).ok();
         Self {
             given,
             variable: env::var_os("QHOST_PLUGIN_PATH"),
             executable_folder: executable.and_then(|path| path.parent().map(Path::to_owned)),
             data_folder: etcetera::choose_base_strategy().ok().map(|strategy| strategy.data_dir()),
+            locked,
         }
     }
 }
 
 /// The folders, in the order of precedence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SearchPath {
     /// Folders that the user named: they have to be there.
     pub given: Vec<PathBuf>,
     /// Folders that may be there.
     pub usual: Vec<PathBuf>,
+    /// Of the usual folders, those that belong to the executable's installation.
+    pub own: Vec<PathBuf>,
+    /// What the user has installed; it comes after all folders but the last.
+    pub store: Option<Store>,
     /// What is not loaded again.
     pub quarantine: Option<Quarantine>,
+    /// Whether only plugins of the executable's installation or of the store may be used.
+    pub locked: bool,
 }
 
 impl SearchPath {
@@ -66,17 +75,24 @@ impl SearchPath {
                 }
             }
         }
+        let mut own = Vec::new();
         if let Some(folder) = &settings.executable_folder {
-            usual.push(folder.join("plugins"));
-            if let Some(prefix) = folder.parent() {
-                usual.push(prefix.join("lib").join("qhost").join("plugins"));
-            }
+            own.push(folder.join("plugins"));
+            own.extend(folder.parent().map(|prefix| prefix.join("lib").join("qhost").join("plugins")));
         }
+        usual.extend(own.iter().cloned());
         if let Some(folder) = &settings.data_folder {
             usual.push(folder.join("qhost").join("plugins"));
         }
-        let quarantine = settings.data_folder.as_ref().map(|folder| Quarantine::in_data(folder));
-        Self { given: settings.given.clone(), usual, quarantine }
+        let data = settings.data_folder.as_deref();
+        Self {
+            given: settings.given.clone(),
+            usual,
+            own,
+            store: data.map(Store::in_data),
+            quarantine: data.map(Quarantine::in_data),
+            locked: settings.locked,
+        }
     }
 }
 
@@ -92,6 +108,7 @@ mod tests {
             variable: Some(variable),
             executable_folder: Some("/opt/qhost/bin".into()),
             data_folder: Some("/home/me/.local/share".into()),
+            locked: false,
         });
         assert_eq!(path.given, [PathBuf::from("given")]);
         let expected = [
@@ -102,5 +119,6 @@ mod tests {
             "/home/me/.local/share/qhost/plugins",
         ];
         assert_eq!(path.usual, expected.map(PathBuf::from));
+        assert_eq!(path.own, expected[2..4].iter().map(PathBuf::from).collect::<Vec<_>>());
     }
 }
