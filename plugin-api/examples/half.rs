@@ -144,7 +144,10 @@ mod tests {
         documents::{Options, Role, RoleKind, UnitInfo},
         sdk::{
             FailureKind,
-            testing::{TestHost, TestModel},
+            testing::{
+                TestHost, TestModel,
+                conformance::{self, Settings},
+            },
         },
     };
 
@@ -166,6 +169,11 @@ mod tests {
         let make =
             |threads| TestHost::new().threads(threads).connect::<Half>()?.make(&model, "half", Options::default());
         assert_eq!(make(1).unwrap(), make(4).unwrap());
+    }
+
+    #[test]
+    fn it_keeps_to_the_contract() {
+        conformance::assert::<Half>(MANIFEST_JSON, &Settings::default());
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub unsafe fn connect<F: Format>(host: HostObject, facts: &str) -> RResult<Plugi
 }
 
 /// Starts `F` without touching what belongs to the whole process: the panic hook and the loggers.
-pub(super) fn plugin_object<F: Format>(host: &HostHandle) -> Result<PluginObject> {
+pub(in crate::sdk) fn plugin_object<F: Format>(host: &HostHandle) -> Result<PluginObject> {
     panics::contain(|| {
         let format = Contained::new(F::connect(host.clone())?, host.clone());
         Ok(Plugin_TO::from_ptr(RArc::new(PluginBridge { format, host: host.clone() }), TD_Opaque))

@@ -97,7 +97,7 @@ impl fmt::Debug for ServiceHandle {
 }
 
 impl ServiceHandle {
-    pub(super) fn found(object: ROption<ServiceObject>) -> Option<Self> {
+    pub(in crate::sdk) fn found(object: ROption<ServiceObject>) -> Option<Self> {
         object.into_option().map(|object| Self { object: Arc::new(object) })
     }
 

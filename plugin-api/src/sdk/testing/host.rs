@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -16,7 +16,10 @@ use abi_stable::{
     std_types::{RArc, ROption, RResult, RStr},
 };
 
-use super::{Failure, FormatService, HostHandle, Result, TestPlugin};
+use super::{
+    Failure, FormatService, HostHandle, Result, TestPlugin,
+    conditions::{Call, Conditions, Fate},
+};
 use crate::{
     abi::{FailureKind, Host, Host_TO, HostObject, LogLevel, ServiceObject, Task},
     documents::HostFacts,
@@ -54,6 +57,7 @@ struct State {
     cancelled: AtomicBool,
     messages: Mutex<Vec<Message>>,
     grants: Mutex<Grants>,
+    conditions: Mutex<Conditions>,
 }
 
 #[derive(Default)]
@@ -112,13 +116,24 @@ impl TestHost {
     /// The host as the SDK wraps it, for tests of a plugin's inner functions.
     #[must_use]
     pub fn handle(&self) -> HostHandle {
+        // SAFETY: `parallel_for` below joins its threads before it returns.
+        unsafe { HostHandle::new(self.object(), self.facts()) }
+    }
+
+    /// The host as the border has it.
+    #[must_use]
+    pub fn object(&self) -> HostObject {
+        Host_TO::from_ptr(RArc::new(self.clone()), TD_Opaque)
+    }
+
+    /// What the host says of itself.
+    #[must_use]
+    pub fn facts(&self) -> HostFacts {
         let mut facts = HostFacts::new("0.0.0-test");
         facts.threads = self.threads;
         facts.services = self.services.keys().cloned().collect();
         facts.log_level = LogLevel::TRACE.0;
-        let object: HostObject = Host_TO::from_ptr(RArc::new(self.clone()), TD_Opaque);
-        // SAFETY: `parallel_for` below joins its threads before it returns.
-        unsafe { HostHandle::new(object, facts) }
+        facts
     }
 
     /// Connects a plugin.
@@ -135,6 +150,49 @@ impl TestHost {
 
     pub(super) fn is_cancelled(&self) -> bool {
         self.state.cancelled.load(Ordering::Relaxed)
+    }
+
+    fn conditions(&self) -> MutexGuard<'_, Conditions> {
+        self.state.conditions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what has happened, and what was changed for a check.
+    pub(super) fn reset(&self) {
+        self.state.cancelled.store(false, Ordering::Relaxed);
+        *self.conditions() = Conditions::default();
+        *self.state.grants.lock().unwrap_or_else(PoisonError::into_inner) = Grants::default();
+    }
+
+    /// From now on loops run on so many threads, whatever the host has said of itself.
+    pub(super) fn run_on(&self, threads: u32) {
+        self.conditions().threads = Some(threads);
+    }
+
+    /// Gives a fate to one of the calls that come, counted from 0.
+    pub(super) fn prepare(&self, call: Call, number: u64, fate: Fate) {
+        let mut conditions = self.conditions();
+        let threads = conditions.threads;
+        *conditions = Conditions::default();
+        (conditions.threads, conditions.fate) = (threads, Some((call, number, fate)));
+    }
+
+    /// How many calls of a kind there were.
+    pub(super) fn calls(&self, call: Call) -> u64 {
+        self.conditions().calls(call)
+    }
+
+    /// How many calls came after the one that had a fate.
+    pub(super) fn calls_afterwards(&self) -> u64 {
+        self.conditions().afterwards
+    }
+
+    /// What becomes of a call.
+    pub(super) fn meet(&self, call: Call) -> Result<()> {
+        let stops = self.conditions().meet(call)?;
+        if stops {
+            self.cancel();
+        }
+        Ok(())
     }
 
     /// Bytes granted and not given back.
@@ -161,15 +219,19 @@ impl Host for TestHost {
                 task.run(index);
             }
         };
-        if self.threads == 1 {
+        let threads = self.conditions().threads.unwrap_or(self.threads);
+        if threads == 1 {
             work();
         } else {
-            thread::scope(|scope| (0..self.threads).for_each(|_| drop(scope.spawn(work))));
+            thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
         }
         RResult::ROk(())
     }
 
     fn grant(&self, bytes: u64, purpose: RStr<'_>) -> RResult<u64, Failure> {
+        if let Err(refused) = self.meet(Call::Grant) {
+            return RResult::RErr(refused);
+        }
         let mut grants = self.state.grants.lock().unwrap_or_else(PoisonError::into_inner);
         let total = grants.held.values().sum::<u64>().saturating_add(bytes);
         if self.memory.is_some_and(|limit| total > limit) {

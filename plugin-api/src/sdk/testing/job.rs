@@ -13,7 +13,7 @@ use crate::{
     abi::{JobObject, PluginObject},
     documents::{
         CompanionContent, Description, Document, ExistingRequest, FilesRequest, Findings, Model, OpenRequest, Options,
-        Plan, Reading, SegmentContent, SourceFile,
+        Plan, PlannedUnit, Reading, SegmentContent, SourceFile,
     },
     sdk::{DType, EXISTING, Format, FormatService, Operand, OperandMut, READER, ServiceAnswer, ServiceHandle, bridge},
 };
@@ -60,6 +60,12 @@ impl TestPlugin {
         Ok(Self { host, object })
     }
 
+    /// A plugin that is connected to this host already: its object may come out of a library.
+    #[must_use]
+    pub fn of(object: PluginObject, host: TestHost) -> Self {
+        Self { host, object }
+    }
+
     /// What the formats can do.
     ///
     /// # Errors
@@ -95,11 +101,22 @@ impl TestPlugin {
     /// # Errors
     /// As [`TestPlugin::make`].
     pub fn make_request(&self, model: &TestModel, request: &OpenRequest) -> Result<Made> {
+        self.make_watched(model, request, &mut |_| Ok(())).map(|(made, _)| made)
+    }
+
+    /// As [`TestPlugin::make_request`]; `after` is called after each unit. Gives the job, too.
+    pub(super) fn make_watched(
+        &self,
+        model: &TestModel,
+        request: &OpenRequest,
+        after: &mut dyn FnMut(&PlannedUnit) -> Result<()>,
+    ) -> Result<(Made, JobObject)> {
         let (job, plan) = self.open_request(model, request)?;
         let plan = Arc::new(plan);
         let progress = Arc::new(Mutex::new(Progress::default()));
         for unit in &plan.units {
             self.run_unit(&job, model, &plan, unit.unit, &progress)?;
+            after(unit)?;
         }
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         let mut files = assemble(&job, &plan, &progress)?;
@@ -115,7 +132,7 @@ impl TestPlugin {
         let mut metrics = std::mem::take(&mut progress.metrics);
         metrics.sort_by(|a, b| (a.segment, &a.key).cmp(&(b.segment, &b.key)));
         let saved = std::mem::take(&mut progress.saved);
-        Ok(Made { plan: (*plan).clone(), files, metrics, weights: progress.weights, saved, findings })
+        Ok((Made { plan: (*plan).clone(), files, metrics, weights: progress.weights, saved, findings }, job))
     }
 
     /// Compares files of a format with a model, as `verify --against` does: the plugin reads them (`reader/1`), opens
@@ -160,7 +177,7 @@ impl TestPlugin {
         self.open_request(model, &OpenRequest::new(format, options, model.model.clone()))
     }
 
-    fn open_request(&self, model: &TestModel, request: &OpenRequest) -> Result<(JobObject, Plan)> {
+    pub(super) fn open_request(&self, model: &TestModel, request: &OpenRequest) -> Result<(JobObject, Plan)> {
         let request = request.to_json()?;
         let companions = objects::files_object(model.companions.clone());
         let job = self.object.open(request.as_str().into(), companions).into_result()?;
@@ -171,6 +188,12 @@ impl TestPlugin {
         let plan = Plan::from_json(&text)?;
         check_plan(&plan, &model.model)?;
         Ok((job, plan))
+    }
+
+    /// Opens a job that gives weights out of files; it has no plan worth looking at.
+    pub(super) fn decoder(&self, model: &TestModel, request: &OpenRequest) -> Result<JobObject> {
+        let request = request.to_json()?;
+        self.object.open(request.as_str().into(), objects::files_object(model.companions.clone())).into_result()
     }
 
     fn run_unit(
@@ -218,14 +241,14 @@ impl TestPlugin {
             }),
         );
         monitor.ended.store(true, Ordering::Relaxed);
-        outcome.into_result()?;
-        if monitor.leases.load(Ordering::Relaxed) != 0 {
-            return Err(broken(format!("it kept rows after unit {unit}")));
-        }
-        if host.granted() != 0 {
-            return Err(broken(format!("it kept granted memory after unit {unit}")));
-        }
-        Ok(())
+        let outcome = outcome.into_result();
+        let kept = match (monitor.leases.load(Ordering::Relaxed), host.granted()) {
+            (0, 0) => return outcome,
+            (0, _) => "granted memory",
+            _ => "rows",
+        };
+        let failed = outcome.err().map_or_else(String::new, |failure| format!(", which failed ({failure})"));
+        Err(broken(format!("it kept {kept} after unit {unit}{failed}")))
     }
 }
 

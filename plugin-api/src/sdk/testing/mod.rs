@@ -9,6 +9,8 @@
 //!
 //! The crate's `README.md` shows a whole plugin with such a test.
 
+mod conditions;
+pub mod conformance;
 mod host;
 mod job;
 mod model;

@@ -37,6 +37,14 @@ impl TestModel {
     /// A small model of the family `llama` with weights that look like noise: embedding, `layers`
     /// decoder layers and a head. Heads are 32 wide, each with keys and values of its own; `hidden` is a multiple of 32.
     pub fn llama(layers: u32, hidden: u64, ffn: u64, vocabulary: u64) -> Self {
+        let mut made = Self::llama_outline(layers, hidden, ffn, vocabulary);
+        let tensors = made.model.tensors.iter().zip(0..);
+        made.weights = Arc::new(tensors.map(|(tensor, seed)| Weights::noise(tensor.elements(), seed)).collect());
+        made
+    }
+
+    /// The same without weights: it can be planned, and nothing more. So it may be as large as no model is.
+    pub(super) fn llama_outline(layers: u32, hidden: u64, ffn: u64, vocabulary: u64) -> Self {
         let mut made = Self::new("test", "llama");
         let heads = u32::try_from(hidden / 32).unwrap_or(1).max(1);
         made.model.hyperparameters = Hyperparameters {
@@ -67,7 +75,7 @@ impl TestModel {
             "rope_theta": 10_000.0,
         });
         made.model.units.push(UnitInfo::new(0, UnitKind::Prologue));
-        made.noise("model.embed_tokens", RoleKind::TokenEmbedding, 0, &[vocabulary, hidden]);
+        made.outline("model.embed_tokens", RoleKind::TokenEmbedding, 0, &[vocabulary, hidden]);
         for layer in 0..layers {
             let unit = layer + 1;
             made.model.units.push(UnitInfo::layer(unit, layer));
@@ -84,7 +92,7 @@ impl TestModel {
             ];
             let first = u32::try_from(made.model.tensors.len()).unwrap_or(u32::MAX);
             for (name, kind, shape) in tensors {
-                made.noise(&format!("model.layers.{layer}.{name}"), kind, unit, shape);
+                made.outline(&format!("model.layers.{layer}.{name}"), kind, unit, shape);
             }
             let norm = |of: u32| FoldSource::Norm(FoldedNorm::new(first + of, None));
             let rows =
@@ -101,8 +109,8 @@ impl TestModel {
             }));
         }
         made.model.units.push(UnitInfo::new(layers + 1, UnitKind::Epilogue));
-        let norm = made.noise("model.norm", RoleKind::OutputNorm, layers + 1, &[hidden]);
-        let head = made.noise("lm_head", RoleKind::Output, layers + 1, &[vocabulary, hidden]);
+        let norm = made.outline("model.norm", RoleKind::OutputNorm, layers + 1, &[hidden]);
+        let head = made.outline("lm_head", RoleKind::Output, layers + 1, &[vocabulary, hidden]);
         let norm = FoldSource::Norm(FoldedNorm::new(norm, None));
         made.model.folds.push(Fold::new(layers + 1, InputGroup::OutputIn, vec![head], hidden, norm));
         made
@@ -138,6 +146,12 @@ impl TestModel {
         }
     }
 
+    /// The values of a tensor that is stored as `F32`.
+    pub(super) fn floats(&self, tensor: u32) -> Vec<f32> {
+        let stored = self.weights.get(tensor as usize).map_or(&[][..], |weights| &weights.bytes);
+        stored.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+
     /// Adds a companion file.
     pub fn companion(&mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) {
         let (name, bytes) = (name.into(), bytes.into());
@@ -145,16 +159,23 @@ impl TestModel {
         self.companions.insert(name, bytes);
     }
 
-    /// Adds a weight whose values lie evenly between -0.1 and 0.1; the same in every run.
-    fn noise(&mut self, name: &str, kind: RoleKind, unit: u32, shape: &[u64]) -> u32 {
-        let mut state = self.model.tensors.len() as u64;
-        let values = (0..shape.iter().product()).map(|_| {
+    /// Adds a weight that is yet to be filled.
+    fn outline(&mut self, name: &str, kind: RoleKind, unit: u32, shape: &[u64]) -> u32 {
+        let tensor = SourceTensor::new(format!("{name}.weight"), Role::weight(kind), unit, "F32", shape.to_vec());
+        self.stored_tensor(tensor, DType::F32, Vec::new())
+    }
+}
+
+impl Weights {
+    /// Values that lie evenly between -0.1 and 0.1; the same in every run.
+    fn noise(elements: u64, seed: u64) -> Self {
+        let mut state = seed;
+        let values = (0..elements).map(|_| {
             // Knuth's MMIX generator; its high bits are the good ones.
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let [.., low, high] = state.to_le_bytes();
             (f32::from(u16::from_le_bytes([low, high])) / 65_536.0 - 0.5) / 5.0
         });
-        let values: Vec<f32> = values.collect();
-        self.tensor(format!("{name}.weight"), Role::weight(kind), unit, shape, values)
+        Self { dtype: DType::F32, bytes: values.flat_map(f32::to_le_bytes).collect() }
     }
 }

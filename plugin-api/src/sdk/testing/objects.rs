@@ -13,7 +13,7 @@ use abi_stable::{
     std_types::{RArc, ROption, RResult, RSlice, RSliceMut, RStr, RString, RVec},
 };
 
-use super::{Failure, FailureKind, Metric, Result, TestHost, broken, model::Weights};
+use super::{Failure, FailureKind, Metric, Result, TestHost, broken, conditions::Call, model::Weights};
 use crate::{
     abi::{Files, Files_TO, FilesObject, Lease, ServiceObject, Unit, Unit_TO, UnitObject},
     documents::{Model, Plan, SegmentContent, SourceFile},
@@ -134,6 +134,7 @@ impl MemoryUnit {
 
     fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Lease> {
         drop(self.open()?);
+        self.host.meet(Call::Lease)?;
         let absent = || broken(format!("it asked for rows of tensor {tensor} that are not there"));
         let index = tensor as usize;
         let (described, stored) = self.model.tensors.get(index).zip(self.weights.get(index)).ok_or_else(absent)?;
@@ -155,6 +156,7 @@ impl MemoryUnit {
 
     fn write_segment(&self, segment: u32, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut progress = self.open()?;
+        self.host.meet(Call::Write)?;
         let planned =
             self.plan.segments.get(segment as usize).filter(
                 |planned| matches!(&planned.content, SegmentContent::Tensor(tensor) if tensor.unit == self.unit),
