@@ -33,6 +33,7 @@ mod messages;
 mod mixture;
 mod packed;
 mod packed_awq;
+mod plugin_store;
 mod plugins;
 mod quantised;
 mod quantize;

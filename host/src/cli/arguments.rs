@@ -62,9 +62,13 @@ pub(super) struct Global {
     /// Look for plugins in this folder first; may be given several times.
     ///
     /// After these come the folders in the environment variable `QHOST_PLUGIN_PATH`, `plugins` beside the
-    /// executable, `lib/qhost/plugins` of the installation, and `qhost/plugins` in the user's data folder.
+    /// executable, `lib/qhost/plugins` of the installation, what `qhost plugins install` has installed, and
+    /// `qhost/plugins` in the user's data folder. Folders that anybody may write to are refused.
     #[arg(long = "plugin-dir", value_name = "DIR", global = true, help_heading = "Plugins")]
     pub(super) plugin_dirs: Vec<PathBuf>,
+    /// Use only plugins that came with qhost, or that `plugins.lock` lists with the very same contents.
+    #[arg(long, global = true, help_heading = "Plugins")]
+    pub(super) locked: bool,
 }
 
 impl Global {
@@ -130,7 +134,7 @@ pub(super) enum Command {
     /// Runs the model layer by layer, on all cores, and tells its perplexity. With --against, also how far its
     /// predictions and its hidden states are from those of another model, such as the one that it was made from.
     Eval(EvalArguments),
-    /// Show the installed plugins.
+    /// Show, try, install and remove plugins.
     Plugins(PluginsArguments),
     /// Print a completion script for a shell.
     #[command(after_long_help = COMPLETIONS_EXAMPLES)]
@@ -145,7 +149,12 @@ impl Command {
     pub(super) fn output_format(&self) -> Option<OutputFormat> {
         match self {
             Self::Plugins(PluginsArguments {
-                command: PluginsCommand::List { format } | PluginsCommand::Info { format, .. },
+                command:
+                    PluginsCommand::List { format }
+                    | PluginsCommand::Info { format, .. }
+                    | PluginsCommand::Remove { format, .. }
+                    | PluginsCommand::Check(CheckArguments { format, .. })
+                    | PluginsCommand::Install(InstallArguments { format, .. }),
             })
             | Self::Inspect(InspectArguments { format, .. })
             | Self::Verify(VerifyArguments { format, .. })
@@ -453,6 +462,64 @@ pub(super) enum PluginsCommand {
         #[arg(long, value_name = "FORMAT")]
         format: Option<OutputFormat>,
     },
+    /// Try a plugin in a process of its own.
+    ///
+    /// Reads the manifest, loads the library and has it describe itself; with --full it also runs the conformance suite:
+    /// whole jobs on any number of threads, odd shapes, weights that are no numbers, refusals, damaged files, and reading
+    /// back. A plugin that crashes or hangs harms nothing but the process that it is tried in. Ends with 8 where something
+    /// is wrong.
+    Check(CheckArguments),
+    /// Install a plugin for this user.
+    ///
+    /// The library is copied, checked in a process of its own, and put into the store of the user's data folder under the
+    /// digest of its contents; `plugins.lock` there lists what is installed. A plugin is native code and runs with your
+    /// rights: install what you trust. One that is installed already is replaced, from another file only with --yes.
+    Install(InstallArguments),
+    /// Remove a plugin that was installed.
+    Remove {
+        /// The plugin's id.
+        id: String,
+        /// How it is printed.
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<OutputFormat>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    /// The path of a library, or the id of a plugin.
+    #[arg(value_name = "FILE|ID")]
+    pub(super) plugin: String,
+    /// Run the conformance suite, too.
+    #[arg(long)]
+    pub(super) full: bool,
+    /// Let it be loaded again after a crash, if it passes.
+    #[arg(long)]
+    pub(super) release: bool,
+    /// How many seconds it may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(super) timeout: u64,
+    /// How much memory it may take, 4GiB if not given.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) max_memory: Option<bytesize::ByteSize>,
+    /// How the outcome is printed.
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<OutputFormat>,
+    /// This is the process of its own.
+    #[arg(long, hide = true)]
+    pub(super) in_this_process: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InstallArguments {
+    /// The plugin's library, or a .tar.gz, .tar or .zip with one library in it.
+    pub(super) file: PathBuf,
+    /// Replace a plugin that was installed from another file.
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// How the outcome is printed.
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<OutputFormat>,
 }
 
 #[derive(Debug, Args)]

@@ -92,6 +92,7 @@ struct Session {
     verbosity: Verbosity,
     json: bool,
     plugin_dirs: Vec<PathBuf>,
+    locked: bool,
     log: LogSettings,
 }
 
@@ -103,12 +104,13 @@ impl Session {
             verbosity,
             json,
             plugin_dirs: global.plugin_dirs.clone(),
+            locked: global.locked,
             log: LogSettings { verbosity, json, file: global.log_file.clone() },
         }
     }
 
     fn catalog(&self) -> Result<Catalog, plugin::Error> {
-        Catalog::search(&SearchPath::new(&SearchSettings::of_process(self.plugin_dirs.clone())))
+        Catalog::search(&SearchPath::new(&SearchSettings::of_process(self.plugin_dirs.clone(), self.locked)))
     }
 
     /// Prints a command's result in the form that was asked for.

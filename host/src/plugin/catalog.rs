@@ -199,7 +199,9 @@ impl Catalog {
 }
 
 impl Found {
-    fn read(path: PathBuf, search: &SearchPath) -> Self {
+    /// What can be said of a library without loading it.
+    #[must_use]
+    pub fn read(path: PathBuf, search: &SearchPath) -> Self {
         let manifest = fs::read(&path).map_err(Unreadable::Io).and_then(|bytes| {
             let verdict = search.quarantine.as_ref().filter(|quarantine| !quarantine.is_empty());
             let verdict = verdict.and_then(|quarantine| quarantine.verdict(&digest(&bytes)));
@@ -289,7 +291,8 @@ fn anybody_may_write(_: &Path) -> bool {
 }
 
 /// SHA-256 of a library, in hexadecimal.
-pub(super) fn digest(bytes: &[u8]) -> String {
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
     crate::text::hex(&Sha256::digest(bytes))
 }
 

@@ -228,7 +228,7 @@ impl LoadedJob {
     }
 }
 
-fn load_module(path: &Path) -> Result<PluginModuleRef, Error> {
+pub(super) fn load_module(path: &Path) -> Result<PluginModuleRef, Error> {
     let cannot = |reason: String| Error::CannotLoad { path: path.to_owned(), reason };
     // SAFETY: opening a library runs its initialisers. The user has put it on the plugin path, its
     // manifest says that it is a plugin for this host, and its file is whole.

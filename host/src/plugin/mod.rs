@@ -5,6 +5,7 @@
 
 mod calls;
 mod catalog;
+mod check;
 #[cfg(target_os = "linux")]
 mod crash;
 mod decoder;
@@ -19,7 +20,8 @@ mod store;
 mod watchdog;
 
 pub use calls::VERDICT_AT;
-pub use catalog::{Catalog, Found, Status};
+pub use catalog::{Catalog, Found, Status, digest};
+pub use check::{Trial, conformance_of, load_and_describe};
 pub use decoder::{RowDecoder, Transcoder};
 pub use error::Error;
 pub use library::{ConnectSettings, LoadedJob, LoadedPlugin};

@@ -261,11 +261,12 @@ pub fn plugins_document(rows: &[PluginRow<'_>]) -> Value {
         "schema": "qhost.plugins/1",
         "status": "ok",
         "api": qhost_plugin_api::API_VERSION,
-        "plugins": rows.iter().map(plugin).collect::<Vec<_>>(),
+        "plugins": rows.iter().map(plugin_row).collect::<Vec<_>>(),
     })
 }
 
-fn plugin(row: &PluginRow<'_>) -> Value {
+/// One library, for programs.
+pub(super) fn plugin_row(row: &PluginRow<'_>) -> Value {
     let found = row.found;
     let mut document = json!({
         "path": text(&found.path),
@@ -275,7 +276,11 @@ fn plugin(row: &PluginRow<'_>) -> Value {
         "hint": found.hint,
         "id": null, "version": null, "api": null, "summary": null, "license": null, "homepage": null,
         "formats": [], "levels": [], "transcodes": [],
+        "installed": found.installed,
     });
+    if let Some(id) = found.id() {
+        merge(&mut document, json!({"id": id}));
+    }
     if let Some(manifest) = &found.manifest {
         let formats: Vec<_> = manifest.formats.iter().map(|format| &format.id).collect();
         let levels: Vec<_> = manifest.formats.iter().flat_map(|format| &format.levels).collect();

@@ -91,7 +91,10 @@ pub fn show_plugins(catalog: &Catalog) -> String {
     let mut text = String::new();
     for found in &catalog.found {
         let title = found.manifest.as_ref().map_or_else(
-            || found.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            || match found.id() {
+                Some(id) => shown(id).into_owned(),
+                None => found.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            },
             |manifest| format!("{} {}", manifest.id, manifest.version),
         );
         let style = if found.status == Status::Ready { STRONG } else { WARNING };
@@ -110,6 +113,10 @@ pub fn show_plugins(catalog: &Catalog) -> String {
             row("api", &manifest.api);
         }
         row("path", &found.path.display().to_string());
+        if let Some(entry) = &found.installed {
+            row("origin", &shown(&entry.origin));
+            row("sha256", &entry.sha256);
+        }
         if let Some(reason) = &found.reason {
             row("reason", reason);
         }

@@ -16,6 +16,7 @@ mod layout;
 mod logging;
 mod plan_text;
 mod plots;
+mod plugin_change;
 mod progress;
 mod screen;
 mod several;
@@ -31,6 +32,9 @@ pub use human::{show_plugin, show_plugins, show_result};
 pub use inspection::{inspection_document, show_inspection};
 pub use logging::{LogSettings, start_logging};
 pub use plan_text::show_plan;
+pub use plugin_change::{
+    Change, CheckedPlugin, change_document, checked_plugin_document, show_change, show_checked_plugin,
+};
 pub use progress::{Progress, ProgressStyle, Usage};
 pub use screen::{ask, print_json, print_text};
 pub use several::{plans_document, results_document, show_plans, show_results};

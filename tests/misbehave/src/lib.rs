@@ -43,6 +43,8 @@ impl Format for Misbehave {
         match behave.as_str() {
             "panic-open" => panic!("told to panic while planning"),
             "crash-open" => crash_by("crash-segfault"),
+            "hang-open" => crash_by("crash-sleep"),
+            "memory-open" => fill_memory(),
             "refuse" => return Err(Failure::unsupported("told to refuse").hint("ask for something else")),
             _ => {}
         }
@@ -198,6 +200,14 @@ fn crash_by(way: &str) {
         "crash-memory" => drop(std::hint::black_box(Vec::<u8>::with_capacity(1 << 60))),
         "crash-sleep" => std::thread::sleep(std::time::Duration::from_secs(3600)),
         _ => panic!("no such way: {way}"),
+    }
+}
+
+/// Takes memory, piece by piece, until there is none.
+fn fill_memory() {
+    let mut taken = Vec::new();
+    loop {
+        taken.push(std::hint::black_box(vec![1_u8; 64 << 20]));
     }
 }
 

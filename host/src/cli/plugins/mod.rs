@@ -1,9 +1,12 @@
 //! `qhost plugins`.
 
+mod check;
+mod install;
+
 use qhost_compute::DeviceChoice;
 
 use super::{
-    CommandResult, Session,
+    CommandResult, Problem, Session,
     arguments::{PluginsArguments, PluginsCommand},
     quantize::all_cores,
 };
@@ -18,6 +21,9 @@ pub(super) fn run(session: &Session, arguments: &PluginsArguments) -> CommandRes
     match &arguments.command {
         PluginsCommand::List { .. } => list(session),
         PluginsCommand::Info { id, .. } => info(session, id),
+        PluginsCommand::Check(arguments) => check::run(session, arguments),
+        PluginsCommand::Install(arguments) => install::install(session, arguments),
+        PluginsCommand::Remove { id, .. } => install::remove(session, id),
     }
 }
 
@@ -30,15 +36,19 @@ fn list(session: &Session) -> CommandResult {
 fn info(session: &Session, id: &str) -> CommandResult {
     let catalog = session.catalog()?;
     let (found, manifest) = catalog.with_id(id)?;
-    let resources = Resources {
+    let plugin = LoadedPlugin::load(found, manifest, &run::connect(&resources(session))?)?;
+    let description = plugin.describe()?;
+    let row = PluginRow { found, description: Some(&description) };
+    session.print(|| report::plugins_document(&[row]), || report::show_plugin(&row))
+}
+
+/// What a plugin may use that is only looked at.
+fn resources(session: &Session) -> Resources {
+    Resources {
         threads: all_cores(),
         max_memory: None,
         log_level: session.log.level(),
         cancel: CancelFlag::default(),
         device: DeviceChoice::Cpu,
-    };
-    let plugin = LoadedPlugin::load(found, manifest, &run::connect(&resources)?)?;
-    let description = plugin.describe()?;
-    let row = PluginRow { found, description: Some(&description) };
-    session.print(|| report::plugins_document(&[row]), || report::show_plugin(&row))
+    }
 }
