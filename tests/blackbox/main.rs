@@ -27,6 +27,7 @@ mod hub_resume;
 mod imatrix;
 mod inspect;
 mod interruptions;
+mod isolation;
 mod loading;
 mod memory;
 mod messages;

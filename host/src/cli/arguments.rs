@@ -66,6 +66,9 @@ pub(super) struct Global {
     /// `qhost/plugins` in the user's data folder. Folders that anybody may write to are refused.
     #[arg(long = "plugin-dir", value_name = "DIR", global = true, help_heading = "Plugins")]
     pub(super) plugin_dirs: Vec<PathBuf>,
+    /// Run plugins in processes of their own: one that crashes does not take qhost along. Linux only.
+    #[arg(long, global = true, help_heading = "Plugins")]
+    pub(super) isolate: bool,
     /// Use only plugins that came with qhost, or that `plugins.lock` lists with the very same contents.
     #[arg(long, global = true, help_heading = "Plugins")]
     pub(super) locked: bool,
@@ -136,6 +139,9 @@ pub(super) enum Command {
     Eval(EvalArguments),
     /// Show, try, install and remove plugins.
     Plugins(PluginsArguments),
+    /// A plugin in a process of its own, which `--isolate` starts.
+    #[command(hide = true)]
+    PluginProcess,
     /// Print a completion script for a shell.
     #[command(after_long_help = COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArguments),

@@ -32,6 +32,7 @@ pub(super) fn run(session: &Session, arguments: ConvertArguments) -> CommandResu
         threads: make.threads.map_or_else(all_cores, usize::from),
         max_memory: make.max_memory.map(|size| size.as_u64()),
         log_level: session.log.level(),
+        isolate: session.isolate,
         cancel: cancel.clone(),
         device: make.device,
     };

@@ -17,6 +17,7 @@ pub(super) fn run(session: &Session, arguments: &InspectArguments) -> CommandRes
         threads: all_cores(),
         max_memory: None,
         log_level: session.log.level(),
+        isolate: session.isolate,
         cancel: CancelFlag::default(),
         device: DeviceChoice::Cpu,
     };

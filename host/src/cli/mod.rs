@@ -82,6 +82,7 @@ fn run_command(session: &Session, line: CommandLine) -> CommandResult {
         Command::Verify(arguments) => verify::run(session, arguments),
         Command::Eval(arguments) => eval::run(session, arguments),
         Command::Plugins(arguments) => plugins::run(session, &arguments),
+        Command::PluginProcess => plugins::serve(),
         Command::Completions(arguments) => completions::print(arguments.shell),
         Command::Man(arguments) => man::print(arguments.folder.as_deref()),
     }
@@ -93,6 +94,7 @@ struct Session {
     json: bool,
     plugin_dirs: Vec<PathBuf>,
     locked: bool,
+    isolate: bool,
     log: LogSettings,
 }
 
@@ -105,6 +107,7 @@ impl Session {
             json,
             plugin_dirs: global.plugin_dirs.clone(),
             locked: global.locked,
+            isolate: global.isolate,
             log: LogSettings { verbosity, json, file: global.log_file.clone() },
         }
     }

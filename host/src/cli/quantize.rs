@@ -176,6 +176,7 @@ pub(super) fn prepare(
         threads: arguments.threads.map_or_else(all_cores, usize::from),
         max_memory: arguments.max_memory.map(|size| size.as_u64()),
         log_level: session.log.level(),
+        isolate: session.isolate,
         cancel,
         device: arguments.device,
     };

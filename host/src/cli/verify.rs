@@ -16,6 +16,7 @@ pub(super) fn run(session: &Session, arguments: VerifyArguments) -> CommandResul
         threads: arguments.threads.map_or_else(all_cores, usize::from),
         max_memory: None,
         log_level: session.log.level(),
+        isolate: session.isolate,
         cancel: CancelFlag::default(),
         device: DeviceChoice::Cpu,
     };

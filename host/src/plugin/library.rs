@@ -17,7 +17,7 @@ use abi_stable::{
 };
 use qhost_compute::DeviceChoice;
 use qhost_plugin_api::{
-    abi::{DType, Failure, JobObject, PluginModuleRef, PluginObject, TensorView},
+    abi::{DType, Failure, HostObject, JobObject, PluginModuleRef, PluginObject, TensorView},
     documents::{BesideRequest, Description, Document, Findings, HostFacts, Manifest, OpenRequest, Plan},
     sdk::{BESIDE, DECODE, FormatService},
 };
@@ -45,6 +45,8 @@ pub struct ConnectSettings {
     pub log_level: u32,
     /// What models are run on.
     pub device: DeviceChoice,
+    /// Whether plugins are loaded in processes of their own.
+    pub isolate: bool,
     /// Computes for plugins: the service `compute/1`.
     pub compute: Arc<dyn FormatService>,
 }
@@ -82,13 +84,6 @@ impl LoadedPlugin {
         drop(bytes);
         let caller = Caller::new(manifest, &sha256, path);
         watchdog::watch();
-        let module = caller.call("while it was loaded", || load_module(path))?;
-        let loaded = Manifest::from_json(&caller.call("while it was loaded", || module.manifest()()));
-        if loaded.as_ref() != Ok(manifest) {
-            return Err(cannot(
-                "the loaded code has another manifest than the file had: was it replaced just now?".into(),
-            ));
-        }
         let host = services::host_object(ProcessServices {
             plugin: manifest.id.clone(),
             pool: Arc::clone(&settings.pool),
@@ -102,8 +97,19 @@ impl LoadedPlugin {
         facts.threads = settings.threads();
         facts.services = services::NAMES.map(str::to_owned).to_vec();
         let facts = facts.to_json().map_err(failed)?;
-        let connected = caller.call("while it was connected", || module.connect()(host, facts.as_str().into()));
-        let object = connected.into_result().map_err(failed)?;
+        let object = if settings.isolate {
+            apart(path, host, &facts, settings)?
+        } else {
+            let module = caller.call("while it was loaded", || load_module(path))?;
+            let loaded = Manifest::from_json(&caller.call("while it was loaded", || module.manifest()()));
+            if loaded.as_ref() != Ok(manifest) {
+                return Err(cannot(
+                    "the loaded code has another manifest than the file had: was it replaced just now?".into(),
+                ));
+            }
+            let connected = caller.call("while it was connected", || module.connect()(host, facts.as_str().into()));
+            connected.into_result().map_err(failed)?
+        };
         Ok(Self { path: path.clone(), manifest: manifest.clone(), sha256, object, caller })
     }
 
@@ -226,6 +232,19 @@ impl LoadedJob {
     fn failed(&self, failure: Failure) -> Error {
         Error::Failed { plugin: self.plugin.clone(), failure: Box::new(failure) }
     }
+}
+
+/// The plugin in a process of its own.
+#[cfg(target_os = "linux")]
+fn apart(path: &Path, host: HostObject, facts: &str, settings: &ConnectSettings) -> Result<PluginObject, Error> {
+    super::remote::connect(path, host, facts, settings.pool.current_num_threads())
+}
+
+/// Memory is shared otherwise there.
+#[cfg(not(target_os = "linux"))]
+fn apart(path: &Path, _: HostObject, _: &str, _: &ConnectSettings) -> Result<PluginObject, Error> {
+    let reason = "processes for plugins (--isolate) are there on Linux only".into();
+    Err(Error::CannotLoad { path: path.to_owned(), reason })
 }
 
 pub(super) fn load_module(path: &Path) -> Result<PluginModuleRef, Error> {

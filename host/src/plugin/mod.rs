@@ -14,6 +14,8 @@ mod library;
 mod manifest;
 mod quarantine;
 mod reader;
+#[cfg(target_os = "linux")]
+mod remote;
 mod search;
 mod services;
 mod store;
@@ -28,6 +30,8 @@ pub use library::{ConnectSettings, LoadedJob, LoadedPlugin};
 pub use manifest::{Unreadable, of_library as manifest_of, read as read_manifest};
 pub use quarantine::{Quarantine, Verdict};
 pub use reader::{NamedBytes, NumberCheck};
+#[cfg(target_os = "linux")]
+pub use remote::serve as serve_as_process;
 pub use search::{SearchPath, SearchSettings};
 pub use services::{Borrowed, FileSource, UnitServices};
 pub use store::{Entry as Installed, Staged, Store};

@@ -116,23 +116,7 @@ impl Host for ProcessServices {
     }
 
     fn parallel_for(&self, count: u64, task: Task) -> RResult<(), Failure> {
-        let task = SharedTask(task);
-        let Ok(count) = usize::try_from(count) else {
-            return RResult::RErr(Failure::internal(format!("{count} loop iterations are too many for this machine")));
-        };
-        // Whoever is free takes the next iteration. So threads work side by side, on rows that are neighbours
-        // in the source: it is read in order, and few of its pages are mapped at a time.
-        let next = AtomicUsize::new(0);
-        calls::answer(|at| {
-            let run_each = |_| {
-                let indices = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-                let indices = indices.take_while(|&index| index < count);
-                indices.for_each(|index| at.resume(|| task.run(index as u64)));
-            };
-            let workers = self.pool.current_num_threads().min(count);
-            self.pool.install(|| (0..workers).into_par_iter().with_max_len(1).for_each(run_each));
-        });
-        RResult::ROk(())
+        run_loop(&self.pool, count, task)
     }
 
     fn grant(&self, bytes: u64, purpose: RStr<'_>) -> RResult<u64, Failure> {
@@ -156,6 +140,27 @@ impl Host for ProcessServices {
         let found = (name.as_str() == COMPUTE).then(|| Arc::clone(&self.compute));
         found.map(|service| Service_TO::from_ptr(RArc::new(ServiceBridge(service)), TD_Opaque)).into()
     }
+}
+
+/// Runs a loop on the threads of a pool.
+pub(super) fn run_loop(pool: &ThreadPool, count: u64, task: Task) -> RResult<(), Failure> {
+    let task = SharedTask(task);
+    let Ok(count) = usize::try_from(count) else {
+        return RResult::RErr(Failure::internal(format!("{count} loop iterations are too many for this machine")));
+    };
+    // Whoever is free takes the next iteration. So threads work side by side, on rows that are neighbours
+    // in the source: it is read in order, and few of its pages are mapped at a time.
+    let next = AtomicUsize::new(0);
+    calls::answer(|at| {
+        let run_each = |_| {
+            let indices = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+            let indices = indices.take_while(|&index| index < count);
+            indices.for_each(|index| at.resume(|| task.run(index as u64)));
+        };
+        let workers = pool.current_num_threads().min(count);
+        pool.install(|| (0..workers).into_par_iter().with_max_len(1).for_each(run_each));
+    });
+    RResult::ROk(())
 }
 
 /// A loop body on its way to the threads of the pool.

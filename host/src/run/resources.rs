@@ -19,6 +19,8 @@ pub struct Resources {
     pub log_level: u32,
     /// Says when to stop.
     pub cancel: CancelFlag,
+    /// Whether plugins run in processes of their own.
+    pub isolate: bool,
     /// What models are run on.
     pub device: DeviceChoice,
 }
@@ -38,6 +40,7 @@ pub fn connect(resources: &Resources) -> Result<ConnectSettings, Error> {
         cancel: resources.cancel.clone(),
         log_level: resources.log_level,
         device: resources.device,
+        isolate: resources.isolate,
     })
 }
 

@@ -198,6 +198,11 @@ fn crash_by(way: &str) {
         "crash-segfault" => unsafe { std::ptr::null_mut::<u8>().write_volatile(1) },
         "crash-stack" => drop(descend(1)),
         "crash-memory" => drop(std::hint::black_box(Vec::<u8>::with_capacity(1 << 60))),
+        "crash-kill" => {
+            let me = std::process::id().to_string();
+            drop(std::process::Command::new("kill").args(["-KILL", &me]).status());
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+        }
         "crash-sleep" => std::thread::sleep(std::time::Duration::from_secs(3600)),
         _ => panic!("no such way: {way}"),
     }

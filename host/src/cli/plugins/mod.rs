@@ -48,7 +48,21 @@ fn resources(session: &Session) -> Resources {
         threads: all_cores(),
         max_memory: None,
         log_level: session.log.level(),
+        isolate: session.isolate,
         cancel: CancelFlag::default(),
         device: DeviceChoice::Cpu,
     }
+}
+
+/// What `--isolate` starts.
+#[cfg(target_os = "linux")]
+pub(super) fn serve() -> CommandResult {
+    Ok(crate::plugin::serve_as_process()?)
+}
+
+/// There is nothing to serve.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn serve() -> CommandResult {
+    let message = "there are no processes for plugins on this system";
+    Err(Problem::new(crate::exit_code::ExitCode::Usage, message, "leave --isolate out"))
 }
