@@ -59,8 +59,8 @@ fn files_are_read_converted_and_verified_as_well() {
     let source = quantize("gguf=Q8_0", folder.path(), true).json()["output_path"].as_str().unwrap().to_owned();
     let look = |isolate: bool| {
         let with = |arguments: &[&str]| {
-            let qhost = Qhost::new(arguments);
-            if isolate { qhost.arg("--isolate") } else { qhost }
+            let qhost = Qhost::new(isolate.then_some("--isolate"));
+            qhost.args(arguments)
         };
         let inspected = with(&["inspect", &source]).json();
         let mut verified = with(&["verify", &source]).json();

@@ -14,7 +14,8 @@ fn plugins_loaded_together_are_distinct() {
     let folders: [PathBuf; 2] = [dist().join("plugins"), test_plugin("misbehave").parent().unwrap().to_owned()];
     let catalog = Catalog::search(&SearchPath { given: folders.into(), ..SearchPath::default() }).unwrap();
     let device = DeviceChoice::Cpu;
-    let resources = Resources { threads: 1, max_memory: None, log_level: 0, cancel: CancelFlag::default(), device };
+    let resources =
+        Resources { threads: 1, max_memory: None, log_level: 0, cancel: CancelFlag::default(), isolate: false, device };
     let settings = connect(&resources).unwrap();
     let loaded: Vec<_> =
         catalog.ready().map(|(found, manifest)| LoadedPlugin::load(found, manifest, &settings).unwrap()).collect();

@@ -107,7 +107,7 @@ fn a_plugin_is_copied_listed_used_and_removed() {
 #[test]
 fn an_update_from_elsewhere_needs_consent_and_leaves_one_library() {
     let user = User::new();
-    user.install(&user.got()).json();
+    assert_eq!(user.install(&user.got()).json()["status"], "ok");
     let before = user.lock();
     let refused = user.install(&user.another()).fail_with(9);
     assert!(refused["message"].as_str().unwrap().contains("was installed from"), "{refused}");
@@ -124,7 +124,7 @@ fn an_update_from_elsewhere_needs_consent_and_leaves_one_library() {
 #[test]
 fn what_has_changed_in_the_store_is_not_loaded_and_is_mended_by_installing() {
     let user = User::new();
-    user.install(&user.got()).json();
+    assert_eq!(user.install(&user.got()).json()["status"], "ok");
     let mut bytes = fs::read(user.library()).unwrap();
     bytes.push(0);
     fs::write(user.library(), bytes).unwrap();
@@ -138,7 +138,7 @@ fn what_has_changed_in_the_store_is_not_loaded_and_is_mended_by_installing() {
     assert_eq!((&row["status"], &row["usable"]), (&"missing".into(), &false.into()), "{row}");
     let info = user.qhost(&["plugins", "info", "nibble"]).fail_with(7);
     assert!(info["message"].as_str().unwrap().contains("missing"), "{info}");
-    user.install(&user.got()).json();
+    assert_eq!(user.install(&user.got()).json()["status"], "ok");
     assert_eq!(user.row().unwrap()["status"], "ready");
 }
 
@@ -187,7 +187,7 @@ fn with_locked_nothing_but_what_is_listed_is_used() {
     // Nothing is added to the list either, but what is on it can be put back.
     let refused = user.install(&user.got()).arg("--locked").fail_with(7);
     assert!(refused["message"].as_str().unwrap().contains("no such plugin"), "{refused}");
-    user.install(&user.got()).json();
+    assert_eq!(user.install(&user.got()).json()["status"], "ok");
     assert_eq!(plan(true).json()["format"], "nibble");
     fs::remove_file(
         user.data()
@@ -198,7 +198,7 @@ fn with_locked_nothing_but_what_is_listed_is_used() {
     .unwrap();
     let refused = user.install(&user.another()).args(["--locked", "--yes"]).fail_with(7);
     assert!(refused["message"].as_str().unwrap().contains("has the library"), "{refused}");
-    user.install(&user.got()).arg("--locked").json();
+    assert_eq!(user.install(&user.got()).arg("--locked").json()["status"], "ok");
     assert_eq!(plan(true).json()["format"], "nibble");
     // The plugins of the distribution are part of qhost.
     assert_eq!(user.qhost(&["plan", "--locked", "--format", "gguf"]).arg(fixture("tinylm")).json()["format"], "gguf");
@@ -207,7 +207,7 @@ fn with_locked_nothing_but_what_is_listed_is_used() {
 #[test]
 fn a_list_that_is_damaged_is_told_and_not_taken_for_an_empty_one() {
     let user = User::new();
-    user.install(&user.got()).json();
+    assert_eq!(user.install(&user.got()).json()["status"], "ok");
     fs::write(user.data().join("plugins.lock"), "{").unwrap();
     let error = user.plan().fail_with(7);
     assert!(error["message"].as_str().unwrap().contains("plugins.lock cannot be read"), "{error}");

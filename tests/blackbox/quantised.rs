@@ -45,6 +45,7 @@ pub(crate) fn open(path: &Path) -> Result<QuantisedSource, Error> {
     let settings = SearchSettings { given: vec![dist().join("plugins")], ..SearchSettings::default() };
     let catalog = Catalog::search(&SearchPath::new(&settings)).unwrap();
     let resources = Resources {
+        isolate: false,
         threads: 2,
         max_memory: None,
         log_level: 1,
