@@ -9,6 +9,7 @@ mod eval;
 mod inspect;
 mod man;
 mod model;
+mod new_plugin;
 mod plugins;
 mod quantize;
 mod verify;

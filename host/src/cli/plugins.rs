@@ -5,6 +5,7 @@ use qhost_compute::DeviceChoice;
 use super::{
     CommandResult, Session,
     arguments::{PluginsArguments, PluginsCommand},
+    new_plugin,
     quantize::all_cores,
 };
 use crate::{
@@ -18,6 +19,7 @@ pub(super) fn run(session: &Session, arguments: &PluginsArguments) -> CommandRes
     match &arguments.command {
         PluginsCommand::List { .. } => list(session),
         PluginsCommand::Info { id, .. } => info(session, id),
+        PluginsCommand::New(arguments) => new_plugin::run(session, arguments),
     }
 }
 
