@@ -9,6 +9,8 @@
 //! what is frozen, and how everything else may grow.
 
 pub use qhost_plugin_abi as abi;
+/// Some documents hold JSON values; a plugin need not name the crate's version itself.
+pub use serde_json;
 
 pub mod documents;
 #[doc(hidden)]

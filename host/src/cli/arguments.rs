@@ -160,7 +160,8 @@ impl Command {
                     | PluginsCommand::Info { format, .. }
                     | PluginsCommand::Remove { format, .. }
                     | PluginsCommand::Check(CheckArguments { format, .. })
-                    | PluginsCommand::Install(InstallArguments { format, .. }),
+                    | PluginsCommand::Install(InstallArguments { format, .. })
+                    | PluginsCommand::New(NewPluginArguments { format, .. }),
             })
             | Self::Inspect(InspectArguments { format, .. })
             | Self::Verify(VerifyArguments { format, .. })
@@ -489,6 +490,8 @@ pub(super) enum PluginsCommand {
         #[arg(long, value_name = "FORMAT")]
         format: Option<OutputFormat>,
     },
+    /// Write a crate for a plugin of your own: a small format that works, with tests.
+    New(NewPluginArguments),
 }
 
 #[derive(Debug, Args)]
@@ -524,6 +527,21 @@ pub(super) struct InstallArguments {
     #[arg(long)]
     pub(super) yes: bool,
     /// How the outcome is printed.
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<OutputFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NewPluginArguments {
+    /// The format's name, made of a-z, 0-9 and hyphens.
+    pub(super) name: String,
+    /// The folder for the crate, new or empty; without it the name, in the current directory.
+    #[arg(long, value_name = "DIR")]
+    pub(super) path: Option<PathBuf>,
+    /// Depend on this source of qhost-plugin-api instead of a published version.
+    #[arg(long, value_name = "DIR")]
+    pub(super) plugin_api: Option<PathBuf>,
+    /// How the result is printed.
     #[arg(long, value_name = "FORMAT")]
     pub(super) format: Option<OutputFormat>,
 }

@@ -72,7 +72,7 @@ impl Choices {
                 .hint("awq weighs inputs by their second moments anyway: give the data with --calibration"));
         }
         if options.act_order == Some(true) {
-            return Err(Failure::usage("--act-order has no meaning for awq: its files say nothing of the order")
+            return Err(Failure::usage("--desc-act has no meaning for awq: its files say nothing of the order")
                 .hint("columns are put in order within their groups anyway"));
         }
         let named = |level: &String| {

@@ -62,6 +62,15 @@ impl Format for Nibble {
                 decoding: Some(Arc::new(Decoding::open(&request)?)),
             });
         }
+        if let [flag, ..] = request.options.flags_besides_level().as_slice() {
+            return Err(Failure::usage(format!("{flag} has no meaning for nibble")));
+        }
+        if let Some(key) = request.options.plugin.keys().next() {
+            return Err(Failure::usage(format!("nibble has no plugin option `{key}`")));
+        }
+        if let Some(level) = request.options.level.as_ref().filter(|level| *level != "q4") {
+            return Err(Failure::unsupported(format!("nibble has no level `{level}`")).hint("the only level is q4"));
+        }
         Job::plan(&request, &companions)
     }
 
@@ -216,4 +225,16 @@ qhost_plugin_api::export_plugin! {
         { id: "nibble-only", summary: "The same, out of nothing but such blocks", levels: ["q4"] },
     ],
     plugin: Nibble,
+}
+
+#[cfg(test)]
+mod tests {
+    use qhost_plugin_api::sdk::testing::conformance::{self, Settings};
+
+    use super::{MANIFEST_JSON, Nibble};
+
+    #[test]
+    fn it_keeps_to_the_contract() {
+        conformance::assert::<Nibble>(MANIFEST_JSON, &Settings::default());
+    }
 }

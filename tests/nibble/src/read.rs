@@ -34,6 +34,16 @@ impl FileReader for Reader {
             let place = start.saturating_add(tensor.offset);
             StoredTensor::new(&*tensor.name, &*tensor.encoding, tensor.shape.clone()).at(0, place, tensor.bytes)
         };
+        let length = files.first().map_or(0, |file| file.bytes.len() as u64);
+        let within = |tensor: &crate::file::Stored| {
+            start
+                .checked_add(tensor.offset)
+                .and_then(|at| at.checked_add(tensor.bytes))
+                .is_some_and(|end| end <= length)
+        };
+        if let Some(cut) = header.tensors.iter().find(|tensor| !within(tensor)) {
+            return Err(Failure::corrupt("it is not in the file").about(&*cut.name).hint("the file is cut short"));
+        }
         let mut reading = Reading::new("nibble", header.tensors.iter().map(tensor).collect());
         reading.level = Some("q4".into());
         Ok(reading)

@@ -2,6 +2,7 @@
 
 mod check;
 mod install;
+mod new_plugin;
 
 use qhost_compute::DeviceChoice;
 
@@ -24,6 +25,7 @@ pub(super) fn run(session: &Session, arguments: &PluginsArguments) -> CommandRes
         PluginsCommand::Check(arguments) => check::run(session, arguments),
         PluginsCommand::Install(arguments) => install::install(session, arguments),
         PluginsCommand::Remove { id, .. } => install::remove(session, id),
+        PluginsCommand::New(arguments) => new_plugin::run(session, arguments),
     }
 }
 

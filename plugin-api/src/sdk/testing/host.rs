@@ -32,6 +32,8 @@ pub struct TestHost {
     threads: u32,
     memory: Option<u64>,
     pub(super) services: BTreeMap<String, Arc<dyn FormatService>>,
+    /// Services that it tells of and does not have.
+    told: &'static [&'static str],
     state: Arc<State>,
 }
 
@@ -95,6 +97,12 @@ impl TestHost {
         self
     }
 
+    /// Has it tell of services that it does not have, for plans that are never carried out.
+    pub(super) fn telling(mut self, services: &'static [&'static str]) -> Self {
+        self.told = services;
+        self
+    }
+
     /// From now on the user wants to stop.
     pub fn cancel(&self) {
         self.state.cancelled.store(true, Ordering::Relaxed);
@@ -132,6 +140,7 @@ impl TestHost {
         let mut facts = HostFacts::new("0.0.0-test");
         facts.threads = self.threads;
         facts.services = self.services.keys().cloned().collect();
+        facts.services.extend(self.told.iter().map(|name| (*name).to_owned()));
         facts.log_level = LogLevel::TRACE.0;
         facts
     }

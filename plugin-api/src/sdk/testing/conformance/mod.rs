@@ -173,13 +173,16 @@ fn is_refusal(failure: &Failure) -> std::result::Result<(), String> {
     Ok(())
 }
 
+/// The check without which most others say nothing.
+const WHOLE_JOB: &str = "whole job";
+
 /// A check of one format.
 type FormatCheck = fn(&Subject<'_>, &Target<'_>) -> Outcomes;
 
 /// The checks of a format, in the order in which they are made.
 const FORMAT_CHECKS: [(&str, FormatCheck); 16] = [
     ("levels", jobs::levels),
-    ("whole job", jobs::whole),
+    (WHOLE_JOB, jobs::whole),
     ("same plan again", jobs::same_plan),
     ("same bytes on any threads", jobs::threads),
     ("odd shapes", jobs::odd_shapes),
@@ -234,7 +237,7 @@ pub fn run(
 }
 
 fn for_format(subject: &Subject<'_>, format: &FormatDescription, report: &mut Report) {
-    let target = match contain(|| Ok(Target::find(subject, format))) {
+    let mut target = match contain(|| Ok(Target::find(subject, format))) {
         Ok(target) => target,
         Err(failure) => {
             let words = || Err(failure.into());
@@ -243,8 +246,9 @@ fn for_format(subject: &Subject<'_>, format: &FormatDescription, report: &mut Re
         }
     };
     for (name, check) in FORMAT_CHECKS {
-        let made = || check(subject, &target);
-        report.outcomes.push(outcome(name, Some(format.id.clone()), &subject.host, made));
+        let made = outcome(name, Some(format.id.clone()), &subject.host, || check(subject, &target));
+        target.fails |= name == WHOLE_JOB && made.verdict == Verdict::Failed;
+        report.outcomes.push(made);
     }
 }
 

@@ -5,15 +5,18 @@ use serde_json::{Map, Value, json};
 use super::{Settings, TestHost};
 use crate::{
     documents::{RoleKind, SourceTensor},
-    sdk::testing::TestModel,
+    sdk::{COMPUTE, REPLAY, STATISTICS, STATISTICS_2, SURVEY, testing::TestModel},
 };
 
 /// What loops run on at most, and what the host says of itself.
 pub(super) const THREADS: u32 = 7;
 
-/// The host of all checks.
+/// What a plan may need of a host that runs models.
+const TOLD: [&str; 5] = [COMPUTE, REPLAY, STATISTICS, STATISTICS_2, SURVEY];
+
+/// The host of all checks. It says that it runs models, so that plans that need that are made and looked at; it cannot.
 pub(super) fn host() -> TestHost {
-    TestHost::new().threads(THREADS)
+    TestHost::new().threads(THREADS).telling(&TOLD)
 }
 
 /// The model that a format has to be able to take.

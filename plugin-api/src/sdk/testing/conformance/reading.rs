@@ -174,15 +174,18 @@ pub(super) fn damaged(subject: &Subject<'_>, target: &Target<'_>) -> Outcomes {
         }
         let seen = checked.is_some_and(|checked| checked.map_or(true, |findings| !passed(&findings)));
         let opened = files.ask::<Reading>(&reader, "open");
-        let (unseen, failure) = match &opened {
-            Ok(reading) => (outside(reading, &files), decode_all(subject, target, &files, reading).err()),
-            Err(failure) => (None, Some(failure.clone())),
-        };
-        if let Some(failure) = failure {
+        let ended =
+            opened.as_ref().map_err(Clone::clone).and_then(|reading| decode_all(subject, target, &files, reading));
+        if let Err(failure) = ended {
             refused += 1;
             note(if opened.is_ok() { "rows" } else { "open" }, &failure);
-        } else if cut && !seen && unseen.is_some() {
-            let wrong = format!("files with {words} are read as if they were whole; refuse them in `open` or `check`");
+        }
+        if let Ok(reading) = opened
+            && cut
+            && !seen
+            && let Some(wrong) = outside(&reading, &files)
+        {
+            let wrong = format!("files with {words}: {wrong}, and neither `open` nor `check` says so");
             faults.entry("cut".into()).or_insert(wrong);
         }
     }
@@ -308,7 +311,7 @@ pub(super) fn decodes(subject: &Subject<'_>, target: &Target<'_>) -> Outcomes {
     for (id, tensor) in (0_u32..).zip(&model.model.tensors) {
         let whole = decoder.rows(&files, id, 0, tensor.rows(), tensor)?;
         let error = relative_error(&whole, &model.floats(id));
-        if !(error <= MOST) {
+        if error.is_nan() || error > MOST {
             faults.push(format!("the weights of {} come back with a relative error of {error}", tensor.name));
         }
         worst = worst.max(error);

@@ -4,7 +4,7 @@ use super::{Outcomes, Problem, Settings, TestHost, TestPlugin, models, skipped};
 use crate::{
     documents::{FormatDescription, Manifest, ManifestFormat, Options, Plan},
     sdk::{
-        Result, STATISTICS,
+        Result,
         testing::{Made, TestModel},
     },
 };
@@ -32,8 +32,9 @@ pub(super) struct Target<'a> {
     pub(super) declared: Option<&'a ManifestFormat>,
     /// How each level was planned.
     pub(super) planned: Vec<(String, Result<Plan>)>,
+    /// Whether its jobs fail, so that there is no point in looking for what else is wrong with them.
+    pub(super) fails: bool,
     settings: &'a Settings,
-    has_statistics: bool,
 }
 
 impl<'a> Target<'a> {
@@ -47,8 +48,8 @@ impl<'a> Target<'a> {
             format,
             declared: subject.manifest.formats.iter().find(|declared| declared.id == format.id),
             planned: format.levels.iter().map(|level| (level.id.clone(), plan(&level.id))).collect(),
+            fails: false,
             settings: subject.settings,
-            has_statistics: subject.host.facts().has_service(STATISTICS),
         }
     }
 
@@ -59,31 +60,35 @@ impl<'a> Target<'a> {
 
     /// The level that is taken where one has to do: the default if it can be made here, or the first that can.
     pub(super) fn level(&self) -> std::result::Result<&str, Problem> {
+        if self.fails {
+            return skipped("its jobs fail; see `whole job`");
+        }
         if self.format.takes_no_floats {
             return skipped("it takes no floats: only conversions from certain formats make it");
         }
         let default = self.planned.iter().find(|(level, _)| Some(level) == self.format.default_level.as_ref());
         let found = default.into_iter().chain(&self.planned).find_map(|(level, plan)| {
-            let runs = plan.as_ref().is_ok_and(|plan| self.can_run(plan));
+            let runs = plan.as_ref().is_ok_and(|plan| Self::can_run(plan));
             runs.then_some(level.as_str())
         });
         match found {
             Some(level) => Ok(level),
-            None if self.planned.iter().any(|(_, plan)| plan.is_ok()) => {
-                skipped("every level needs statistics of activations, which this host does not have; try a real model")
-            }
+            None if self.planned.iter().any(|(_, plan)| plan.is_ok()) => skipped(
+                "every level needs statistics of activations, and this host runs no model; try `qhost quantize`",
+            ),
             None => skipped("no level can be planned; see `levels`"),
         }
     }
 
     /// The levels that can be made here.
     pub(super) fn levels(&self) -> impl Iterator<Item = &str> {
-        let runs = |plan: &Result<Plan>| plan.as_ref().is_ok_and(|plan| self.can_run(plan));
+        let runs = |plan: &Result<Plan>| plan.as_ref().is_ok_and(|plan| Self::can_run(plan));
         self.planned.iter().filter(move |(_, plan)| runs(plan)).map(|(level, _)| level.as_str())
     }
 
-    fn can_run(&self, plan: &Plan) -> bool {
-        plan.survey.is_none() && (self.has_statistics || plan.units.iter().all(|unit| unit.statistics.is_empty()))
+    /// The host in memory runs no model.
+    fn can_run(plan: &Plan) -> bool {
+        plan.survey.is_none() && plan.units.iter().all(|unit| unit.statistics.is_empty())
     }
 
     /// Makes files of the ordinary model at the level that works.
@@ -95,5 +100,12 @@ impl<'a> Target<'a> {
 
 /// The words of a check that passed if there is nothing to say against it.
 pub(super) fn verdict(faults: &[String], words: impl Into<String>) -> Outcomes {
-    if faults.is_empty() { Ok(words.into()) } else { Err(Problem::Failed(faults.join("; "))) }
+    // One cause often has many.
+    const SHOWN: usize = 3;
+    let more = faults.len().saturating_sub(SHOWN);
+    let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+    match faults.get(..SHOWN.min(faults.len())) {
+        None | Some([]) => Ok(words.into()),
+        Some(shown) => Err(Problem::Failed(shown.join("; ") + &more)),
+    }
 }
