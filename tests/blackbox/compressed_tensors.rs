@@ -34,7 +34,7 @@ const VARIANTS: [(&str, Option<&str>); 7] = [
 ];
 
 fn of_package(variant: &str) -> PathBuf {
-    fixture("compressed_tensors").join(variant)
+    fixture("compressed-tensors").join(variant)
 }
 
 fn run(command: &str, model: &Path, arguments: &[&str]) -> Qhost {
@@ -344,16 +344,16 @@ fn codes_of_other_formats_are_taken_over_as_they_are() {
 #[test]
 fn codes_of_the_package_are_held_by_other_formats() {
     repack::taken_over(&[
-        ("compressed_tensors/asym", "gptq", &[], json!({"sym": false, "bits": 4, "group_size": 32})),
-        ("compressed_tensors/asym", "awq", &[], json!({"bits": 4, "group_size": 32})),
-        ("compressed_tensors/channel3", "gptq", &[], json!({"bits": 3, "group_size": -1})),
-        ("compressed_tensors/mixed", "gptq", &[], json!({"bits": 4, "group_size": 32})),
-        ("compressed_tensors/order", "gptq", &[], json!({"desc_act": true, "sym": true})),
-        ("compressed_tensors/padded3", "gptq", &[], json!({"bits": 3, "sym": false})),
-        ("compressed_tensors/row8", "gptq", &[], json!({"bits": 8, "sym": true})),
+        ("compressed-tensors/asym", "gptq", &[], json!({"sym": false, "bits": 4, "group_size": 32})),
+        ("compressed-tensors/asym", "awq", &[], json!({"bits": 4, "group_size": 32})),
+        ("compressed-tensors/channel3", "gptq", &[], json!({"bits": 3, "group_size": -1})),
+        ("compressed-tensors/mixed", "gptq", &[], json!({"bits": 4, "group_size": 32})),
+        ("compressed-tensors/order", "gptq", &[], json!({"desc_act": true, "sym": true})),
+        ("compressed-tensors/padded3", "gptq", &[], json!({"bits": 3, "sym": false})),
+        ("compressed-tensors/row8", "gptq", &[], json!({"bits": 8, "sym": true})),
         // The packing is today's.
-        ("compressed_tensors/padded3", FORMAT, &[], json!({"format": "pack-quantized"})),
-        ("compressed_tensors/mixed", FORMAT, &[], json!({"format": "pack-quantized"})),
+        ("compressed-tensors/padded3", FORMAT, &[], json!({"format": "pack-quantized"})),
+        ("compressed-tensors/mixed", FORMAT, &[], json!({"format": "pack-quantized"})),
     ]);
 }
 
@@ -364,10 +364,10 @@ fn there_and_back_gives_the_same_bytes() {
         ("gptq/b4v2", FORMAT, "gptq"),
         ("gptq/b4order", FORMAT, "gptq"),
         ("awq/asym", FORMAT, "awq"),
-        ("compressed_tensors/asym", "awq", FORMAT),
-        ("compressed_tensors/channel3", "gptq", FORMAT),
-        ("compressed_tensors/order", "gptq", FORMAT),
-        ("compressed_tensors/row8", "gptq", FORMAT),
+        ("compressed-tensors/asym", "awq", FORMAT),
+        ("compressed-tensors/channel3", "gptq", FORMAT),
+        ("compressed-tensors/order", "gptq", FORMAT),
+        ("compressed-tensors/row8", "gptq", FORMAT),
     ] {
         let place = tempfile::tempdir().unwrap();
         let (_, first) = repack::converted(&fixture(source), there, &place.path().join("there"), &[]);

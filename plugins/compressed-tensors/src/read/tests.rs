@@ -18,7 +18,7 @@ const Q: &str = "model.layers.0.self_attn.q_proj";
 type Files = Vec<(String, Vec<u8>)>;
 
 fn path(variant: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/compressed_tensors").join(variant)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/compressed-tensors").join(variant)
 }
 
 fn folder(variant: &str) -> Files {
