@@ -8,6 +8,7 @@ mod bad_input;
 mod bad_plugin;
 mod calibrated;
 mod card;
+mod compressed_tensors;
 mod convert;
 mod converter;
 mod crashes;

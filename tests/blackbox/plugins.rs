@@ -48,7 +48,13 @@ fn patched(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
 #[test]
 fn the_plugins_of_the_distribution_are_listed_with_their_levels() {
     let document = Qhost::new(["plugins", "list"]).json();
-    for (id, level) in [("gguf", "Q4_K_M"), ("awq", "4bit-g128"), ("gptq", "4bit-g128"), ("safetensors", "BF16")] {
+    for (id, level) in [
+        ("gguf", "Q4_K_M"),
+        ("awq", "4bit-g128"),
+        ("compressed-tensors", "4bit-g128"),
+        ("gptq", "4bit-g128"),
+        ("safetensors", "BF16"),
+    ] {
         let row = document["plugins"].as_array().unwrap().iter().find(|row| row["id"] == id).unwrap();
         assert_eq!(row["status"], "ready", "{row}");
         assert_eq!(row["version"], env!("CARGO_PKG_VERSION"));

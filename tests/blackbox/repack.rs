@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{packed, quantised};
 
 /// A conversion into a folder of its own; the document, and the folder that was made.
-fn converted(source: &Path, format: &str, place: &Path, arguments: &[&str]) -> (Value, PathBuf) {
+pub(crate) fn converted(source: &Path, format: &str, place: &Path, arguments: &[&str]) -> (Value, PathBuf) {
     let command = Qhost::new(["convert", "--format", format, "-o"]).arg(place.join(format)).arg(source);
     let told = command.args(arguments.iter().copied()).json();
     let output = PathBuf::from(told["output_path"].as_str().unwrap());
@@ -22,7 +22,7 @@ fn converted(source: &Path, format: &str, place: &Path, arguments: &[&str]) -> (
 }
 
 /// The numbers that a folder stands for, by name.
-fn weights(folder: &Path) -> BTreeMap<String, Vec<u32>> {
+pub(crate) fn weights(folder: &Path) -> BTreeMap<String, Vec<u32>> {
     let source = quantised::open(folder).unwrap();
     let bits = |(id, rows): (u32, u64)| source.rows(id, 0, rows).unwrap().iter().map(|w| w.to_bits()).collect();
     let tensors = (0..).zip(&source.model.tensors);
@@ -30,7 +30,7 @@ fn weights(folder: &Path) -> BTreeMap<String, Vec<u32>> {
 }
 
 /// The bytes of all tensors, by name.
-fn tensors(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
+pub(crate) fn tensors(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
     let bytes = fs::read(folder.join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let tensors = tensors.tensors().into_iter();
@@ -42,7 +42,7 @@ fn settings(folder: &Path) -> Value {
 }
 
 /// Whatever a target holds is taken over without a calibration, and stands for the very same numbers.
-fn taken_over(cases: &[(&str, &str, &[&str], Value)]) {
+pub(crate) fn taken_over(cases: &[(&str, &str, &[&str], Value)]) {
     for (source, format, arguments, expected) in cases {
         let place = tempfile::tempdir().unwrap();
         let (told, output) = converted(&fixture(source), format, place.path(), arguments);

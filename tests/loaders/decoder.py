@@ -1,4 +1,4 @@
-"""What a folder of packed weights says, read with numpy alone from the text of its format, GPTQ or AWQ.
+"""What a folder of packed weights says, read with numpy alone from the text of its format, GPTQ, AWQ or compressed-tensors.
 
     decoder.py FOLDER ROWS [SOURCE]
 
@@ -16,11 +16,11 @@ import sys
 
 import numpy as np
 
-from decoding import Malformed, awq, demand, gptq
+from decoding import Malformed, awq, compressed_tensors, demand, gptq
 from decoding.files import read_folder
 from decoding.forward import Model
 
-FORMATS = {"gptq": gptq, "awq": awq}
+FORMATS = {"gptq": gptq, "awq": awq, "compressed-tensors": compressed_tensors}
 
 
 def read_model(folder, strict=True):
@@ -34,7 +34,7 @@ def read_model(folder, strict=True):
     demand(quantisation["quant_method"] in FORMATS, f"quant_method is {quantisation['quant_method']}")
     form = FORMATS[quantisation["quant_method"]]
     packed = {}
-    for name in [name for name in tensors if name.rpartition(".")[2] in gptq.SUFFIXES]:
+    for name in [name for name in tensors if name.rpartition(".")[2] in {**gptq.SUFFIXES, **form.SUFFIXES}]:
         module, _, suffix = name.rpartition(".")
         packed.setdefault(module, {})[suffix] = tensors.pop(name)
     if strict:

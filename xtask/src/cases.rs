@@ -35,8 +35,9 @@ pub(crate) enum Model {
 /// experts. optimum knows no rules but those that leave modules out, and the kernel that transformers takes for 4 bits on
 /// CPU no groups beyond 256. transformers 5 has a layer's experts in one tensor, which its readers of packed linears leave
 /// at random values. gptqmodel has modules of its own in the place of phi3's fused ones and of mixtral's experts: of GPTQ it
-/// misses their tensors, of AWQ it leaves them at random values.
-pub(crate) const CASES: [Case; 33] = [
+/// misses their tensors, of AWQ it leaves them at random values. Of compressed-tensors, vLLM has a kernel for 4 bits on CPU, and
+/// nobody takes groups in an order of their own any more; transformers does not take what is asymmetric unless it is told how.
+pub(crate) const CASES: [Case; 43] = [
     gptq("4bit-g128", &[], &[]),
     gptq("4bit-g128-asym", &["--asym"], &["vllm"]),
     gptq("4bit-g32", &["--group-size", "32"], &[]),
@@ -73,6 +74,16 @@ pub(crate) const CASES: [Case; 33] = [
     awq_of("awq-phi3", "phi3", &[], &["gptqmodel"]),
     awq_of("awq-mixtral", "mixtral", &["vllm"], &["gptqmodel", "transformers"]),
     awq_of("awq-qwen2-moe", "qwen2_moe", &["vllm"], &["transformers"]),
+    packed("ct-4bit-g128", &[], &[]),
+    packed("ct-4bit-g32-asym", &["--group-size", "32", "--asym"], &["transformers"]),
+    packed("ct-4bit-channel-in-shards", &["--group-size", "-1", "--plugin-option", "shard-size=2MB"], &[]),
+    packed("ct-3bit-g64", &["--bits", "3", "--group-size", "64"], &["vllm"]),
+    packed("ct-8bit-g128", &["--bits", "8"], &["vllm"]),
+    packed("ct-4bit-g32-act-order", &["--group-size", "32", "--desc-act"], &["transformers", "vllm"]),
+    packed("ct-exclusions", &["--plugin-option", "ignore=o_proj,layers.1."], &[]),
+    converted("gptq-to-ct", &["--format", "gptq", "--group-size", "32"], "compressed-tensors", &[], &[]),
+    converted("awq-to-ct", &["--format", "awq", "--asym"], "compressed-tensors", &[], &["transformers"]),
+    converted("ct-to-gptq", &["--format", "compressed-tensors"], "gptq", &[], &[]),
     converted("q4_0-to-gptq", &["--format", "gguf", "--level", "Q4_0"], "gptq", &[], &[]),
     converted("q8_0-to-gptq", &["--format", "gguf", "--level", "Q8_0"], "gptq", &[], &["vllm"]),
     converted("q4_k_m-to-gptq", &["--format", "gguf", "--level", "Q4_K_M"], "gptq", &["--bits", "4"], &[]),
@@ -93,6 +104,11 @@ const fn converted(
 
 const fn gptq(name: &'static str, options: &'static [&'static str], refused_by: &'static [&'static str]) -> Case {
     Case { name, model: Model::Trained, before: &[], format: "gptq", options, refused_by, misread_by: &[] }
+}
+
+const fn packed(name: &'static str, options: &'static [&'static str], refused_by: &'static [&'static str]) -> Case {
+    let format = "compressed-tensors";
+    Case { name, model: Model::Trained, before: &[], format, options, refused_by, misread_by: &[] }
 }
 
 const fn gptq_of(

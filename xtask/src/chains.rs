@@ -61,6 +61,7 @@ const GPTQ: Step = exactly(&["--format", "gptq"]);
 const GPTQ_V1: Step = exactly(&["--format", "gptq", "--plugin-option", "checkpoint-format=gptq"]);
 const GPTQ_V2: Step = exactly(&["--format", "gptq", "--plugin-option", "checkpoint-format=gptq_v2"]);
 const AWQ: Step = exactly(&["--format", "awq"]);
+const CT: Step = exactly(&["--format", "compressed-tensors"]);
 const GGUF: Step = exactly(&["--format", "gguf"]);
 const FLOATS: Step = exactly(&["--format", "safetensors", "--level", "F32"]);
 
@@ -86,6 +87,10 @@ pub(crate) const CHAINS: &[Chain] = &[
     quantised("awq-sym-to-gptq-v1", &["--format", "awq", "--sym"], &[GPTQ_V1, AWQ]),
     quantised("awq-sym-to-gguf", &["--format", "awq", "--sym", "--group-size", "32"], &[GGUF, AWQ]),
     quantised("gptq-v2-to-awq", &["--format", "gptq", "--asym"], &[AWQ, GPTQ, GPTQ_V1]),
+    quantised("gptq-order-to-ct", &["--format", "gptq", "--desc-act"], &[CT, GPTQ]),
+    quantised("awq-to-ct", &["--format", "awq", "--asym"], &[CT, AWQ]),
+    quantised("ct-3bit-asym-to-gptq", &["--format", "compressed-tensors", "--bits", "3", "--asym"], &[GPTQ, CT]),
+    quantised("ct-5bit-to-floats", &["--format", "compressed-tensors", "--bits", "5"], &[FLOATS]),
     quantised("gptq-4bit-to-gguf", &["--format", "gptq", "--group-size", "32"], &[GGUF, GPTQ]),
     quantised("gptq-8bit-to-gguf", &["--format", "gptq", "--bits", "8"], &[GGUF, GPTQ]),
     quantised("gptq-order-to-floats", &["--format", "gptq", "--desc-act"], &[FLOATS]),
@@ -103,6 +108,9 @@ pub(crate) const CHAINS: &[Chain] = &[
     fixture("fixture-awq", "awq/asym", &[GPTQ, AWQ]),
     fixture("fixture-awq-sym", "awq/sym", &[GGUF, AWQ]),
     fixture("fixture-awq-row", "awq/row", &[GPTQ, AWQ]),
+    // Written by the package.
+    fixture("fixture-ct-asym", "compressed-tensors/asym", &[AWQ, GPTQ, CT]),
+    fixture("fixture-ct-row8", "compressed-tensors/row8", &[GPTQ, CT]),
     gptqmodel("gptqmodel-2bit", r#"{"bits": 2, "group_size": 32, "sym": true}"#, &[GPTQ_V2, FLOATS]),
     gptqmodel("gptqmodel-3bit-asym", r#"{"bits": 3, "group_size": 64, "sym": false}"#, &[GPTQ_V2, GPTQ_V1]),
     gptqmodel("gptqmodel-4bit", r#"{"bits": 4, "group_size": 32, "sym": true}"#, &[GGUF, GPTQ]),

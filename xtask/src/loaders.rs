@@ -29,6 +29,8 @@ use crate::{
 struct Loader {
     name: &'static str,
     script: &'static str,
+    /// The formats that it knows.
+    formats: &'static [&'static str],
     /// How far its loss may be from the decoder's: the precision of its arithmetic. Random checkpoints are surer of
     /// nonsense than the trained one is of anything, and lose more by it.
     tolerance: f64,
@@ -38,7 +40,14 @@ struct Loader {
 
 const GPTQMODEL: python::Environment = python::Environment {
     name: "gptqmodel",
-    packages: &["gptqmodel==7.7.0", "torch==2.15.0", "transformers==5.23.0", "optimum==2.3.0", "gguf==0.19.0"],
+    packages: &[
+        "gptqmodel==7.7.0",
+        "torch==2.15.0",
+        "transformers==5.23.0",
+        "optimum==2.3.0",
+        "gguf==0.19.0",
+        "compressed-tensors==0.20.0",
+    ],
     alone: None,
     gigabytes: 6,
 };
@@ -55,17 +64,32 @@ const VLLM: python::Environment = python::Environment {
 const SAME: f64 = 2e-6;
 
 const LOADERS: [Loader; 3] = [
-    Loader { name: "gptqmodel", script: "gptqmodel_reader.py", tolerance: SAME, random: SAME, environment: GPTQMODEL },
+    Loader {
+        name: "gptqmodel",
+        script: "gptqmodel_reader.py",
+        formats: &["gptq", "awq"],
+        tolerance: SAME,
+        random: SAME,
+        environment: GPTQMODEL,
+    },
     // f16.
     Loader {
         name: "transformers",
         script: "transformers_reader.py",
+        formats: &["gptq", "awq", "compressed-tensors"],
         tolerance: 2e-3,
         random: 2e-3,
         environment: GPTQMODEL,
     },
     // bf16, to which scales are rounded as well.
-    Loader { name: "vllm", script: "vllm_reader.py", tolerance: 4e-3, random: 1e-2, environment: VLLM },
+    Loader {
+        name: "vllm",
+        script: "vllm_reader.py",
+        formats: &["gptq", "awq", "compressed-tensors"],
+        tolerance: 4e-3,
+        random: 1e-2,
+        environment: VLLM,
+    },
 ];
 
 /// Every case by the decoder alone.
@@ -161,7 +185,8 @@ impl Check<'_> {
         self.expect_zeros(case, &decoded);
         let mut told = Map::new();
         told.insert("qhost".to_owned(), json!({"mean_nll": eval["mean_nll"], "kl_mean": eval["kl_mean"]}));
-        for (loader, python) in self.loaders.clone() {
+        let knows = |loader: &Loader| loader.formats.contains(&case.format);
+        for (loader, python) in self.loaders.clone().into_iter().filter(|(loader, _)| knows(loader)) {
             let told_by = match document(python.script(loader.script).arg(&folder).arg(&rows)) {
                 Ok(found) => self.compare(case, loader, found, &decoded),
                 Err(error) => {

@@ -6,7 +6,9 @@ use std::borrow::Cow;
 
 use qhost_budget::read_losses;
 use qhost_folder::not_taken;
-use qhost_linears::{Contents, Placement, Settings, check, check_head, check_host, check_source, copy, memory, units};
+use qhost_linears::{
+    Contents, Placement, Settings, check, check_head, check_host, check_source, copy, memory, round_unit, units,
+};
 use qhost_plugin_api::{
     documents::{Findings, OpenRequest, Output, Plan, Survey, UnitOrder},
     sdk::{Failure, FilesHandle, FormatJob, HostHandle, Result, SURVEY, UnitHandle},
@@ -18,7 +20,7 @@ use crate::{
     mixture::{Mixture, rules_of_taken},
     options::Choices,
     pack::{SCALES, ZEROS, parts},
-    round_unit, survey, usage, write,
+    survey, usage, write,
 };
 
 /// What measuring costs for a weight, where it comes first, in nanoseconds on a core of the reference machine.
@@ -115,7 +117,10 @@ impl FormatJob for GptqJob {
         }
         let kept: Vec<_> = self.contents.kept().filter(|kept| kept.unit == unit).collect();
         copy(io, &kept)?;
-        round_unit::round_unit(io, &self.choices, &modules)?;
+        let hint = "leave the module as it is with --plugin-option dynamic=…";
+        round_unit(io, &self.choices.calibration, &modules, hint, &|module, rounded, groups| {
+            write::write_module(io, module, rounded, groups, self.choices.format)
+        })?;
         if let Some(mixture) = &self.mixture {
             for module in modules {
                 survey::tell(io, mixture, module);

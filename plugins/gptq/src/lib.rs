@@ -10,7 +10,6 @@ mod mixture;
 mod options;
 mod pack;
 mod read;
-mod round_unit;
 mod rules;
 mod survey;
 mod usage;

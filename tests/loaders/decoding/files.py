@@ -13,7 +13,7 @@ def read_safetensors(path):
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
     demand(header.pop("__metadata__", {}).get("format") == "pt", f"{path.name}: metadata without format pt")
-    types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I32": np.int32}
+    types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I32": np.int32, "I64": np.int64}
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]

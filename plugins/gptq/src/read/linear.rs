@@ -5,12 +5,12 @@
 
 use std::ops::Range;
 
-use qhost_packed::{Linear, Shape, Tensors, in_memory, matrix, misshapen, word};
+use qhost_packed::{Linear, RUN, Shape, Tensors, in_memory, matrix, misshapen, stream, word};
 use qhost_plugin_api::sdk::Result;
 
 use super::{
     settings::{BITS, Settings, Version},
-    unpack::{RUN, planes, stream},
+    unpack::planes,
 };
 
 /// What the shapes of a linear's tensors say, held against the settings.

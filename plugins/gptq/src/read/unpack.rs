@@ -3,25 +3,9 @@
 //! Codes are a continuous stream of bits, the lowest first, along the packed dimension: 32 of them are in as many words
 //! as a code has bits, whatever that is. Of codes in planes the low bits of all 32 come first, then the high ones.
 
+use qhost_packed::{RUN, mask};
+
 use super::settings::Version;
-
-/// Codes that fill whole words for every width.
-pub(crate) const RUN: usize = 32;
-
-/// The codes of a run, out of its words in which they follow each other.
-#[inline]
-pub(crate) fn stream<const BITS: usize>(words: &[u32]) -> [u8; RUN] {
-    let mut codes = [0; RUN];
-    let word = |at: usize| u64::from(words.get(at).copied().unwrap_or(0));
-    for (index, code) in codes.iter_mut().enumerate() {
-        let (at, shift) = (index * BITS / 32, index * BITS % 32);
-        let window = word(at) | word(at + 1) << 32;
-        #[expect(clippy::cast_possible_truncation, reason = "a code has at most 8 bits")]
-        let low = (window >> shift) as u8;
-        *code = low & mask(BITS);
-    }
-    codes
-}
 
 /// The codes of a run, out of its words in which they are cut into planes: fields of 4, 2 and 1 bits, the wider ones
 /// first, as many as there are words. Three bits are two and one.
@@ -39,13 +23,6 @@ pub(crate) fn planes(words: &[u32]) -> [u8; RUN] {
         first += width;
     }
     codes
-}
-
-/// The largest code of so many bits.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "at most 8 bits")]
-pub(crate) const fn mask(bits: usize) -> u8 {
-    ((1_u16 << bits) - 1) as u8
 }
 
 /// The zero points `first..first + out.len()` of one group; `word` gives the words of the group.
@@ -82,6 +59,8 @@ pub(crate) fn zeros(word: impl Fn(usize) -> u32, bits: u32, version: Version, fi
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, clippy::float_cmp, reason = "small whole numbers")]
 mod tests {
+    use qhost_packed::stream;
+
     use super::*;
 
     /// Packs as the format's text says: code `i` in the bits from `i * bits` on.

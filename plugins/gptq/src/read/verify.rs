@@ -3,7 +3,7 @@
 //! Codes are not looked at: any of them is sound. Zero points and orders are small, and are looked at whole; whether
 //! scales are finite is looked at row by row, see [`Reader`](super::Reader).
 
-use qhost_packed::{Content, Linear, ORDER, Seen, ZEROS, finding, flag};
+use qhost_packed::{Content, Linear, ORDER, Seen, ZEROS, finding, flag, mask};
 use qhost_plugin_api::{
     documents::{Check, CheckStatus},
     sdk::Result,
@@ -67,7 +67,7 @@ fn zeros(content: &Content<'_, Settings>) -> Seen {
             }
             if version == Version::V1 {
                 unpack::zeros(&word, bits, Version::V2, 0, &mut fields);
-                let last = f32::from(unpack::mask(bits as usize));
+                let last = f32::from(mask(bits as usize));
                 wrapped += fields.iter().filter(|field| field.to_bits() == last.to_bits()).count() as u64;
             }
             all += outputs as u64;

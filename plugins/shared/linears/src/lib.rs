@@ -7,6 +7,7 @@
 //! ([`curvature()`]), fetch ([`fetch`]), correct ([`Difference`]), round ([`round()`]), put in the place of the original
 //! ([`Substitutes`]) and tell ([`tell`]).
 
+mod alone;
 mod arriving;
 mod calibration;
 mod check;
@@ -27,6 +28,7 @@ mod report;
 mod requirements;
 mod round;
 mod selection;
+mod sequential;
 mod settings;
 mod stacked;
 mod substitutes;
@@ -35,6 +37,7 @@ mod uneven;
 mod units;
 mod weights;
 
+pub use alone::{memory_alone, round_alone, units_alone};
 pub use arriving::{Offered, leaves_open};
 pub use calibration::{Calibration, DEFAULT_DAMP};
 pub use check::{bad_scale, check};
@@ -54,6 +57,7 @@ pub use report::{Inputs, Sums, metric, share, tell};
 pub use requirements::{check_head, check_host, check_source};
 pub use round::{Outcome, grid, groups, refuse_infinite, round, round_cost, scale_columns};
 pub use selection::{Hints, Multiples, Selection};
+pub use sequential::{WriteModule, round_unit};
 pub use settings::Settings;
 pub use stacked::is_stacked;
 pub use substitutes::Substitutes;

@@ -9,7 +9,7 @@ use qhost_plugin_api::{
 };
 use serde_json::{Map, Value};
 
-use crate::{CODES, CONFIG, KEY, Linear, Packed, Packing, linear::BESIDE, reader::is_packed};
+use crate::{CONFIG, KEY, Linear, Packed, Packing, reader::is_packed};
 
 /// A folder that is understood.
 #[derive(Debug)]
@@ -43,14 +43,17 @@ impl<'a, P: Packing> Content<'a, P> {
             failure.about(subject)
         };
         let linear = |tensor: &StoredAt| {
-            let linear = Linear::of(tensor, |name| folder.tensor(name), &packing);
+            let name = tensor.name.strip_suffix(P::ENDINGS.codes).unwrap_or(&tensor.name);
+            let weights = P::told_weights(&folder, name, tensor);
+            let linear =
+                weights.and_then(|weights| Linear::of((tensor, weights), |name| folder.tensor(name), &packing));
             linear.map_err(|failure| within(tensor, failure))
         };
-        let packed = folder.tensors().iter().filter(|tensor| tensor.name.ends_with(CODES));
+        let packed = folder.tensors().iter().filter(|tensor| tensor.name.ends_with(P::ENDINGS.codes));
         let linears = packed.map(linear).collect::<Result<Vec<_>>>()?;
         for tensor in folder.tensors() {
-            let of = BESIDE.iter().find_map(|ending| tensor.name.strip_suffix(ending));
-            if let Some(name) = of.filter(|name| folder.tensor(&format!("{name}{CODES}")).is_none()) {
+            let of = P::ENDINGS.beside.iter().find_map(|ending| tensor.name.strip_suffix(ending));
+            if let Some(name) = of.filter(|name| folder.tensor(&codes_of::<P>(name)).is_none()) {
                 return Err(within(tensor, P::orphan(tensor, name)));
             }
         }
@@ -92,10 +95,11 @@ impl<'a, P: Packing> Content<'a, P> {
     pub(crate) fn stored(&self) -> Vec<StoredTensor> {
         let mut linears = self.linears.iter().peekable();
         let stored = self.folder.tensors().iter().map(|tensor| {
-            let packed = linears.next_if(|linear| tensor.name.strip_suffix(CODES) == Some(linear.name.as_str()));
+            let packed =
+                linears.next_if(|linear| tensor.name.strip_suffix(P::ENDINGS.codes) == Some(linear.name.as_str()));
             let encoding = packed.map_or_else(|| tensor.dtype.clone(), Linear::encoding);
             let mut stored = StoredTensor::new(&*tensor.name, encoding, tensor.shape.clone());
-            let around = BESIDE.iter().any(|ending| tensor.name.ends_with(ending));
+            let around = P::ENDINGS.is_beside(&tensor.name);
             stored.weights = packed.map(Linear::weights).or_else(|| around.then_some(0));
             stored.at(u32::try_from(tensor.file).unwrap_or(u32::MAX), tensor.offset, tensor.bytes)
         });
@@ -107,12 +111,12 @@ impl<'a, P: Packing> Content<'a, P> {
         let linear = |linear: &Linear| {
             let name = format!("{}.weight", linear.name);
             NamedParameter::linear(name, linear.shape.outputs as u64, linear.shape.inputs as u64)
-                .stored_in(format!("{}{CODES}", linear.name))
+                .stored_in(codes_of::<P>(&linear.name))
         };
         let plain = self.plain().map(|tensor| {
             let mut parameter = NamedParameter::new(&*tensor.name, tensor.shape.clone());
             // Some writers give a bias to every linear.
-            let of = tensor.name.strip_suffix(".bias").map(|name| format!("{name}{CODES}"));
+            let of = tensor.name.strip_suffix(".bias").map(codes_of::<P>);
             let of_linear = of.is_some_and(|name| self.folder.tensor(&name).is_some());
             parameter.does_nothing = of_linear && self.folder.data(tensor).iter().all(|byte| byte << 1 == 0);
             parameter
@@ -122,13 +126,13 @@ impl<'a, P: Packing> Content<'a, P> {
 
     /// The tensors that are not of a packed linear.
     pub fn plain(&self) -> impl Iterator<Item = &StoredAt> {
-        self.folder.tensors().iter().filter(|tensor| !is_part(&tensor.name))
+        self.folder.tensors().iter().filter(|tensor| !P::ENDINGS.has(&tensor.name))
     }
 }
 
-/// Whether a tensor is one of those of a packed linear.
-fn is_part(name: &str) -> bool {
-    name.ends_with(CODES) || BESIDE.iter().any(|ending| name.ends_with(ending))
+/// The name of the tensor of a linear's codes.
+pub(crate) fn codes_of<P: Packing>(module: &str) -> String {
+    format!("{module}{}", P::ENDINGS.codes)
 }
 
 /// What a reading tells: the settings, the linears, and the other tensors.
@@ -157,12 +161,14 @@ impl<P: Packing> Told<P> {
             offset: tensor.offset,
             bytes: tensor.bytes,
         };
-        let tensors: BTreeMap<String, StoredAt> =
-            reading.tensors.iter().map(|tensor| (tensor.name.clone(), stored(tensor))).collect();
-        let packed = tensors.values().filter(|tensor| tensor.name.ends_with(CODES));
-        let linears = packed.map(|tensor| Linear::of(tensor, |name| tensors.get(name), &packing));
+        let tensors: BTreeMap<String, (StoredAt, Option<u64>)> =
+            reading.tensors.iter().map(|tensor| (tensor.name.clone(), (stored(tensor), tensor.weights))).collect();
+        let find = |name: &str| tensors.get(name).map(|(tensor, _)| tensor);
+        let packed = tensors.values().filter(|(tensor, _)| tensor.name.ends_with(P::ENDINGS.codes));
+        let linears = packed.map(|(tensor, weights)| Linear::of((tensor, *weights), find, &packing));
         let linears = linears.collect::<Result<_>>()?;
-        let plain = tensors.into_values().filter(|tensor| !is_part(&tensor.name)).collect();
+        let all = tensors.into_values().map(|(tensor, _)| tensor);
+        let plain = all.filter(|tensor| !P::ENDINGS.has(&tensor.name)).collect();
         Ok(Self { packing, linears, plain })
     }
 }

@@ -7,7 +7,7 @@ use qhost_plugin_api::sdk::{DType, Failure, Result, first_non_finite, widen};
 
 use crate::{Packing, Tensors, misshapen};
 
-/// The ending of the name of a linear's codes.
+/// The ending of the name of a linear's codes, in most formats.
 pub const CODES: &str = ".qweight";
 /// The ending of the name of its zero points.
 pub const ZEROS: &str = ".qzeros";
@@ -21,8 +21,34 @@ pub const ORDER: &str = ".g_idx";
 /// What to do about damaged numbers.
 pub(crate) const DAMAGED: &str = "`qhost verify` tells which tensor is damaged";
 
-/// The endings of everything that belongs to a linear beside its codes.
-pub(crate) const BESIDE: [&str; 4] = [ZEROS, MINIMA, SCALES, ORDER];
+/// What the names of a linear's tensors end in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endings {
+    /// That of its codes.
+    pub codes: &'static str,
+    /// That of its scales.
+    pub scales: &'static str,
+    /// That of the groups of its inputs.
+    pub order: &'static str,
+    /// Those of everything that belongs to it beside its codes.
+    pub beside: &'static [&'static str],
+}
+
+impl Endings {
+    /// Those of most formats.
+    pub const USUAL: Self =
+        Self { codes: CODES, scales: SCALES, order: ORDER, beside: &[ZEROS, MINIMA, SCALES, ORDER] };
+
+    /// Whether a tensor is one of those of a packed linear.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        name.ends_with(self.codes) || self.is_beside(name)
+    }
+
+    /// Whether a tensor belongs to the codes of a linear.
+    pub(crate) fn is_beside(&self, name: &str) -> bool {
+        self.beside.iter().any(|ending| name.ends_with(ending))
+    }
+}
 
 /// What the shapes of a linear's tensors say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +85,7 @@ pub struct Linear {
     /// The group of every input; by their order where it is absent.
     pub order: Option<Place>,
     scale_dtype: DType,
+    endings: Endings,
 }
 
 /// Where a tensor lies.
@@ -105,17 +132,18 @@ pub fn word(bytes: &[u8], index: usize) -> u32 {
 }
 
 impl Linear {
-    /// Understands the linear whose codes are in a tensor; `find` finds the others by name.
+    /// Understands the linear whose codes are in a tensor, which stand for so many weights, if that is told; `find` finds
+    /// the others by name.
     ///
     /// # Errors
     /// Fails with kind `CORRUPT`, naming the tensor, when one is not there or has an impossible shape, and with
     /// `UNSUPPORTED` for a dtype that is not the format's.
-    pub(crate) fn of<'a>(
-        codes: &'a StoredAt,
+    pub(crate) fn of<'a, P: Packing>(
+        (codes, weights): (&'a StoredAt, Option<u64>),
         find: impl Fn(&str) -> Option<&'a StoredAt>,
-        packing: &impl Packing,
+        packing: &P,
     ) -> Result<Self> {
-        let tensors = Tensors::of(codes, find, packing)?;
+        let tensors = Tensors::of((codes, weights), find, packing)?;
         let shape = packing.shape(&tensors)?;
         if shape.inputs == 0 || shape.outputs == 0 || shape.groups == 0 {
             return Err(misshapen(codes, "a linear has inputs, outputs and groups"));
@@ -127,6 +155,7 @@ impl Linear {
             scales: Place::of(tensors.scales),
             order: tensors.order.map(Place::of),
             scale_dtype: tensors.scale_dtype,
+            endings: P::ENDINGS,
             name: tensors.name,
         })
     }
@@ -167,7 +196,7 @@ impl Linear {
                 groups[input].cast_signed(),
                 self.shape.groups
             ))
-            .about(format!("{}{ORDER}", self.name))),
+            .about(format!("{}{}", self.name, self.endings.order))),
             None => Ok(groups),
         }
     }
@@ -203,7 +232,7 @@ impl Linear {
             Some(index) => {
                 let (output, scale) = (rows.start + index, out[index]);
                 Err(Failure::corrupt(format!("the scale of output {output} in group {group} is {scale}"))
-                    .about(format!("{}{SCALES}", self.name))
+                    .about(format!("{}{}", self.name, self.endings.scales))
                     .hint(DAMAGED))
             }
         }

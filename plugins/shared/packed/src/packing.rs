@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use qhost_folder::StoredAt;
+use qhost_folder::{Folder, StoredAt};
 use qhost_plugin_api::{
     documents::Check,
     sdk::{Failure, FileView, Result},
 };
 use serde_json::{Map, Value};
 
-use crate::{CODES, Content, Linear, Packed, Shape, Tensors, ZEROS};
+use crate::{Content, Endings, Linear, Packed, Shape, Tensors, ZEROS};
 
 /// The settings of a folder, and how its linears are packed by them.
 pub trait Packing: Clone + Send + Sync + 'static {
@@ -19,6 +19,8 @@ pub trait Packing: Clone + Send + Sync + 'static {
     const LOADERS: &'static [&'static str];
     /// Whether writers of the format scale inputs of linears, and divide what comes before by the scales.
     const SCALES_INPUTS: bool = false;
+    /// What the names of a linear's tensors end in.
+    const ENDINGS: Endings = Endings::USUAL;
 
     /// The settings as they are written, and the file that has them; none if the folder is of another format.
     ///
@@ -54,6 +56,15 @@ pub trait Packing: Clone + Send + Sync + 'static {
         false
     }
 
+    /// How many weights the codes of a linear stand for, where a tensor of its own tells that; `module` is its name.
+    ///
+    /// # Errors
+    /// Fails with kind `CORRUPT`, naming the tensor, when it tells what cannot be.
+    fn told_weights(folder: &Folder<'_>, module: &str, codes: &StoredAt) -> Result<Option<u64>> {
+        let _ = (folder, module, codes);
+        Ok(None)
+    }
+
     /// What the shapes of a linear's tensors say, held against the settings.
     ///
     /// # Errors
@@ -84,6 +95,6 @@ pub trait Packing: Clone + Send + Sync + 'static {
     /// What to say of a tensor that looks like a part of a packed linear that is not there.
     fn orphan(tensor: &StoredAt, module: &str) -> Failure {
         let _ = tensor;
-        Failure::corrupt(format!("its tensor {module}{CODES} is not there")).about(module)
+        Failure::corrupt(format!("its tensor {module}{} is not there", Self::ENDINGS.codes)).about(module)
     }
 }

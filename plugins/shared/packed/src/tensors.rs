@@ -3,10 +3,7 @@
 use qhost_folder::StoredAt;
 use qhost_plugin_api::sdk::{DType, Failure, Result};
 
-use crate::{
-    Packing,
-    linear::{CODES, ORDER, SCALES},
-};
+use crate::Packing;
 
 /// The tensors of a linear.
 #[derive(Debug, Clone)]
@@ -21,22 +18,24 @@ pub struct Tensors<'a> {
     pub scales: &'a StoredAt,
     /// The group of every input.
     pub order: Option<&'a StoredAt>,
+    /// The weights that the codes stand for, where that is told and not only implied by shapes.
+    pub weights: Option<u64>,
     /// How a scale is stored.
     pub(crate) scale_dtype: DType,
 }
 
 impl<'a> Tensors<'a> {
-    /// The tensors of the linear whose codes are in one; `find` finds the others by name.
+    /// The tensors of the linear whose codes are in one, which stand for so many weights; `find` finds the others by name.
     ///
     /// # Errors
     /// Fails with kind `CORRUPT`, naming the tensor, when one is not there, and with `UNSUPPORTED` when one has a dtype
     /// that no such format has.
-    pub(crate) fn of(
-        codes: &'a StoredAt,
+    pub(crate) fn of<P: Packing>(
+        (codes, weights): (&'a StoredAt, Option<u64>),
         find: impl Fn(&str) -> Option<&'a StoredAt>,
-        packing: &impl Packing,
+        packing: &P,
     ) -> Result<Self> {
-        let name = codes.name.strip_suffix(CODES).unwrap_or(&codes.name).to_owned();
+        let name = codes.name.strip_suffix(P::ENDINGS.codes).unwrap_or(&codes.name).to_owned();
         let part = |ending: &str| find(&format!("{name}{ending}"));
         let needed = |ending: &str| {
             let missing = || Failure::corrupt(format!("its tensor {name}{ending} is not there")).about(&*name);
@@ -47,7 +46,7 @@ impl<'a> Tensors<'a> {
             (None, [first, ..]) if packing.needs_zeros() => Some(needed(first)?),
             (zeros, _) => zeros,
         };
-        let (scales, order) = (needed(SCALES)?, part(ORDER));
+        let (scales, order) = (needed(P::ENDINGS.scales)?, part(P::ENDINGS.order));
         let [of_codes, of_zeros] = packing.dtypes();
         let typed = [(Some(codes), of_codes), (zeros, of_zeros), (order, "I32")];
         for (tensor, dtype) in typed.into_iter().filter_map(|(tensor, dtype)| Some((tensor?, dtype))) {
@@ -66,7 +65,7 @@ impl<'a> Tensors<'a> {
                 );
             }
         };
-        Ok(Self { name, codes, zeros, scales, order, scale_dtype })
+        Ok(Self { name, codes, zeros, scales, order, weights, scale_dtype })
     }
 }
 

@@ -7,7 +7,7 @@ use qhost_folder::json;
 use qhost_plugin_api::{documents::Check, sdk::FileView};
 use serde_json::Value;
 
-use crate::{CONFIG, Content, KEY, Packing, SCALES};
+use crate::{CONFIG, Content, KEY, Packing};
 
 /// The names of files that a tokenizer may be in.
 const TOKENIZERS: [&str; 4] = ["tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model"];
@@ -54,7 +54,8 @@ fn loadable<P: Packing>(content: &Content<'_, P>, files: &[FileView<'_>], loader
         return Err("there is neither model.safetensors nor model.safetensors.index.json".into());
     }
     P::loads(content, loader).map_err(|reason| format!("{loader} refuses it: {reason}"))?;
-    let scales = content.folder.tensors().iter().find(|tensor| tensor.name.ends_with(SCALES) && tensor.dtype != "F16");
+    let is_scales = |name: &str| name.ends_with(P::ENDINGS.scales);
+    let scales = content.folder.tensors().iter().find(|tensor| is_scales(&tensor.name) && tensor.dtype != "F16");
     Ok(match scales.filter(|_| !P::keeps_scales(loader)) {
         Some(scales) => format!("{architecture}; {} is {}, and is read as F16", scales.name, scales.dtype),
         None => format!("{architecture}; {loader} finds what it needs"),

@@ -12,6 +12,7 @@
 
 mod blocks;
 mod grid;
+mod groups;
 mod hessian;
 mod improve;
 mod nearest;
@@ -28,6 +29,7 @@ pub use half::f16;
 pub use self::{
     blocks::{Blocks, Minima, Scheme, Values, arrangement, round_blocks},
     grid::Grid,
+    groups::round_groups,
     hessian::{Conditioning, Curvature, DampedBy, NotPositive},
     nearest::{energy_of, round_to_nearest},
     order::{Grouping, Order},

@@ -122,7 +122,7 @@ impl Job for Rounding<'_> {
 
 /// A whole number that fits into a byte, as one.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "codes and zeros are of the grid")]
-fn byte(number: f32) -> u8 {
+pub(crate) fn byte(number: f32) -> u8 {
     number as u8
 }
 

@@ -11,7 +11,7 @@
 
 use qhost_rounding::{
     Conditioning, Curvature, DampedBy, Effort, Grid, Grouping, Groups, Order, Rounded, TILE, Tile, energy_of,
-    round_rows,
+    round_groups, round_rows,
 };
 
 mod common;
@@ -310,4 +310,40 @@ fn the_error_of_a_tiny_row_is_nearly_the_least_there_is() {
         ratio += tile.loss / least / 10.0;
     }
     assert!(ratio < 1.5, "{ratio}");
+}
+
+/// Each group for itself is what rounding under inputs is of which nothing is known, however the groups lie together; and
+/// the loss that is told is that of the codes.
+#[test]
+fn groups_without_inputs_are_rounded_each_for_itself() {
+    let mut random = Random(11);
+    let (width, rows) = (96, 37);
+    let weights = weights(&mut random, rows, width);
+    let nothing = vec![0.0; width * width];
+    for (bits, symmetric) in [(2, true), (3, false), (4, true), (4, false), (7, false), (8, true)] {
+        for size in [16, 48, 0] {
+            let grid = Grid::new(bits, symmetric).unwrap();
+            let grouping = Grouping::new(width, size).unwrap();
+            let curvature = curvature(&nothing, grouping, Order::Natural, 0.01);
+            let tile = round_groups(grid, PLAIN.candidates, grouping.size(), &weights);
+            let mut of_rows = Tile::default();
+            for rows in weights.chunks(TILE * width) {
+                let some = round_rows(&curvature, grid, PLAIN, rows);
+                of_rows.codes.extend(some.codes);
+                of_rows.scales.extend(some.scales);
+                of_rows.zeros.extend(some.zeros);
+                of_rows.loss += some.loss;
+            }
+            let case = format!("{bits} {symmetric} {size}");
+            assert!(
+                (&tile.codes, &tile.scales, &tile.zeros) == (&of_rows.codes, &of_rows.scales, &of_rows.zeros),
+                "{case}"
+            );
+            assert!((tile.loss - of_rows.loss).abs() < 1e-4 * of_rows.loss, "{case}: {} {}", tile.loss, of_rows.loss);
+            let errors =
+                weights.iter().zip(dequantized(&tile, &curvature)).map(|(one, other)| f64::from(one - other).powi(2));
+            let errors: f64 = errors.sum();
+            assert!((tile.loss - errors).abs() < 1e-5 * errors, "{case}: {} {errors}", tile.loss);
+        }
+    }
 }

@@ -23,13 +23,13 @@ use qhost_plugin_api::{
 };
 
 use crate::{
-    CODES, Linear, Packing,
+    Linear, Packing,
     compare::{
         pair::{Pair, Stored},
         sources::Sources,
         unscale::scalings,
     },
-    content::Told,
+    content::{Told, codes_of},
     plain::Plain,
 };
 
@@ -56,9 +56,9 @@ impl<P: Packing> Comparison<P> {
     pub fn open(model: &Model, existing: &Reading) -> Result<Self> {
         let Told { packing, linears, plain } = Told::<P>::of(existing)?;
         let mut linears: BTreeMap<String, Linear> =
-            linears.into_iter().map(|linear| (format!("{}{CODES}", linear.name), linear)).collect();
+            linears.into_iter().map(|linear| (codes_of::<P>(&linear.name), linear)).collect();
         let plain: BTreeMap<&str, &StoredAt> = plain.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-        let sources = Sources::of(model);
+        let sources = Sources::of(model, P::ENDINGS);
         let mut plan = Plan::new(&*existing.format, "comparison", Output::folder("-comparison"));
         let (mut pairs, mut left_out) = (Vec::new(), Vec::new());
         for tensor in &existing.tensors {

@@ -1,0 +1,19 @@
+//! Reading folders of the format, whoever made them.
+//!
+//! It knows the tensors of the format and its config; what is the same for all packed folders is `qhost-packed`.
+
+mod linear;
+mod packing;
+mod settings;
+mod targets;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub(crate) use linear::stored_zero;
+pub(crate) use settings::Settings;
+#[cfg(test)]
+pub(crate) use verify::LOADERS;
+
+/// Reads and checks folders.
+pub(crate) type Reader = qhost_packed::Reader<Settings>;
