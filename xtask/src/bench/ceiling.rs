@@ -114,12 +114,14 @@ impl Case {
         #[expect(clippy::cast_precision_loss, reason = "figures for people")]
         let (ceiling, mebibyte) = (self.ceiling as f64, MIB as f64);
         let mebibytes = |bytes: f64| Cell::Figure(bytes / mebibyte, 0);
+        // The system's own figure begins with what this process had when it started the other, such as a model.
+        let resident = figure(&told, "peak_memory_bytes")?;
         ensure!(
-            usage.resident <= ceiling * mebibyte,
+            resident <= ceiling * mebibyte,
             "{} as {}: {:.0} MiB were resident, and {ceiling} are the most",
             self.what,
             self.format,
-            usage.resident / mebibyte
+            resident / mebibyte
         );
         Ok(vec![
             Cell::text(self.what),
@@ -127,7 +129,7 @@ impl Case {
             Cell::text(self.level),
             Cell::Figure(ceiling, 0),
             mebibytes(planned),
-            mebibytes(usage.resident),
+            mebibytes(resident),
             mebibytes(figure(&told, "peak_anonymous_bytes")?),
             Cell::Figure(usage.wall, 1),
             Cell::Figure(refused.status.code().context("a plan was killed")?.into(), 0),

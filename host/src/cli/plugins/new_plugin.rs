@@ -13,7 +13,6 @@ use super::{CommandResult, Session};
 use crate::{
     cli::arguments::NewPluginArguments,
     exit_code::{ExitCode, Fault},
-    report,
 };
 
 /// The files of the crate. In the template it is called `template-name`, as a crate, as a type and as a library.
