@@ -15,6 +15,9 @@ use crate::cargo::{self, Workspace};
 /// Plugins that only tests use, and what comes between a process and its system.
 const TEST_PLUGINS: [&str; 5] = ["qhost-bridge", "qhost-faults", "qhost-misbehave", "qhost-nibble", "qhost-observe"];
 
+/// A plugin with the plugin API of version 1, in a workspace of its own; see `tests/README.md`.
+const FROZEN: (&str, &str) = ("tests/frozen/v1", "qhost-frozen-v1");
+
 /// Makes `target/dist`: `qhost` and `plugins/`.
 ///
 /// Every package below `plugins/` is a plugin; a new one needs no change here.
@@ -42,6 +45,14 @@ pub(crate) fn test_plugins() -> Result<PathBuf> {
         let library = library(plugin);
         place(&workspace.target.join("release").join(&library), &folder.join(library))?;
     }
+    let (frozen, library) = (workspace.target.join("frozen"), library(FROZEN.1));
+    let manifest = Path::new(FROZEN.0).join("Cargo.toml");
+    let mut cargo = cargo::cargo();
+    cargo.args(["build", "--release", "--locked", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(&frozen);
+    // What is frozen is not held to the lints of compilers to come.
+    cargo.env_remove("RUSTFLAGS").stdout(std::io::stderr());
+    cargo::run(&mut cargo)?;
+    place(&frozen.join("release").join(&library), &folder.join(library))?;
     Ok(folder)
 }
 

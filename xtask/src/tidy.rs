@@ -129,6 +129,10 @@ const LONGEST: usize = 600;
 const FROZEN: &str = "plugin-api/abi/src/layouts";
 const FROZEN_DIGEST: &str = "plugin-api/abi/layouts-v1.xxh3";
 
+/// A plugin as it was when version 1 was frozen, with the plugin API of then.
+const OLD_PLUGIN: &str = "tests/frozen/v1";
+const OLD_PLUGIN_DIGEST: &str = "tests/frozen/v1.xxh3";
+
 struct Source {
     /// Relative to the repository, with `/`.
     path: String,
@@ -139,6 +143,7 @@ pub(crate) fn run(freeze_abi: bool) -> Result<()> {
     let root = qhost_tests::repository();
     if freeze_abi {
         fs::write(root.join(FROZEN_DIGEST), format!("{}\n", frozen_digest(&root)?))?;
+        fs::write(root.join(OLD_PLUGIN_DIGEST), format!("{}\n", old_plugin_digest(&root)?))?;
     }
     let mut faults = Vec::new();
     check_top(&root, &mut faults)?;
@@ -165,6 +170,10 @@ fn sources(root: &Path) -> Result<Vec<Source>> {
     for folder in ["host", "plugin-api", "plugins", "tests", "xtask"] {
         for entry in WalkDir::new(root.join(folder)).sort_by_file_name() {
             let entry = entry?;
+            // What is frozen is held to nothing but its digest.
+            if entry.path().starts_with(root.join(OLD_PLUGIN)) {
+                continue;
+            }
             if entry.path().extension().is_some_and(|ending| ending == "rs") {
                 let path = entry.path().strip_prefix(root)?.to_string_lossy().replace('\\', "/");
                 sources.push(Source { path, text: fs::read_to_string(entry.path())? });
@@ -305,6 +314,12 @@ fn check_frozen(root: &Path, faults: &mut Vec<String>) -> Result<()> {
             "{FROZEN}: differs from what was frozen as v1; layouts never change, see plugin-api/ABI.md for how to grow"
         ));
     }
+    let old = fs::read_to_string(root.join(OLD_PLUGIN_DIGEST)).unwrap_or_default();
+    if old.trim() != old_plugin_digest(root)? {
+        faults.push(format!(
+            "{OLD_PLUGIN}: differs from what was frozen; it is there to be loaded as it is, and never changes"
+        ));
+    }
     let manifest = fs::read_to_string(root.join("plugin-api/abi/Cargo.toml"))?;
     if !manifest.lines().any(|line| line.starts_with("version = \"1.")) {
         faults.push("plugin-api/abi/Cargo.toml: the version is not 1.x, so older plugins would be refused".into());
@@ -325,4 +340,20 @@ fn frozen_digest(root: &Path) -> Result<String> {
         }
     }
     Ok(format!("{:032x}", xxh3_128(layouts.as_bytes())))
+}
+
+/// A digest of all files of the old plugin, with their names; line ends do not count.
+fn old_plugin_digest(root: &Path) -> Result<String> {
+    let mut all = String::new();
+    let folder = root.join(OLD_PLUGIN);
+    for entry in
+        WalkDir::new(&folder).sort_by_file_name().into_iter().filter_entry(|entry| entry.file_name() != "target")
+    {
+        let entry = entry?;
+        if entry.file_type().is_file() {
+            let name = entry.path().strip_prefix(&folder)?.to_string_lossy().replace('\\', "/");
+            all.extend([&*name, "\n", &fs::read_to_string(entry.path())?.replace("\r\n", "\n")]);
+        }
+    }
+    Ok(format!("{:032x}", xxh3_128(all.as_bytes())))
 }
