@@ -118,7 +118,7 @@ mod tests {
     /// Made by compressed-tensors 0.20.0 with torch 2.15.0:
     /// `i = torch.arange(111); c = (((i * 73 + i // 5) & ((1 << b) - 1)) - (1 << (b - 1))).to(torch.int8)`,
     /// `pack_to_int32(c.reshape(3, 37), b)`, `pack_to_int32(c.reshape(37, 3), b, packed_dim=0)`.
-    #[expect(clippy::unreadable_literal, clippy::type_complexity, reason = "words of codes")]
+    #[expect(clippy::unreadable_literal, reason = "words of codes")]
     const PACKED: [(u32, &[u32], &[u32]); 7] = [
         (
             2,

@@ -143,7 +143,7 @@ fn what_the_package_made_is_sound_and_loaders_take_what_they_know() {
             let word = refused.iter().find(|(name, _)| *name == variant).map(|(_, word)| *word).or(mixed);
             match word {
                 Some(word) => {
-                    assert!(told.as_ref().is_some_and(|told| told.contains(word)), "{variant} {loader}: {told:?}")
+                    assert!(told.as_ref().is_some_and(|told| told.contains(word)), "{variant} {loader}: {told:?}");
                 }
                 None => assert_eq!(told, None, "{variant} {loader}"),
             }
@@ -176,7 +176,7 @@ fn what_does_not_fit_is_named() {
         (weights("symmetric", json!(false)), "proj", "zero points are not there"),
         (
             edited(folder("asym"), |settings| {
-                settings["config_groups"]["group_0"]["weights"]["symmetric"] = json!(true)
+                settings["config_groups"]["group_0"]["weights"]["symmetric"] = json!(true);
             }),
             "zero_point",
             "symmetric",
