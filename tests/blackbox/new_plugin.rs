@@ -31,16 +31,17 @@ fn a_new_plugin_is_built_and_used_as_it_is() {
     let here = folder.path();
     let new = Qhost::new(["plugins", "new", "my-int8", "--plugin-api"]).arg(repository().join("plugin-api"));
     let made = new.in_folder(here).json();
-    assert_eq!((&made["status"], &made["id"]), (&"done".into(), &"my-int8".into()), "{made}");
+    assert_eq!((&made["status"], &made["id"]), (&"ok".into(), &"my-int8".into()), "{made}");
     let krate = here.join("my-int8");
     let library = build(&krate, "my_int8");
 
-    // `qhost plugins check LIBRARY --full` and `qhost plugins install LIBRARY` have their place here; until then the library is
-    // put into a folder of its own.
-    let plugins = here.join("plugins");
-    fs::create_dir(&plugins).unwrap();
-    fs::copy(&library, plugins.join(library.file_name().unwrap())).unwrap();
-    let qhost = |arguments: &[&str]| Qhost::new(arguments).arg("--plugin-dir").arg(&plugins).in_folder(here);
+    // Everything that its author does next is what the guide says, in this order.
+    let data = here.join("data");
+    let qhost = |arguments: &[&str]| Qhost::new(arguments).env("XDG_DATA_HOME", &data).in_folder(here);
+    let checked = qhost(&["plugins", "check", "--full"]).arg(&library).json();
+    assert!(checked["checks"].as_array().unwrap().len() > 15, "{checked}");
+    let installed = qhost(&["plugins", "install"]).arg(&library).json();
+    assert_eq!(installed["plugin"]["id"], "my-int8", "{installed}");
 
     let listed = qhost(&["plugins", "list"]).json();
     let row = listed["plugins"].as_array().unwrap().iter().find(|row| row["id"] == "my-int8").unwrap();

@@ -78,7 +78,7 @@ pub(super) fn run(session: &Session, arguments: &NewPluginArguments) -> CommandR
          qhost plugins list --plugin-dir target/release\n"
     );
     session.print(
-        || json!({"schema": "qhost.new-plugin/1", "status": "done", "id": name, "path": folder, "files": files}),
+        || json!({"schema": "qhost.new-plugin/1", "status": "ok", "id": name, "path": folder, "files": files}),
         || text,
     )
 }
