@@ -4,7 +4,7 @@ use std::fs;
 
 use qhost_tests::{command::Qhost, repository};
 
-const COMMANDS: [&[&str]; 12] = [
+const COMMANDS: [&[&str]; 16] = [
     &[],
     &["quantize"],
     &["convert"],
@@ -15,6 +15,10 @@ const COMMANDS: [&[&str]; 12] = [
     &["plugins"],
     &["plugins", "list"],
     &["plugins", "info"],
+    &["plugins", "check"],
+    &["plugins", "install"],
+    &["plugins", "remove"],
+    &["plugins", "new"],
     &["completions"],
     &["man"],
 ];

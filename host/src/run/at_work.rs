@@ -67,27 +67,25 @@ impl AtWork {
 
     /// A unit begins.
     pub(super) fn unit(&self, name: &str) {
-        self.change(|now| {
-            name.clone_into(&mut now.unit);
-            now.tensor = None;
-        });
-    }
-
-    /// Rows of a tensor are lent.
-    pub(super) fn tensor(&self, name: &str) {
-        self.change(|now| now.tensor = Some(name.to_owned()));
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Moment)) {
-        let Some(file) = &self.file else { return };
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = now.clone();
-        change(&mut now);
-        if *now == before {
-            return;
+        name.clone_into(&mut now.unit);
+        now.tensor = None;
+        self.write(&now);
+    }
+
+    /// Rows of a tensor are lent; mostly of the same as before.
+    pub(super) fn tensor(&self, name: &str) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.tensor.as_deref() != Some(name) {
+            now.tensor = Some(name.to_owned());
+            self.write(&now);
         }
+    }
+
+    fn write(&self, now: &Moment) {
+        let Some(file) = &self.file else { return };
         // Blanks to the end, so that nothing of what was there before is left.
-        let mut text = serde_json::to_vec(&*now).unwrap_or_default();
+        let mut text = serde_json::to_vec(now).unwrap_or_default();
         if text.len() < VERDICT_AT {
             text.resize(VERDICT_AT, b' ');
             let _ = write_all_at(file, 0, &text);

@@ -45,14 +45,22 @@ pub(super) fn levels(subject: &Subject<'_>, target: &Target<'_>) -> Outcomes {
         return failed(format!(
             "no level takes a llama of {layers} layers, {hidden} wide, {ffn} inside, with {vocabulary} tokens; if such a \
              model cannot be made, say in `Settings` which can: {}",
-            refused.join("; ")
+            few(&refused)
         ));
     }
     verdict(&faults, format!("{works} of {} levels are planned{}", target.planned.len(), and(&refused)))
 }
 
 fn and(refused: &[String]) -> String {
-    if refused.is_empty() { String::new() } else { format!("; refused: {}", refused.join("; ")) }
+    if refused.is_empty() { String::new() } else { format!("; refused: {}", few(refused)) }
+}
+
+/// The first of many refusals, which are mostly alike.
+fn few(refused: &[String]) -> String {
+    match refused {
+        [first, second, more @ ..] if !more.is_empty() => format!("{first}; {second}; and {} more", more.len()),
+        all => all.join("; "),
+    }
 }
 
 /// A job of every level: each byte written once, constants as long as planned, a check that passes.
