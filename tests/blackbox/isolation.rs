@@ -4,10 +4,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use qhost_tests::{
-    command::{Qhost, library_name, test_plugin},
+    command::{Qhost, library_name, test_plugin, wait_for_work},
     fixture,
 };
 use serde_json::Value;
@@ -173,4 +174,17 @@ fn breaches_are_told_in_the_same_words() {
     }
     let user = User::new();
     assert_eq!(user.quantize("well").json()["resumed"], Value::Null);
+}
+
+/// The host's own way of stopping reaches the plugin as ever, and what is done is kept.
+#[test]
+fn an_interrupted_run_goes_on() {
+    let user = User::new();
+    let (mut child, _home) = user.quantize("hang").start();
+    let journal = user.folder.path().join("out").join("stories260K.rows.partial").join("journal");
+    wait_for_work(&mut child, &journal, |text| text.lines().count() >= 4);
+    let sent = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(user.quantize("well").json()["resumed"]["units_done"], 2);
 }

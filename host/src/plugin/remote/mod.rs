@@ -12,6 +12,7 @@ mod wire;
 
 use std::{
     io::{self, Read},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
@@ -106,6 +107,8 @@ pub(super) fn connect(path: &Path, host: HostObject, facts: &str, threads: usize
     let executable = std::env::current_exe().map_err(system)?;
     let mut command = Command::new(executable);
     command.args([COMMAND, "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    // Ctrl-C at a terminal is for the host, which tells the plugin.
+    command.process_group(0);
     let mut child = command.spawn().map_err(system)?;
     let (lifeline, stdout) = (child.stdin.take(), child.stdout.take());
     let listen = move || {

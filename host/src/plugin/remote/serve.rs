@@ -151,7 +151,8 @@ fn on_unit(unit: &UnitObject, request: &Request, inputs: &[&[u8]], peer: &Peer) 
             let lease = lease.into_result()?;
             let length = usize::try_from(lease.bytes).map_err(|error| broken(&error.to_string()))?;
             let told = json!([lease.id, lease.dtype.0, lease.rows, lease.row_elements, name]);
-            Ok((told, Some(Given::Lent(lease.data, length))))
+            let given = if length == 0 { Given::Owned(Vec::new()) } else { Given::Lent(lease.data, length) };
+            Ok((told, Some(given)))
         }
         "release" => {
             unit.release(arguments(request)?);
