@@ -34,7 +34,7 @@ pub(crate) fn loader_limits(contents: &Contents, model: &Model) -> Vec<String> {
     let any = |test: &dyn Fn(&Module) -> bool| contents.modules().any(test);
     if any(&|module| module.settings.act_order) {
         limits.push(
-            "vLLM (0.33) and compressed-tensors since 0.19 refuse groups in the order of the inputs (actorder `group`); \
+            "vLLM (0.32) and compressed-tensors since 0.19 refuse groups in the order of the inputs (actorder `group`); \
              without --desc-act, columns are put in order within their groups anyway"
                 .into(),
         );

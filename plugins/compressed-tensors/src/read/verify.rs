@@ -62,11 +62,11 @@ fn order(content: &Content<'_, Settings>) -> Seen {
 pub(super) fn loads(content: &Content<'_, Settings>, loader: &str) -> Result<(), String> {
     let any = |test: &dyn Fn(&Linear) -> bool| content.linears.iter().find(|linear| test(linear));
     if let Some(linear) = any(&|linear| linear.order.is_some()) {
-        let since = if loader == "vllm" { "vLLM 0.33" } else { "compressed-tensors 0.19" };
+        let since = if loader == "vllm" { "0.32" } else { "compressed-tensors 0.19" };
         return Err(format!("since {since} it takes no groups in an order of their own, as {} has", linear.name));
     }
     if let Some(linear) = any(&|linear| layout(linear) == Layout::Padded) {
-        let since = if loader == "vllm" { "vLLM 0.33" } else { "compressed-tensors 0.18" };
+        let since = if loader == "vllm" { "0.33" } else { "compressed-tensors 0.18" };
         return Err(format!("since {since} codes go on in the next word, and those of {} do not", linear.name));
     }
     if loader == "vllm" {
