@@ -29,7 +29,7 @@ fn a_plugin_of_version_1_makes_the_bytes_that_it_always_made_and_reads_them() {
     let output = folder.path().join("stories260K-q4.frozen-v1");
     let bytes = fs::read(&output).unwrap();
     let header = usize::try_from(u64::from_le_bytes(*bytes[8..].first_chunk().unwrap())).unwrap();
-    let digest: String = Sha256::digest(&bytes[16 + header..]).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = qhost::text::hex(&Sha256::digest(&bytes[16 + header..]));
     assert_eq!(digest, DIGEST, "an old plugin is given other weights, or they arrive elsewhere");
 
     // Its reader and its decoder, too.

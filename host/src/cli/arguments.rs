@@ -59,6 +59,13 @@ pub(super) struct Global {
     /// The same as --output-format json.
     #[arg(long, global = true, help_heading = "Output")]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) plugins: PluginChoice,
+}
+
+/// Which plugins are used, and how.
+#[derive(Debug, Args)]
+pub(super) struct PluginChoice {
     /// Look for plugins in this folder first; may be given several times.
     ///
     /// After these come the folders in the environment variable `QHOST_PLUGIN_PATH`, `plugins` beside the

@@ -105,9 +105,9 @@ impl Session {
         Self {
             verbosity,
             json,
-            plugin_dirs: global.plugin_dirs.clone(),
-            locked: global.locked,
-            isolate: global.isolate,
+            plugin_dirs: global.plugins.plugin_dirs.clone(),
+            locked: global.plugins.locked,
+            isolate: global.plugins.isolate,
             log: LogSettings { verbosity, json, file: global.log_file.clone() },
         }
     }

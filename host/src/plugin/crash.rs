@@ -49,19 +49,17 @@ pub(super) fn watch(as_json: bool) {
 extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the system gives a valid pointer.
     let sent_by_others = unsafe { (*info).si_code == libc::SI_USER };
-    match calls::current().filter(|_| !sent_by_others) {
-        Some(call) => end(call, &[b"crashed (", cause(signal), b")"]),
-        None => {
-            let index = SIGNALS.iter().position(|known| *known == signal).unwrap_or(0);
-            // Not a plugin's: what would have happened anyway happens when the instruction is run again.
-            // SAFETY: the action was filled in before this handler was set.
-            unsafe {
-                let before = &raw const BEFORE;
-                libc::sigaction(signal, (*before)[index].as_ptr(), ptr::null_mut());
-                if sent_by_others {
-                    libc::raise(signal);
-                }
-            }
+    if let Some(call) = calls::current().filter(|_| !sent_by_others) {
+        end(call, &[b"crashed (", cause(signal), b")"]);
+    }
+    // Not a plugin's: what would have happened anyway happens when the instruction is run again.
+    let index = SIGNALS.iter().position(|known| *known == signal).unwrap_or(0);
+    // SAFETY: the action was filled in before this handler was set.
+    unsafe {
+        let before = &raw const BEFORE;
+        libc::sigaction(signal, (*before)[index].as_ptr(), ptr::null_mut());
+        if sent_by_others {
+            libc::raise(signal);
         }
     }
 }
@@ -101,7 +99,10 @@ fn end(call: &Call, how: &[&[u8]]) -> ! {
         }
     }
     // SAFETY: only one thread ever comes here. A signal's stack has no room for these.
-    let (text, sentence) = unsafe { (&mut *(&raw mut TEXT), &mut *(&raw mut SENTENCE)) };
+    let (text, sentence) = unsafe {
+        let (text, sentence) = (&raw mut TEXT, &raw mut SENTENCE);
+        (&mut *text, &mut *sentence)
+    };
     write_verdict(text, call, how);
     let record = call.record;
     // SAFETY: the pointers are those of texts that are there until the end of the process, with their ends.

@@ -32,10 +32,11 @@ pub(super) fn watch() {
 
 fn limit(variable: Option<&str>) -> Duration {
     let Some(text) = variable else { return USUAL };
-    text.parse().map(Duration::from_secs).unwrap_or_else(|_| {
+    let Ok(seconds) = text.parse() else {
         tracing::warn!("{TIMEOUT_VARIABLE}: `{}` is not a number of seconds", text.escape_debug());
-        USUAL
-    })
+        return USUAL;
+    };
+    Duration::from_secs(seconds)
 }
 
 fn in_words(limit: Duration) -> String {

@@ -319,13 +319,7 @@ pub(super) fn prepare(
     let widening = widening_memory(&open.model, &input).saturating_mul(settings.threads().into());
     memory.resident = memory.resident.saturating_add(widening);
     memory.anonymous = memory.anonymous.saturating_add(widening);
-    let calibrating = match &samples {
-        Some(samples) => {
-            let element_bytes = |tensor: usize| input.element_bytes(&open.model, tensor);
-            calibrated::needed(&plan.plan, &open.model, &element_bytes, samples)?
-        }
-        None => Needed::default(),
-    };
+    let calibrating = calibrating(&plan.plan, &open.model, &input, samples.as_deref())?;
     let own = own_memory(memory, settings.pool.current_num_threads());
     let working = own.saturating_add(calibrating.memory);
     settings.ledger.set_own(working);
@@ -372,6 +366,15 @@ pub(super) fn prepare(
         estimate,
         warnings,
     })
+}
+
+/// What the calibration takes.
+fn calibrating(plan: &Plan, model: &Model, input: &Input, samples: Option<&Samples>) -> Result<Needed, Error> {
+    let element_bytes = |tensor: usize| input.element_bytes(model, tensor);
+    samples.map_or_else(
+        || Ok(Needed::default()),
+        |samples| calibrated::needed(plan, model, &element_bytes, samples).map_err(Error::from),
+    )
 }
 
 /// The name of an output's card; where there can be none, why.

@@ -99,6 +99,9 @@ struct Mapped {
     identity: (u64, u64),
 }
 
+/// A file, by its path and what tells it from another one at the same path.
+pub type FileIdentity = (PathBuf, (u64, u64));
+
 /// Bytes of a mapped file by their place, so that another process can map the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MappedPlace {
@@ -150,7 +153,7 @@ impl MappedPlace {
 
     /// What the file is, apart from the place in it.
     #[must_use]
-    pub fn file(&self) -> (PathBuf, (u64, u64)) {
+    pub fn file(&self) -> FileIdentity {
         (self.path.clone(), self.identity)
     }
 }

@@ -12,4 +12,4 @@ pub mod positioned;
 pub use encoding::{Encoding, ScaleKind, Scales};
 pub use ledger::{Grant, Ledger, Refused};
 pub use lender::{Lender, Loan, NoSuchRows, Placement, most_mapped};
-pub use mapping::{MappedFile, MappedPlace};
+pub use mapping::{FileIdentity, MappedFile, MappedPlace};

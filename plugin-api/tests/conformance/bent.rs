@@ -273,7 +273,7 @@ impl<const B: u8> FormatJob for Job<B> {
         let has = Bent::<B>::has;
         let planned = self.plan.units.iter().find(|planned| planned.unit == unit);
         let memory = planned.map_or(0, |planned| planned.working_memory(io.host().facts().threads));
-        let more = if has(Bend::AsksForMoreThanPlanned) { 1 } else { 0 };
+        let more = u64::from(has(Bend::AsksForMoreThanPlanned));
         let grant = io.host().grant(memory + more, "floats");
         match grant {
             Err(_) if has(Bend::IgnoresGrants) => {}
@@ -378,7 +378,9 @@ impl<const B: u8> RowDecoder for Decoder<B> {
         let bytes = files.first().and_then(|file| file.get(start..)?.get(..out.len() * 4)).ok_or_else(lost)?;
         widen(DType::F32, bytes, out)?;
         if Bent::<B>::has(Bend::DecodesOtherWeights) {
-            out.iter_mut().for_each(|weight| *weight *= -2.0);
+            for weight in out.iter_mut() {
+                *weight *= -2.0;
+            }
         }
         if Bent::<B>::has(Bend::DecodesPiecesDifferently) {
             out[0] += 0.01;

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
     sync::{Arc, Mutex},
 };
 
@@ -25,12 +24,12 @@ use super::{
 };
 use crate::{
     plugin::{calls, services},
-    stream::{MappedFile, MappedPlace},
+    stream::{FileIdentity, MappedFile, MappedPlace},
 };
 
 /// Files of the other process that this one has mapped too.
 #[derive(Default)]
-pub(super) struct Mappings(Mutex<HashMap<(PathBuf, (u64, u64)), Arc<MappedFile>>>);
+pub(super) struct Mappings(Mutex<HashMap<FileIdentity, Arc<MappedFile>>>);
 
 impl Mappings {
     fn file(&self, place: &MappedPlace) -> Result<Arc<MappedFile>, Failure> {

@@ -94,9 +94,9 @@ fn unknown(request: &Request) -> Failure {
 }
 
 /// An answer that is an object, or none.
-fn found(found: ROption<ServiceObject>, peer: &Peer) -> Served {
+fn found(found: ROption<ServiceObject>, peer: &Peer) -> (Value, Option<Given>) {
     let id = found.into_option().map(|service| peer.own.hold(Object::Service(service)));
-    Ok((json!(id), None))
+    (json!(id), None)
 }
 
 fn plain<T>(outcome: RResult<T, Failure>, value: impl FnOnce(T) -> Value) -> Served {
@@ -119,7 +119,7 @@ fn on_host(host: &qhost_plugin_api::abi::HostObject, request: &Request, peer: &P
             Ok((Value::Null, None))
         }
         "cancelled" => Ok((json!(host.cancelled()), None)),
-        "query_interface" => found(host.query_interface(arguments::<&str>(request)?.into()), peer),
+        "query_interface" => Ok(found(host.query_interface(arguments::<&str>(request)?.into()), peer)),
         _ => Err(unknown(request)),
     }
 }
@@ -136,7 +136,7 @@ fn on_files(files: &FilesObject, request: &Request, peer: &Peer) -> Served {
             bytes.truncate(usize::try_from(read).unwrap_or(usize::MAX));
             Ok((json!(read), Some(Given::Owned(bytes))))
         }
-        "query_interface" => found(files.query_interface(arguments::<&str>(request)?.into()), peer),
+        "query_interface" => Ok(found(files.query_interface(arguments::<&str>(request)?.into()), peer)),
         _ => Err(unknown(request)),
     }
 }
@@ -177,7 +177,7 @@ fn on_unit(unit: &UnitObject, request: &Request, inputs: &[&[u8]], peer: &Peer) 
             let loaded = unit.load(arguments::<&str>(request)?.into()).into_result()?.into_option();
             Ok((json!(loaded.is_some()), loaded.map(|bytes| Given::Owned(bytes.into()))))
         }
-        "query_interface" => found(unit.query_interface(arguments::<&str>(request)?.into()), peer),
+        "query_interface" => Ok(found(unit.query_interface(arguments::<&str>(request)?.into()), peer)),
         _ => Err(unknown(request)),
     }
 }
@@ -190,7 +190,7 @@ fn on_plugin(plugin: &PluginObject, request: &Request, peer: &Arc<Peer>) -> Serv
             let job = plugin.open(request.into(), proxies::files(peer, files));
             plain(job, |job| json!(peer.own.hold(Object::Job(job))))
         }
-        "query_interface" => found(plugin.query_interface(arguments::<&str>(request)?.into()), peer),
+        "query_interface" => Ok(found(plugin.query_interface(arguments::<&str>(request)?.into()), peer)),
         _ => Err(unknown(request)),
     }
 }
@@ -207,7 +207,7 @@ fn on_job(job: &JobObject, request: &Request, peer: &Arc<Peer>) -> Served {
             plain(job.run_unit(unit, proxies::unit(peer, io)), |()| Value::Null)
         }
         "check" => plain(job.check(proxies::files(peer, arguments(request)?)), |text| json!(text.as_str())),
-        "query_interface" => found(job.query_interface(arguments::<&str>(request)?.into()), peer),
+        "query_interface" => Ok(found(job.query_interface(arguments::<&str>(request)?.into()), peer)),
         _ => Err(unknown(request)),
     }
 }

@@ -68,7 +68,7 @@ impl<'a> Target<'a> {
         }
         let default = self.planned.iter().find(|(level, _)| Some(level) == self.format.default_level.as_ref());
         let found = default.into_iter().chain(&self.planned).find_map(|(level, plan)| {
-            let runs = plan.as_ref().is_ok_and(|plan| Self::can_run(plan));
+            let runs = plan.as_ref().is_ok_and(Self::can_run);
             runs.then_some(level.as_str())
         });
         match found {
@@ -82,7 +82,7 @@ impl<'a> Target<'a> {
 
     /// The levels that can be made here.
     pub(super) fn levels(&self) -> impl Iterator<Item = &str> {
-        let runs = |plan: &Result<Plan>| plan.as_ref().is_ok_and(|plan| Self::can_run(plan));
+        let runs = |plan: &Result<Plan>| plan.as_ref().is_ok_and(Self::can_run);
         self.planned.iter().filter(move |(_, plan)| runs(plan)).map(|(level, _)| level.as_str())
     }
 
