@@ -10,10 +10,7 @@ use std::{
 use serde_json::json;
 
 use super::{CommandResult, Session, arguments::NewPluginArguments};
-use crate::{
-    exit_code::{ExitCode, Fault},
-    report,
-};
+use crate::exit_code::{ExitCode, Fault};
 
 /// The files of the crate. In the template it is called `template-name`, as a crate, as a type and as a library.
 const FILES: [(&str, &str); 10] = [
