@@ -100,7 +100,7 @@ fn what_cannot_be_made_is_refused_in_the_plan() {
         ("tinylm", &["--level", "4bit-g128", "--group-size", "64"], 2, "contradicts", ""),
         ("tinylm", &["--level", "4bit-g128", "--bits", "3"], 2, "contradicts", ""),
         ("tinylm", &["--level", "Q4_K_M"], 4, "Q4_K_M", "4bit-g128"),
-        ("tinylm", &["--desc-act"], 2, "--act-order", ""),
+        ("tinylm", &["--desc-act"], 2, "--desc-act", ""),
         ("tinylm", &["--max-size", "5MB"], 4, "--max-size", "gptq"),
         ("tinylm", &["--imatrix", "auto"], 2, "--imatrix", "--calibration"),
         ("tinylm", &["--plugin-option", "mse=2.4"], 2, "mse", "damp"),
