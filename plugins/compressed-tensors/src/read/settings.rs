@@ -44,7 +44,11 @@ pub(super) struct Scheme {
 /// Fails with kind `CORRUPT` when the file is no JSON.
 pub(super) fn written(files: &[FileView<'_>]) -> Result<Option<(Map<String, Value>, &'static str)>> {
     let found = settings_in(files, &[])?;
-    Ok(found.filter(|(settings, _)| text(settings, "quant_method") == Some(FORMAT)))
+    // The package has other formats, which other plugins may read.
+    let is_packed = |format: &str| ["pack-quantized", "mixed-precision"].contains(&format);
+    Ok(found.filter(|(settings, _)| {
+        text(settings, "quant_method") == Some(FORMAT) && text(settings, "format").is_none_or(is_packed)
+    }))
 }
 
 impl Settings {
