@@ -10,10 +10,11 @@ use qhost_linears::{
     Contents, Item, Kept, Module, Placement, check, check_host, check_source, is_linear, is_stacked, memory,
     module_name, units,
 };
+use qhost_packed::Maker;
 use qhost_plugin_api::{
     documents::{
-        Fidelity, Findings, Fold, FoldSource, Model, OpenRequest, Output, Part, Plan, RoleKind, SegmentContent,
-        UnitOrder,
+        Fidelity, Findings, Fold, FoldSource, FormatDescription, Model, OpenRequest, Output, Part, Plan, RoleKind,
+        SegmentContent, UnitOrder,
     },
     sdk::{Failure, FilesHandle, FormatJob, HostHandle, Result, UnitHandle},
 };
@@ -37,7 +38,7 @@ const SCALES_COST: f64 = 20.0;
 const SCALED_ERROR: f64 = 1.0 / 256.0;
 
 /// A planned folder.
-pub(crate) struct AwqJob {
+pub struct AwqJob {
     host: HostHandle,
     plan: Plan,
     choices: Choices,
@@ -49,8 +50,14 @@ pub(crate) struct AwqJob {
     kept: Vec<Kept>,
 }
 
-impl AwqJob {
-    pub(crate) fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
+impl Maker for AwqJob {
+    type Packing = crate::read::Settings;
+
+    fn description() -> FormatDescription {
+        crate::format::description()
+    }
+
+    fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
         let mut choices = Choices::read(&request.options)?;
         let model = &request.model;
         choices.offer(request.conversion.as_ref(), model);

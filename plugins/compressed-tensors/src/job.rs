@@ -9,15 +9,16 @@ use qhost_linears::{
     Contents, Placement, Settings, check, check_head, check_host, check_source, copy, memory, module_name, units,
     units_alone,
 };
+use qhost_packed::Maker;
 use qhost_plugin_api::{
-    documents::{Findings, Model, OpenRequest, Output, Plan, RoleKind, UnitOrder},
+    documents::{Findings, FormatDescription, Model, OpenRequest, Output, Plan, RoleKind, UnitOrder},
     sdk::{FilesHandle, FormatJob, HostHandle, Result, UnitHandle},
 };
 
 use crate::{check::wrong, config, options::Choices, pack::parts, unit, usage, write};
 
 /// A planned folder.
-pub(crate) struct FolderJob {
+pub struct FolderJob {
     host: HostHandle,
     plan: Plan,
     choices: Choices,
@@ -25,8 +26,14 @@ pub(crate) struct FolderJob {
     contents: Contents,
 }
 
-impl FolderJob {
-    pub(crate) fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
+impl Maker for FolderJob {
+    type Packing = crate::read::Settings;
+
+    fn description() -> FormatDescription {
+        crate::format::description()
+    }
+
+    fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
         let model = &request.model;
         let mut choices = Choices::read(&request.options, request.calibrates)?;
         choices.offer(request.conversion.as_ref(), model);

@@ -15,50 +15,8 @@ mod unit;
 mod usage;
 mod write;
 
-use std::sync::Arc;
-
-use qhost_packed::Job;
-use qhost_plugin_api::{
-    documents::{Description, OpenRequest},
-    sdk::{FilesHandle, Format, FormatService, HostHandle, READER, Result, VERIFY, reader_service, verify_service},
-};
-
-use crate::{
-    job::FolderJob,
-    read::{Reader, Settings},
-};
-
 /// The plugin.
-pub struct CompressedTensors {
-    host: HostHandle,
-}
-
-impl Format for CompressedTensors {
-    type Job = Job;
-
-    fn connect(host: HostHandle) -> Result<Self> {
-        Ok(Self { host })
-    }
-
-    fn describe(&self) -> Description {
-        Description::new(vec![format::description()])
-    }
-
-    fn open(&self, request: OpenRequest, companions: FilesHandle) -> Result<Job> {
-        if let Some(job) = Job::existing::<Settings>(&request)? {
-            return Ok(job);
-        }
-        Ok(Job::make(FolderJob::open(&request, &companions, self.host.clone())?))
-    }
-
-    fn service(&self, name: &str) -> Option<Arc<dyn FormatService>> {
-        match name {
-            READER => Some(reader_service(Arc::new(Reader::default()))),
-            VERIFY => Some(verify_service(Arc::new(Reader::default()))),
-            _ => None,
-        }
-    }
-}
+pub type CompressedTensors = qhost_packed::Plugin<job::FolderJob>;
 
 qhost_plugin_api::export_plugin! {
     id: "compressed-tensors",

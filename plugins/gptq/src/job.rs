@@ -9,8 +9,9 @@ use qhost_folder::not_taken;
 use qhost_linears::{
     Contents, Placement, Settings, check, check_head, check_host, check_source, copy, memory, round_unit, units,
 };
+use qhost_packed::Maker;
 use qhost_plugin_api::{
-    documents::{Findings, OpenRequest, Output, Plan, Survey, UnitOrder},
+    documents::{Findings, FormatDescription, OpenRequest, Output, Plan, Survey, UnitOrder},
     sdk::{Failure, FilesHandle, FormatJob, HostHandle, Result, SURVEY, UnitHandle},
 };
 
@@ -27,7 +28,7 @@ use crate::{
 const SURVEY_COST: f64 = 30.0;
 
 /// A planned folder.
-pub(crate) struct GptqJob {
+pub struct GptqJob {
     host: HostHandle,
     plan: Plan,
     choices: Choices,
@@ -39,8 +40,14 @@ pub(crate) struct GptqJob {
     surveys: Option<u64>,
 }
 
-impl GptqJob {
-    pub(crate) fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
+impl Maker for GptqJob {
+    type Packing = crate::read::Settings;
+
+    fn description() -> FormatDescription {
+        crate::format::description()
+    }
+
+    fn open(request: &OpenRequest, files: &FilesHandle, host: HostHandle) -> Result<Self> {
         let mut choices = Choices::read(&request.options)?;
         let model = &request.model;
         choices.parameters = model.parameters();

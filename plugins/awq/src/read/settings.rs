@@ -21,7 +21,7 @@ pub(crate) const BITS: u32 = 4;
 
 /// The settings of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// How codes are packed.
     pub(crate) layout: Layout,
     /// Weights in a group; −1 is a whole row.

@@ -12,7 +12,7 @@ use crate::{
 
 /// The settings of a folder.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// Groups of modules, in the config's order.
     pub(super) schemes: Vec<Scheme>,
     /// Modules that are left as they are.

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use qhost_packed::testing::{Source, expected, files};
+use qhost_packed::{
+    Reader,
+    testing::{Source, expected, files},
+};
 use qhost_plugin_api::{
     documents::{CheckStatus, Encoding, Findings},
     sdk::{Failure, FailureKind, FileReader as _, FileView, Result},
@@ -11,7 +14,7 @@ use qhost_plugin_api::{
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use super::{Reader, Settings};
+use super::Settings;
 
 const Q: &str = "model.layers.0.self_attn.q_proj";
 
@@ -61,7 +64,7 @@ fn checked(files: &Files, loader: Option<&str>) -> Findings {
     let mut files = files.clone();
     files.push(("tokenizer.json".into(), b"{}".to_vec()));
     let views: Vec<_> = files.iter().map(|(name, bytes)| FileView { name, bytes }).collect();
-    Reader::default().check(&views, loader).unwrap()
+    Reader::<Settings>::default().check(&views, loader).unwrap()
 }
 
 /// What a check says that fails.

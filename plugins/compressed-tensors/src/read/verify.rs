@@ -1,7 +1,7 @@
 //! Holding folders that anybody made against what the format and its loaders demand.
 //!
 //! The loaders' rules are those of vLLM 0.33 (`compressed_tensors_wNa16.py`), and of transformers 5 with the package
-//! `compressed-tensors`. Whether scales are finite is looked at row by row, see [`Reader`](super::Reader).
+//! `compressed-tensors`. Whether scales are finite is looked at row by row, see [`Reader`](qhost_packed::Reader).
 
 use std::collections::BTreeMap;
 

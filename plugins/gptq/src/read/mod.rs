@@ -13,6 +13,3 @@ mod verify;
 pub(crate) use settings::Settings;
 #[cfg(test)]
 pub(crate) use verify::LOADERS;
-
-/// Reads and checks folders.
-pub(crate) type Reader = qhost_packed::Reader<Settings>;

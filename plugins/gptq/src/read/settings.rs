@@ -39,7 +39,7 @@ impl Version {
 
 /// The settings of a folder.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// The bits of linears for which nothing else is said.
     pub(crate) bits: u32,
     /// Bits that single linears may have instead.

@@ -1,7 +1,7 @@
 //! Holding folders that anybody made against what the format and its loaders demand.
 //!
 //! Codes are not looked at: any of them is sound. Zero points and orders are small, and are looked at whole; whether
-//! scales are finite is looked at row by row, see [`Reader`](super::Reader).
+//! scales are finite is looked at row by row, see [`Reader`](qhost_packed::Reader).
 
 use qhost_packed::{Content, Linear, ORDER, Seen, ZEROS, finding, flag, mask};
 use qhost_plugin_api::{
