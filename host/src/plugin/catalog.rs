@@ -202,10 +202,16 @@ impl Found {
     /// What can be said of a library without loading it.
     #[must_use]
     pub fn read(path: PathBuf, search: &SearchPath) -> Self {
-        let manifest = fs::read(&path).map_err(Unreadable::Io).and_then(|bytes| {
+        let bytes = fs::read(&path);
+        Self::of(path, bytes.as_ref().map(Vec::as_slice), search)
+    }
+
+    fn of(path: PathBuf, bytes: Result<&[u8], &io::Error>, search: &SearchPath) -> Self {
+        let unread = |error: &io::Error| Unreadable::Io(io::Error::new(error.kind(), error.to_string()));
+        let manifest = bytes.map_err(unread).and_then(|bytes| {
             let verdict = search.quarantine.as_ref().filter(|quarantine| !quarantine.is_empty());
-            let verdict = verdict.and_then(|quarantine| quarantine.verdict(&digest(&bytes)));
-            Ok((manifest::of_library(&bytes)?, verdict))
+            let verdict = verdict.and_then(|quarantine| quarantine.verdict(&digest(bytes)));
+            Ok((manifest::of_library(bytes)?, verdict))
         });
         let mut found = Self { path, manifest: None, status: Status::Ready, reason: None, hint: None, installed: None };
         match manifest {
@@ -243,12 +249,13 @@ impl Found {
     /// A library of the store, held against its entry.
     fn installed(path: &Path, entry: Installed, search: &SearchPath) -> Self {
         let again = format!("`qhost plugins install {}`", entry.origin);
-        let mut found = Self::read(path.to_owned(), search);
-        match fs::read(path) {
+        let bytes = fs::read(path);
+        let mut found = Self::of(path.to_owned(), bytes.as_ref().map(Vec::as_slice), search);
+        match &bytes {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 found.refuse(Status::Missing, "its library is not in the store any more".into(), again);
             }
-            Ok(bytes) if digest(&bytes) != entry.sha256 => {
+            Ok(bytes) if digest(bytes) != entry.sha256 => {
                 found.refuse(Status::Modified, "its library is not the one that was installed".into(), again);
             }
             _ => {}

@@ -82,6 +82,9 @@ impl LoadedPlugin {
         let bytes = fs::read(path).map_err(|error| cannot(error.to_string()))?;
         let sha256 = digest(&bytes);
         drop(bytes);
+        if found.installed.as_ref().is_some_and(|entry| entry.sha256 != sha256) {
+            return Err(cannot("its library is not the one that was installed".into()));
+        }
         let caller = Caller::new(manifest, &sha256, path);
         watchdog::watch();
         let host = services::host_object(ProcessServices {

@@ -12,6 +12,7 @@ mod decoder;
 mod error;
 mod library;
 mod manifest;
+pub mod process;
 mod quarantine;
 mod reader;
 #[cfg(target_os = "linux")]

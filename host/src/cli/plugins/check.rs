@@ -1,11 +1,9 @@
 //! `qhost plugins check`: a plugin is tried in a process of its own, so that nothing it does harms this one.
 
 use std::{
-    io::Read,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    thread,
-    time::{Duration, Instant},
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use qhost_plugin_api::documents::Manifest;
@@ -15,7 +13,7 @@ use super::{CommandResult, Problem, Session, resources};
 use crate::{
     cli::arguments::CheckArguments,
     exit_code::ExitCode,
-    plugin::{self, Catalog, Found, Quarantine, SearchPath, Status, Trial},
+    plugin::{self, Catalog, Found, Quarantine, SearchPath, Status, Trial, process},
     report::{self, CheckedPlugin},
     run,
 };
@@ -126,9 +124,14 @@ fn in_another_process(path: &Path, way: Way) -> Result<Vec<Trial>, Problem> {
     command.arg(way.memory.to_string()).args(way.full.then_some("--full")).arg(path);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| internal("the process", &error))?;
-    let told = listen(child.stdout.take());
-    let said = listen(child.stderr.take());
-    let status = wait(&mut child, way.timeout).map_err(|error| internal("the process", &error))?;
+    let hear = |error| internal("a thread", &error);
+    let told = process::hear(child.stdout.take()).map_err(hear)?;
+    let said = process::hear(child.stderr.take()).map_err(hear)?;
+    let status = process::wait(&mut child, way.timeout).map_err(|error| internal("the process", &error))?;
+    if status.is_none() {
+        let killed = child.kill().and_then(|()| child.wait());
+        killed.map_err(|error| internal("the process", &error))?;
+    }
     let (told, said) = (told.join().unwrap_or_default(), said.join().unwrap_or_default());
     let mut trials: Vec<Trial> = serde_json::from_slice(&told).unwrap_or_default();
     let Some(status) = status else {
@@ -142,32 +145,6 @@ fn in_another_process(path: &Path, way: Way) -> Result<Vec<Trial>, Problem> {
         trials.push(Trial::failed("survival", "it ended the process before it was checked"));
     }
     Ok(trials)
-}
-
-/// Reads all that a process says, so that it never waits for room.
-fn listen(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What was said until the pipe broke is worth more than an error.
-        let _ = pipe.map(|pipe| pipe.take(16 << 20).read_to_end(&mut bytes));
-        bytes
-    })
-}
-
-/// Waits for a process, and kills it when the time is over.
-fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<Option<ExitStatus>> {
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if began.elapsed() > timeout {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Why a process ended before it was done, in its own words if it had any.

@@ -14,7 +14,7 @@ use std::{
     io::{self, Read},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
@@ -28,7 +28,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use self::peer::{Object, Objects, Peer, lock};
-use super::{Error, calls::Caller, catalog::digest, library};
+use super::{Error, calls::Caller, catalog::digest, library, process};
 
 /// The hidden command that a plugin's process is started with.
 const COMMAND: &str = "plugin-process";
@@ -64,19 +64,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         lock(&self.lifeline).take();
         let mut child = lock(&self.child);
-        if wait(&mut child, Duration::from_secs(5)).is_none() {
+        if !matches!(process::wait(&mut child, Duration::from_secs(5)), Ok(Some(_))) {
             let _ = child.kill();
             let _ = child.wait();
-        }
-    }
-}
-
-fn wait(child: &mut Child, most: Duration) -> Option<ExitStatus> {
-    let began = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(None) if began.elapsed() < most => thread::sleep(Duration::from_millis(5)),
-            ended => return ended.ok().flatten(),
         }
     }
 }
@@ -84,7 +74,7 @@ fn wait(child: &mut Child, most: Duration) -> Option<ExitStatus> {
 impl Process {
     /// Why the process has gone, in its own words if it had any.
     fn obituary(&self, error: &io::Error) -> Failure {
-        let status = wait(&mut lock(&self.child), Duration::from_secs(10));
+        let status = process::wait(&mut lock(&self.child), Duration::from_secs(10)).ok().flatten();
         let said = lock(&self.said).take().and_then(|said| said.join().ok()).unwrap_or_default();
         let document: Option<Value> = serde_json::from_slice(&said).ok();
         let text = |key: &str| document.as_ref().and_then(|document| document[key].as_str()).map(str::to_owned);
@@ -110,14 +100,8 @@ pub(super) fn connect(path: &Path, host: HostObject, facts: &str, threads: usize
     // Ctrl-C at a terminal is for the host, which tells the plugin.
     command.process_group(0);
     let mut child = command.spawn().map_err(system)?;
-    let (lifeline, stdout) = (child.stdin.take(), child.stdout.take());
-    let listen = move || {
-        let mut said = Vec::new();
-        // What was said until the pipe broke is worth more than an error.
-        let _ = stdout.map(|stdout| stdout.take(1 << 20).read_to_end(&mut said));
-        said
-    };
-    let said = thread::Builder::new().name("plugin-output".into()).spawn(listen).map_err(system)?;
+    let lifeline = child.stdin.take();
+    let said = process::hear(child.stdout.take()).map_err(system)?;
     let (folder, library) = (sockets.path().to_owned(), std::path::absolute(path).map_err(system)?);
     let process = Arc::new(Process {
         child: Mutex::new(child),
