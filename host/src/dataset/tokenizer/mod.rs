@@ -4,6 +4,7 @@
 //! `vocab.json` with `merges.txt`. They come from a folder, or from whoever has their bytes.
 
 mod added;
+mod characters;
 mod config;
 mod cut;
 mod sentencepiece;
@@ -119,6 +120,7 @@ impl Tokenizer {
 
     fn parsed(bytes: &[u8], config: &Config, template: Option<ChatTemplate>) -> Result<Self, Error> {
         let bad = |error: tokenizers::Error| Error::BadTokenizer { file: JSON.into(), reason: error.to_string() };
+        characters::check_json(bytes).map_err(|reason| Error::BadTokenizer { file: JSON.into(), reason })?;
         let mut inner = Inner::from_bytes(bytes).map_err(bad)?;
         // They are for batches of sentences.
         inner.with_truncation(None).map_err(bad)?;

@@ -13,7 +13,7 @@ use tokenizers::{
     pre_tokenizers::metaspace::{Metaspace, PrependScheme},
 };
 
-use super::{Error, SENTENCEPIECE, config::Config};
+use super::{Error, SENTENCEPIECE, characters, config::Config};
 
 /// Longer pieces are no merges': no published vocabulary has one, and a piece of so many letters has as many ways to be cut,
 /// each with all of its letters.
@@ -197,7 +197,7 @@ fn normalizers(settings: &Settings) -> Result<Vec<NormalizerWrapper>, Error> {
     let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
     let map = settings.precompiled_charsmap();
     if !map.is_empty() {
-        check_map(map).map_err(|reason| bad(format!("its map of characters: {reason}")))?;
+        characters::check(map).map_err(|reason| bad(format!("its map of characters: {reason}")))?;
         let map = Precompiled::from(map).map_err(|error| bad(format!("its map of characters: {error}")))?;
         normalizers.push(map.into());
     }
@@ -209,14 +209,6 @@ fn normalizers(settings: &Settings) -> Result<Vec<NormalizerWrapper>, Error> {
         }
     }
     Ok(normalizers)
-}
-
-/// Whether a map of characters has the trie that its first four bytes give the length of: whoever reads it takes memory for
-/// that before looking.
-pub(super) fn check_map(map: &[u8]) -> Result<(), &'static str> {
-    let trie = map.split_first_chunk::<4>().ok_or("it is cut short")?;
-    let told = usize::try_from(u32::from_le_bytes(*trie.0)).unwrap_or(usize::MAX);
-    if told <= trie.1.len() { Ok(()) } else { Err("it is shorter than it says") }
 }
 
 fn bad(reason: String) -> Error {
@@ -242,17 +234,6 @@ fn unusable(error: tokenizers::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn maps_that_are_shorter_than_they_say_are_refused_before_memory_is_taken() {
-        let settings = |map: &[u8]| Settings { precompiled_charsmap: Some(map.to_vec()), ..Settings::default() };
-        let whole = [4_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat();
-        assert!(normalizers(&settings(&whole)).is_ok());
-        for lie in [&whole[..3], &whole[..7], &u32::MAX.to_le_bytes()] {
-            let error = normalizers(&settings(lie)).unwrap_err().to_string();
-            assert!(error.contains("map of characters"), "{error}");
-        }
-    }
 
     /// All the ways to cut runs of one letter would take memory with the third power of the longest.
     #[test]
