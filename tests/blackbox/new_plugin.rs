@@ -14,7 +14,7 @@ use qhost_tests::{command::Qhost, fixture, repository};
 /// its own in `target`, where only the first run builds more than the crate.
 fn build(krate: &Path, name: &str) -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
-    let target = target.join("new-plugin");
+    let target = target.join("apart");
     fs::copy(repository().join("Cargo.lock"), krate.join("Cargo.lock")).unwrap();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release", "--offline"]).current_dir(krate);
