@@ -197,7 +197,10 @@ pub fn random_rows(folder: &Path) -> PathBuf {
             format!("{{\"input_ids\": {tokens:?}}}\n")
         })
         .collect();
-    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, rows.concat()));
+    // In one step: a run that was started before may be reading them.
+    let draft = folder.join("calibration.draft");
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&draft, rows.concat()));
+    let written = written.and_then(|()| fs::rename(&draft, &path));
     written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     path
 }
