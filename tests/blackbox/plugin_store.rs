@@ -287,7 +287,9 @@ fn a_plugin_that_was_put_away_is_released_by_a_check() {
     fs::copy(test_plugin("misbehave"), plugins.join(library_name("misbehave"))).unwrap();
     let quantize = |behave: &str| {
         let qhost = user.qhost(&["quantize", "--format", "rows", "--plugin-dir"]).arg(&plugins).arg("-o");
-        qhost.arg(user.folder.path()).arg(fixture("stories260K")).env("QHOST_BEHAVE", behave)
+        let qhost = qhost.arg(user.folder.path()).arg(fixture("stories260K")).env("QHOST_BEHAVE", behave);
+        // Of the units before it, two may be on their way to the disk.
+        qhost.env("QHOST_BEHAVE_UNIT", "4")
     };
     assert_eq!(quantize("crash-segfault").fail_with(7)["code"], 7);
     assert_eq!(quantize("well").fail_with(7)["code"], 7);
@@ -301,5 +303,5 @@ fn a_plugin_that_was_put_away_is_released_by_a_check() {
     assert_eq!(released["released"], true, "{released}");
     // The work goes on with the same build.
     let resumed = quantize("well").json()["resumed"]["units_done"].clone();
-    assert!(resumed.as_u64().is_some_and(|done| done >= 1), "{resumed}");
+    assert!(resumed.as_u64().is_some_and(|done| done >= 2), "{resumed}");
 }
