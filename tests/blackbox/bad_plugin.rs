@@ -62,6 +62,29 @@ fn a_failure_in_the_midst_keeps_what_was_done_and_the_next_run_goes_on() {
     }
 }
 
+/// The SDK's types forbid it, and the border does not: a unit's object is used in the unit after it.
+#[test]
+fn a_unit_that_has_ended_answers_nothing() {
+    let expected = expected();
+    for isolated in [&[][..], &["--isolate"]] {
+        for behave in ["late-lease", "late-write", "late-save", "late-load"] {
+            let folder = tempfile::tempdir().unwrap();
+            let error = rows(folder.path(), behave).args(isolated).fail_with(7);
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains("it used a unit after that unit's end"), "{behave} {isolated:?}: {error}");
+            assert!(!folder.path().join("stories260K.rows").exists(), "{behave} {isolated:?}");
+            let result = rows(folder.path(), "well").json();
+            assert_eq!(result["resumed"]["units_done"], 1, "{behave} {isolated:?}: {result}");
+            assert!(fs::read(result["output_path"].as_str().unwrap()).unwrap() == expected, "{behave} {isolated:?}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let ended = rows(folder.path(), "late-words").args(isolated).arg("--output-format=json").succeed();
+        let result: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert!(fs::read(result["output_path"].as_str().unwrap()).unwrap() == expected, "{isolated:?}");
+        assert!(!ended.stdout.contains("\"late\"") && !ended.stderr.contains("\"late\""), "{isolated:?}: {ended:?}");
+    }
+}
+
 /// A plan that depends on what units save: they are asked once, and what they wrote is what is planned of it.
 #[test]
 fn a_plan_that_follows_a_survey_is_held_against_what_was_said_before_it() {

@@ -6,6 +6,8 @@
 //! that failed is to go on where it stopped with another behaviour.
 #![expect(clippy::panic, reason = "panicking is what it is for")]
 
+mod border;
+
 use std::{borrow::Cow, sync::Arc};
 
 use qhost_plugin_api::{
@@ -312,12 +314,4 @@ impl FormatJob for Rows {
         let (name, detail) = ("header", "the first bytes");
         Ok(Findings::new(vec![if passed { Check::passed(name, detail) } else { Check::failed(name, detail) }]))
     }
-}
-
-qhost_plugin_api::export_plugin! {
-    id: "misbehave",
-    summary: "Breaks the contract on request",
-    api: "^1.0",
-    formats: [{ id: "rows", summary: "Rows of f32", levels: ["f32"], reads: { ending: "rows", magic: "524f57532d463332" } }],
-    plugin: Misbehave,
 }
