@@ -7,6 +7,9 @@ use crate::random::Random;
 /// JSON is rarely nested deeper, and readers stop at 128.
 const DEEPEST: usize = 100;
 
+/// What copies of an element may take together as text: a document is changed several times, and each may copy the copies.
+const MOST_COPIED: usize = 16 << 10;
+
 /// Changes a document in one to four places.
 pub(super) fn mutate(document: &mut Value, random: &mut Random) {
     for _ in 0..=random.below(4) {
@@ -142,7 +145,8 @@ fn reshape(node: &mut Value, random: &mut Random) {
                 1 => values.truncate(at),
                 2 => values.swap(at, with),
                 _ => {
-                    let more = vec![values[at].clone(); 1 + random.below(50)];
+                    let room = MOST_COPIED / values[at].to_string().len().max(1);
+                    let more = vec![values[at].clone(); (1 + random.below(50)).min(room)];
                     values.extend(more);
                 }
             }
@@ -166,5 +170,23 @@ fn reshape(node: &mut Value, random: &mut Random) {
             }
         }
         other => *other = number(random),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_document_is_not_much_longer() {
+        let mut random = Random::new(1);
+        let document = json!([[["x".repeat(1000), 1, 2], "y".repeat(1000)], { "a": ["z".repeat(1000)] }]);
+        let longest = (0..20_000).map(|_| {
+            let mut changed = document.clone();
+            mutate(&mut changed, &mut random);
+            changed.to_string().len()
+        });
+        let longest = longest.max().unwrap_or_default();
+        assert!((10_000..200_000).contains(&longest), "{longest}");
     }
 }

@@ -60,8 +60,14 @@ pub const VOCABULARY: Target = Target {
     changes: 1000,
 };
 
-/// Reads a tokenizer, and encodes texts if it is one.
+/// Reads a tokenizer, and encodes texts if it is one: on a thread of its own, for the library remembers words by the thread
+/// and the tokenizer, and those of tokenizers that are gone until the thread goes.
 fn encode(files: &[(&str, &[u8])]) -> Read {
+    let encoded = std::thread::scope(|scope| scope.spawn(|| encode_here(files)).join());
+    encoded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn encode_here(files: &[(&str, &[u8])]) -> Read {
     // An empty file is one that is not there.
     let file = |name: &str| {
         let found = files.iter().find(|(known, bytes)| *known == name && !bytes.is_empty());
