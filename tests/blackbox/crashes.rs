@@ -80,6 +80,10 @@ fn a_crash_is_told_by_name_and_the_build_is_not_loaded_again() {
         ("crash-abort", "crashed (abort"),
         ("crash-memory", "crashed (abort"),
         ("crash-exit", "ended the process"),
+        ("crash-segfault-thread", "invalid memory access"),
+        ("crash-segfault-stranger", "invalid memory access"),
+        ("crash-abort-stranger", "crashed (abort"),
+        ("crash-exit-thread", "ended the process"),
         ("crash-sleep", "did nothing that could be seen for 1 seconds"),
         ("crash-sleep-loop", "did nothing that could be seen for 1 seconds"),
     ] {

@@ -129,6 +129,7 @@ fn a_crash_is_an_error_of_the_plugin_and_the_run_is_told_of_as_ever() {
         ("panic-unit", "told to panic in a unit"),
         ("crash-segfault", "invalid memory access"),
         ("crash-segfault-loop", "invalid memory access"),
+        ("crash-segfault-stranger", "invalid memory access"),
         ("crash-stack", "its stack ran out"),
         ("crash-abort", "crashed (abort"),
         ("crash-memory", "crashed (abort"),

@@ -1,8 +1,9 @@
 //! Which thread is in which plugin's code, and at what: so that a crash, an exit or a hang there can be told by name.
 //!
 //! A thread is in a plugin's code from a call into it until that returns, apart from the plugin's calls back to the host.
-//! Threads of the pool are in it while they run the body of a plugin's loop. It knows nothing of signals, and touches no
-//! file but the one that it is told to write a verdict into.
+//! Threads of the pool are in it while they run the body of a plugin's loop. A thread that the host has never seen in a
+//! call of its own may be a plugin's, which the contract forbids: whose is not known here. It knows nothing of signals, and
+//! touches no file but the one that it is told to write a verdict into.
 #![expect(unsafe_code, reason = "a signal's handler reads what a thread is at through plain pointers")]
 
 use std::{
@@ -81,6 +82,11 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// What stands for a call where none is known.
+    pub(super) fn unknown(caller: &'static Caller, during: &str) -> Self {
+        Self { caller, during: during.to_owned(), tensor: AtomicPtr::new(ptr::null_mut()), record: -1 }
+    }
+
     /// The tensor that it was last lent rows of.
     pub(super) fn tensor(&self) -> Option<&str> {
         // SAFETY: `lent` stores pointers to names that outlive the call.
@@ -100,9 +106,9 @@ fn descriptor(_: &File) -> i32 {
 }
 
 /// What a thread is at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ThreadState {
-    /// The call whose plugin's code it runs; null in the host's own code.
+    /// The call whose plugin's code it runs; null in the host's own code, and [`STRANGE`] on a thread that is not the host's.
     call: AtomicPtr<Call>,
     /// Since when, in milliseconds of [`now`].
     since: AtomicU64,
@@ -116,9 +122,18 @@ thread_local! {
     static STATE: Cell<Option<&'static ThreadState>> = const { Cell::new(None) };
 }
 
-fn state() -> &'static ThreadState {
+static NOBODY: Caller = Caller { name: String::new(), members: String::new(), verdict: None };
+
+/// Stands for what a thread does that is not the host's.
+static STRANGE: Call =
+    Call { caller: &NOBODY, during: String::new(), tensor: AtomicPtr::new(ptr::null_mut()), record: -1 };
+
+/// The state of this thread. One that is first seen when it asks the host for something is not the host's.
+fn state(first_seen: *const Call) -> &'static ThreadState {
     STATE.get().unwrap_or_else(|| {
-        let made: &'static ThreadState = Box::leak(Box::default());
+        let at_rest = if first_seen.is_null() { (&raw const STRANGE).cast_mut() } else { ptr::null_mut() };
+        let made: &'static ThreadState =
+            Box::leak(Box::new(ThreadState { call: AtomicPtr::new(at_rest), since: AtomicU64::new(now()) }));
         STATES.lock().unwrap_or_else(PoisonError::into_inner).push(made);
         STATE.set(Some(made));
         made
@@ -135,7 +150,7 @@ struct Inside {
 
 impl Inside {
     fn of(call: *const Call) -> Self {
-        let state = state();
+        let state = state(call);
         state.since.store(now(), Ordering::Release);
         let before = state.call.swap(call.cast_mut(), Ordering::AcqRel);
         Self { state, before, unsendable: PhantomData }
@@ -157,7 +172,6 @@ pub(super) fn answer<T>(work: impl FnOnce(At) -> T) -> T {
 
 /// Answers a plugin that is in another process, and tells which tensor it was lent meanwhile.
 pub(super) fn watching<T>(work: impl FnOnce() -> T) -> (T, Option<String>) {
-    static NOBODY: Caller = Caller { name: String::new(), members: String::new(), verdict: None };
     let at = Call { caller: &NOBODY, during: String::new(), tensor: AtomicPtr::new(ptr::null_mut()), record: -1 };
     let _inside = Inside::of(&raw const at);
     let outcome = work();
@@ -176,7 +190,7 @@ pub(super) fn name_for_ever(name: String) -> &'static String {
     kept
 }
 
-/// The call that a plugin asks something in; null if it asks on a thread of its own.
+/// The call that a plugin asks something in; [`STRANGE`] if it asks on a thread of its own.
 #[derive(Clone, Copy)]
 pub(super) struct At(*mut Call);
 
@@ -201,12 +215,45 @@ impl At {
     }
 }
 
-/// The call that this thread is in, in the plugin's own code. May be called in a signal's handler.
-pub(super) fn current() -> Option<&'static Call> {
+/// What a thread runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    /// The host's own code.
+    Host,
+    /// The plugin's code that was called there.
+    Call(&'static Call),
+    /// The host has not called anything on this thread: it may be its own, or a plugin's.
+    Unknown,
+}
+
+/// What this thread runs. May be called in a signal's handler.
+pub(super) fn place() -> Place {
     // A thread that is being torn down has no state any more.
-    let state = STATE.try_with(Cell::get).ok().flatten()?;
+    let Some(state) = STATE.try_with(Cell::get).ok().flatten() else { return Place::Unknown };
     // SAFETY: the pointer is cleared before the call goes, by this very thread.
-    unsafe { state.call.load(Ordering::Acquire).as_ref() }
+    match unsafe { state.call.load(Ordering::Acquire).as_ref() } {
+        None => Place::Host,
+        Some(call) if ptr::eq(call, &raw const STRANGE) => Place::Unknown,
+        Some(call) => Place::Call(call),
+    }
+}
+
+/// The call that this thread is in, in the plugin's own code.
+pub(super) fn current() -> Option<&'static Call> {
+    match place() {
+        Place::Call(call) => Some(call),
+        Place::Host | Place::Unknown => None,
+    }
+}
+
+/// A call that some thread is in, into this plugin. May be called in a signal's handler: it waits for nothing.
+pub(super) fn any_of(caller: &'static Caller) -> Option<&'static Call> {
+    let states = STATES.try_lock().ok()?;
+    let calls = states.iter().filter_map(|state| {
+        // SAFETY: the call may end in this very moment, on its thread; the process ends in any case.
+        unsafe { state.call.load(Ordering::Acquire).as_ref() }
+    });
+    calls.into_iter().find(|call| ptr::eq(call.caller, caller))
 }
 
 /// Gives `found` a call that has been in the plugin's own code, on one thread, for that long without a call to the host.
@@ -216,7 +263,8 @@ pub(super) fn look_for_hang(limit: Duration, found: impl FnOnce(&Call)) {
         let is_hanging = || {
             let call = state.call.load(Ordering::Acquire);
             let since = state.since.load(Ordering::Acquire);
-            (!call.is_null() && now().saturating_sub(since) > limit).then_some(call)
+            let is_known = !call.is_null() && !ptr::eq(call, &raw const STRANGE);
+            (is_known && now().saturating_sub(since) > limit).then_some(call)
         };
         if let Some(call) = is_hanging().filter(|call| is_hanging() == Some(*call)) {
             // SAFETY: the thread is in this call, and was so for minutes; it could only end in this very moment.

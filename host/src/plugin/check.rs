@@ -90,7 +90,7 @@ pub fn load_and_describe(found: &Found, manifest: &Manifest, settings: &ConnectS
 pub fn conformance_of(found: &Found, manifest: &Manifest) -> Vec<Trial> {
     let sha256 = fs::read(&found.path).map(|bytes| digest(&bytes)).unwrap_or_default();
     let caller = Caller::new(manifest, &sha256, &found.path);
-    let module = match caller.call("while it was loaded", || library::load_module(&found.path)) {
+    let module = match library::load_module(caller, &found.path) {
         Ok(module) => module,
         Err(error) => return vec![Trial::failed("load", error.to_string())],
     };

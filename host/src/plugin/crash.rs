@@ -10,7 +10,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::calls::{self, Call, VERDICT_AT};
+use super::{
+    calls::{self, Call, Place, VERDICT_AT},
+    code,
+};
 use crate::exit_code::ExitCode;
 
 static AS_JSON: AtomicBool = AtomicBool::new(false);
@@ -46,10 +49,24 @@ pub(super) fn watch(as_json: bool) {
     unsafe { libc::atexit(on_exit) };
 }
 
-extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+/// The plugin's call that this thread is at. On a thread that is not the host's, the place that it is at and the top of its
+/// stack tell whose it is; what that plugin is called for meanwhile is what it is at.
+fn culprit(place: Option<usize>, stack: Option<usize>) -> Option<&'static Call> {
+    match calls::place() {
+        Place::Host => None,
+        Place::Call(call) => Some(call),
+        Place::Unknown => {
+            let found = place.and_then(code::of_address).or_else(|| stack.and_then(code::of_stack))?;
+            Some(calls::any_of(found.caller).unwrap_or(found))
+        }
+    }
+}
+
+extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the system gives a valid pointer.
     let sent_by_others = unsafe { (*info).si_code == libc::SI_USER };
-    if let Some(call) = calls::current().filter(|_| !sent_by_others) {
+    let (place, stack) = code::registers(context).unzip();
+    if let Some(call) = culprit(place, stack).filter(|_| !sent_by_others) {
         end(call, &[b"crashed (", cause(signal), b")"]);
     }
     // Not a plugin's: what would have happened anyway happens when the instruction is run again.
@@ -75,7 +92,8 @@ fn cause(signal: libc::c_int) -> &'static [u8] {
 
 /// A plugin that ends the process itself.
 extern "C" fn on_exit() {
-    if let Some(call) = calls::current() {
+    let top = 0_u8;
+    if let Some(call) = culprit(None, Some(ptr::from_ref(&top).addr())) {
         end(call, &[b"ended the process"]);
     }
 }

@@ -103,7 +103,7 @@ impl LoadedPlugin {
         let object = if settings.isolate {
             apart(path, host, &facts, settings)?
         } else {
-            let module = caller.call("while it was loaded", || load_module(path))?;
+            let module = load_module(caller, path)?;
             let loaded = Manifest::from_json(&caller.call("while it was loaded", || module.manifest()()));
             if loaded.as_ref() != Ok(manifest) {
                 return Err(cannot(
@@ -250,7 +250,15 @@ fn apart(path: &Path, _: HostObject, _: &str, _: &ConnectSettings) -> Result<Plu
     Err(Error::CannotLoad { path: path.to_owned(), reason })
 }
 
-pub(super) fn load_module(path: &Path) -> Result<PluginModuleRef, Error> {
+/// Loads the library at `path`, as one of `caller`'s calls.
+pub(super) fn load_module(caller: &'static Caller, path: &Path) -> Result<PluginModuleRef, Error> {
+    let module = caller.call("while it was loaded", || root_module(path))?;
+    #[cfg(target_os = "linux")]
+    super::code::remember(caller, path);
+    Ok(module)
+}
+
+fn root_module(path: &Path) -> Result<PluginModuleRef, Error> {
     let cannot = |reason: String| Error::CannotLoad { path: path.to_owned(), reason };
     // SAFETY: opening a library runs its initialisers. The user has put it on the plugin path, its
     // manifest says that it is a plugin for this host, and its file is whole.

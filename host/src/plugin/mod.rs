@@ -7,6 +7,8 @@ mod calls;
 mod catalog;
 mod check;
 #[cfg(target_os = "linux")]
+mod code;
+#[cfg(target_os = "linux")]
 mod crash;
 mod decoder;
 mod error;

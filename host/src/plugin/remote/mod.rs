@@ -157,7 +157,7 @@ pub fn serve() -> Result<(), Error> {
     let obituary = |error: &io::Error| Failure::new(FailureKind::CANCELLED, format!("qhost has gone: {error}"));
     let peer = Peer::new(start.sockets.join(HOST_SOCKET), own, Box::new(obituary));
     let host = proxies::host(&peer, FIRST, pool);
-    let module = caller.call("while it was loaded", || library::load_module(path))?;
+    let module = library::load_module(caller, path)?;
     let facts: RStr<'_> = start.facts.as_str().into();
     let connected = caller.call("while it was connected", || module.connect()(host, facts));
     let failed = |failure: Failure| Error::Failed { plugin: manifest.id.clone(), failure: Box::new(failure) };
