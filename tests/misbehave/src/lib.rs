@@ -295,7 +295,9 @@ impl FormatJob for Rows {
                         crash_by(crash);
                         Ok(())
                     })?,
-                    None if crash.ends_with("-thread") || crash.ends_with("-stranger") => on_own_thread(crash, io, tensor)?,
+                    None if crash.ends_with("-thread") || crash.ends_with("-stranger") => {
+                        on_own_thread(crash, io, tensor)?
+                    }
                     None => crash_by(crash),
                 }
             }
