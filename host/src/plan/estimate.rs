@@ -59,6 +59,8 @@ pub struct Held {
     pub anonymous: u64,
     /// The most that was ever resident.
     pub peak_resident: u64,
+    /// What planning has taken beside, if it has to be done again.
+    pub planning: u64,
 }
 
 /// What a run will take.
@@ -111,7 +113,7 @@ pub fn estimate(plan: &RunPlan, source_bytes: u64, machine: &Machine, forward: &
 }
 
 fn memory(plan: &RunPlan, source_bytes: u64, machine: &Machine, forward: &Forward) -> MemoryEstimate {
-    let Held { resident, anonymous, peak_resident } = machine.memory;
+    let Held { resident, anonymous, peak_resident, planning } = machine.memory;
     let threads = machine.threads as usize;
     let stacks = (u64::from(machine.threads)).saturating_add(THREADS_BESIDE).saturating_mul(THREAD);
     let working = plan.plan.units.iter().map(|unit| used_by(plan, unit, threads)).max().unwrap_or(0);
@@ -123,10 +125,10 @@ fn memory(plan: &RunPlan, source_bytes: u64, machine: &Machine, forward: &Forwar
     };
     let making = working.saturating_add(digested(1)).saturating_add(machine.mapped.min(source_bytes));
     let checking = working.saturating_add(digested(threads));
-    let most = making.max(checking).saturating_add(CODE);
+    let most = making.max(checking).max(planning).saturating_add(CODE);
     MemoryEstimate {
         peak_resident: (resident > 0).then(|| resident.saturating_add(most).max(peak_resident)),
-        peak_anonymous: (anonymous > 0).then(|| anonymous.saturating_add(checking)),
+        peak_anonymous: (anonymous > 0).then(|| anonymous.saturating_add(checking.max(planning))),
     }
 }
 
@@ -184,7 +186,7 @@ mod tests {
     }
 
     fn machine(threads: u32) -> Machine {
-        let memory = Held { resident: 10 * MIB, anonymous: 4 * MIB, peak_resident: 11 * MIB };
+        let memory = Held { resident: 10 * MIB, anonymous: 4 * MIB, peak_resident: 11 * MIB, planning: 0 };
         Machine { threads, cores: 8, core_speed: 0.5, memory, digest_buffer: MIB, mapped: 12 * MIB }
     }
 
@@ -255,6 +257,9 @@ mod tests {
         let grown = Held { peak_resident: 500 * MIB, ..machine(1).memory };
         let estimate = estimate(&plan(1000, None), 2000, &Machine { memory: grown, ..machine(1) }, &Forward::default());
         assert_eq!(estimate.memory.peak_resident, Some(500 * MIB), "reading a large tokenizer is over, and counts");
+        let again = Machine { memory: Held { planning: 300 * MIB, ..machine(1).memory }, ..machine(1) };
+        let estimate = super::estimate(&plan(1000, None), 2000, &again, &Forward::default());
+        assert_eq!(estimate.memory.peak_resident, Some(310 * MIB + CODE), "reading it once more is yet to come");
     }
 
     #[test]

@@ -61,6 +61,10 @@ pub struct Facts {
     pub memory_limit: Option<u64>,
     /// Memory that the host takes beside what a plugin asks for.
     pub memory_own: u64,
+    /// The most that the process has taken already, to get here.
+    pub memory_before: u64,
+    /// What the plugin was granted while it planned, if it has to plan again.
+    pub memory_planning: u64,
 }
 
 /// Refuses what cannot work with so many threads.
@@ -87,7 +91,8 @@ pub fn refuse_impossible(plan: &RunPlan, threads: u32, facts: &Facts) -> Result<
         return Err(Error::DiskTooSmall { path: path(), needed, free });
     }
     refuse_download(facts.download.as_ref(), needed)?;
-    let memory = plan.working_memory(threads).saturating_add(facts.memory_own);
+    let granted = plan.working_memory(threads).max(facts.memory_planning);
+    let memory = granted.saturating_add(facts.memory_own).max(facts.memory_before);
     match facts.memory_limit.filter(|&limit| limit < memory) {
         Some(limit) => Err(Error::MemoryTooSmall { needed: memory, limit }),
         None => Ok(()),

@@ -323,6 +323,7 @@ pub(super) fn prepare(
     let own = own_memory(memory, settings.pool.current_num_threads());
     let working = own.saturating_add(calibrating.memory);
     settings.ledger.set_own(working);
+    let planning = if plan.plan.survey.is_some() { settings.ledger.peak() } else { 0 };
     let facts = Facts {
         place: place.clone(),
         download: input.missing().map(|missing| missing.needs(&target)),
@@ -330,10 +331,12 @@ pub(super) fn prepare(
         companions: companion_bytes.saturating_add(calibrating.disk),
         memory_limit: settings.ledger.limit(),
         memory_own: working.saturating_add(calibrating.statistics),
+        memory_before: memory.peak_resident,
+        memory_planning: planning,
     };
     plan::refuse_impossible(&plan, settings.threads(), &facts)?;
     let forward = calibrating.forward(settings.device);
-    let estimate = plan::estimate(&plan, input.weight_bytes(), &machine(memory, &settings), &forward);
+    let estimate = plan::estimate(&plan, input.weight_bytes(), &machine(memory, planning, &settings), &forward);
     let model = Arc::new(open.model);
     Ok(Prepared {
         input,
@@ -494,7 +497,7 @@ pub(super) fn left_out(plan: &Plan, model: &Model) -> Vec<String> {
 /// What the process takes beside the memory that is granted to a plugin.
 fn own_memory(now: Memory, threads: usize) -> u64 {
     let buffers = (threads as u64).saturating_add(1).saturating_mul(commit::BUFFER as u64);
-    now.resident.saturating_add(buffers).saturating_add(YET_TO_COME).max(now.peak_resident)
+    now.resident.saturating_add(buffers).saturating_add(YET_TO_COME)
 }
 
 /// What the rows that are lent to one thread take, of tensors whose rows are made for it.
@@ -556,7 +559,7 @@ impl Prepared {
 }
 
 /// This machine, for estimates.
-fn machine(now: Memory, settings: &ConnectSettings) -> Machine {
+fn machine(now: Memory, planning: u64, settings: &ConnectSettings) -> Machine {
     let threads = settings.threads();
     let Memory { resident, anonymous, peak_resident } = now;
     let cores = thread::available_parallelism().map_or(threads, |cores| u32::try_from(cores.get()).unwrap_or(threads));
@@ -564,7 +567,7 @@ fn machine(now: Memory, settings: &ConnectSettings) -> Machine {
         threads,
         cores,
         core_speed: speed::of_core(),
-        memory: Held { resident, anonymous, peak_resident },
+        memory: Held { resident, anonymous, peak_resident, planning },
         digest_buffer: commit::BUFFER as u64,
         mapped: stream::most_mapped(threads),
     }

@@ -78,11 +78,14 @@ fn accept(request: &Request, runs: &mut [Prepared]) -> Result<(), Error> {
     let reserve = runs.iter().map(reserve).max().unwrap_or(0);
     let own = runs.iter().map(|run| run.own).max().unwrap_or(0);
     let own = own.saturating_add(runs.iter().map(|run| run.calibrating.memory).max().unwrap_or(0));
+    let most = |of: &dyn Fn(&plan::Facts) -> u64| runs.iter().map(|run| of(&run.facts)).max().unwrap_or(0);
+    let granted = reserve.max(most(&|facts| facts.memory_planning));
+    let needed = own.saturating_add(granted).max(most(&|facts| facts.memory_before));
     for run in runs {
         run.settings.ledger.set_own(own);
         run.reserve = reserve;
-        if let Some(limit) = run.settings.ledger.limit().filter(|&limit| limit < own.saturating_add(reserve)) {
-            return Err(plan::Error::MemoryTooSmall { needed: own.saturating_add(reserve), limit }.into());
+        if let Some(limit) = run.settings.ledger.limit().filter(|&limit| limit < needed) {
+            return Err(plan::Error::MemoryTooSmall { needed, limit }.into());
         }
     }
     Ok(())

@@ -20,7 +20,8 @@ use super::{
 const KEPT: u64 = 8 << 20;
 
 /// Linux may map this much around a page that is touched (a large folio), so a loan leaves pages on both
-/// sides, some of them after their own loan was returned. That is why pages are not let go loan by loan.
+/// sides, some of them after their own loan was returned. That is why pages are not let go loan by loan, and
+/// why what was skipped between two loans counts.
 const AROUND: u64 = 2 << 20;
 
 /// A loan is about this long, with what is mapped around it.
@@ -61,7 +62,7 @@ struct Books {
     out: HashMap<u64, Out>,
     /// For each file, from the first to the last byte that was returned and whose pages are still there.
     returned: HashMap<usize, Range<u64>>,
-    /// Bytes in those loans.
+    /// Bytes whose pages may be there, of those loans and beside them.
     kept: u64,
 }
 
@@ -177,9 +178,10 @@ impl Lender {
     fn return_loan(&self, id: u64) -> HashMap<usize, Range<u64>> {
         let mut books = self.books();
         let Some(Out { file, range, .. }) = books.out.remove(&id) else { return HashMap::new() };
-        books.kept += range.end - range.start;
         let span = books.returned.entry(file).or_insert_with(|| range.clone());
+        let skipped = range.start.saturating_sub(span.end).max(span.start.saturating_sub(range.end));
         *span = span.start.min(range.start)..span.end.max(range.end);
+        books.kept += range.end - range.start + skipped.min(2 * AROUND);
         if books.kept < KEPT {
             return HashMap::new();
         }
@@ -241,6 +243,24 @@ mod tests {
         let whole = row(0, 1);
         assert_eq!(lender.return_loan(whole), HashMap::from([(0, KEPT..4 * KEPT)]));
         assert_eq!(lender.return_loan(later), HashMap::new(), "counted from the start again");
+    }
+
+    /// A sample of a tensor's rows maps what lies between them, too.
+    #[test]
+    fn what_is_skipped_between_loans_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes");
+        std::fs::File::create(&path).unwrap().set_len(8 * KEPT).unwrap();
+        let row_bytes = 64 << 10;
+        let tensor = Placement { file: 0, offset: 0, rows: 8 * KEPT / row_bytes, row_bytes, encoding: Encoding::Plain };
+        let lender = Lender::new(vec![Arc::new(MappedFile::open(&path).unwrap())], vec![tensor]);
+        let let_go = |step: u64| {
+            let row = |row| lender.return_loan(lender.lend(0, row, 1).unwrap().id);
+            (0..8 * KEPT / row_bytes / step).position(|sample| !row(sample * step).is_empty())
+        };
+        assert_eq!(let_go(1), Some(127), "8 MiB of rows of 64 KiB");
+        // Every sixteenth is one in a megabyte.
+        assert_eq!(let_go(16), Some(8));
     }
 
     #[test]

@@ -29,6 +29,7 @@ use tempfile::TempDir;
 
 use self::peer::{Object, Objects, Peer, lock};
 use super::{Error, calls::Caller, catalog::digest, library, process};
+use crate::memory::Helper;
 
 /// The hidden command that a plugin's process is started with.
 const COMMAND: &str = "plugin-process";
@@ -52,6 +53,8 @@ struct Start {
 /// The process of a plugin, which ends with this.
 struct Process {
     child: Mutex<Child>,
+    /// Its memory is this process's, for a ceiling and in reports.
+    memory: Mutex<Option<Helper>>,
     /// It ends when this is closed.
     lifeline: Mutex<Option<ChildStdin>>,
     /// What it has said on its standard output.
@@ -62,6 +65,7 @@ struct Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        lock(&self.memory).take();
         lock(&self.lifeline).take();
         let mut child = lock(&self.child);
         if !matches!(process::wait(&mut child, Duration::from_secs(5)), Ok(Some(_))) {
@@ -102,9 +106,11 @@ pub(super) fn connect(path: &Path, host: HostObject, facts: &str, threads: usize
     let mut child = command.spawn().map_err(system)?;
     let lifeline = child.stdin.take();
     let said = process::hear(child.stdout.take()).map_err(system)?;
+    let memory = Helper::new(child.id());
     let (folder, library) = (sockets.path().to_owned(), std::path::absolute(path).map_err(system)?);
     let process = Arc::new(Process {
         child: Mutex::new(child),
+        memory: Mutex::new(Some(memory)),
         lifeline: Mutex::new(lifeline),
         said: Mutex::new(Some(said)),
         _sockets: sockets,
