@@ -155,7 +155,7 @@ fn a_plugin_in_between_leads_from_one_format_to_another() {
     let plugins = plugins(folder.path(), &["nibble", "bridge"]);
     let listed = Qhost::new(["plugins", "list", "--plugin-dir"]).arg(&plugins).json();
     let bridge = listed["plugins"].as_array().unwrap().iter().find(|plugin| plugin["id"] == "bridge").unwrap();
-    assert_eq!((&bridge["status"], bridge["transcodes"][0]["from"].as_str()), (&"ready".into(), Some("nibble/blocks")));
+    assert_eq!((&bridge["status"], bridge["transcodes"][0]["from"].as_str()), (&"ok".into(), Some("nibble/blocks")));
     let file = nibbles(folder.path(), &plugins);
     let output = folder.path().join("out");
     for format in ["gguf", "gptq", "awq"] {

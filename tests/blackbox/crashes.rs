@@ -102,7 +102,7 @@ fn a_crash_is_told_by_name_and_the_build_is_not_loaded_again() {
         assert!(refused["hint"].as_str().unwrap().contains(words), "{behave}: {refused}");
 
         user.replace_the_library();
-        assert_eq!(user.row()["status"], "ready", "{behave}");
+        assert_eq!(user.row()["status"], "ok", "{behave}");
         let Ended { stdout, stderr, .. } = user.quantize("well").arg("--output-format=json").succeed();
         let result: Value = serde_json::from_str(&stdout).unwrap();
         let done = result["resumed"]["units_done"].as_u64().unwrap();
@@ -156,7 +156,7 @@ fn a_kill_is_no_crash() {
     wait_for(&work, "layer 4 of 5");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(user.row()["status"], "ready");
+    assert_eq!(user.row()["status"], "ok");
     let ended = user.quantize("well").arg("-v").succeed();
     assert!(
         ended.stderr.contains("the last run was ended when the plugin `misbehave` 0.1.0 was at layer 4 of 5"),

@@ -45,7 +45,7 @@ fn a_new_plugin_is_built_and_used_as_it_is() {
 
     let listed = qhost(&["plugins", "list"]).json();
     let row = listed["plugins"].as_array().unwrap().iter().find(|row| row["id"] == "my-int8").unwrap();
-    assert_eq!((&row["status"], &row["levels"]), (&"ready".into(), &serde_json::json!(["int8"])), "{row}");
+    assert_eq!((&row["status"], &row["levels"]), (&"ok".into(), &serde_json::json!(["int8"])), "{row}");
 
     let model = fixture("tinylm");
     let made = qhost(&["quantize", "--format", "my-int8", "-o", "."]).arg(&model).json();

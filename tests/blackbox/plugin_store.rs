@@ -80,7 +80,7 @@ impl User {
 fn a_plugin_is_copied_listed_used_and_removed() {
     let user = User::new();
     let told = user.install(&user.got()).json();
-    assert_eq!(told["plugin"]["status"], "ready", "{told}");
+    assert_eq!(told["plugin"]["status"], "ok", "{told}");
     assert_eq!(told["replaced"], Value::Null);
     let lock = user.lock();
     let entry = &lock["plugins"][0];
@@ -139,7 +139,7 @@ fn what_has_changed_in_the_store_is_not_loaded_and_is_mended_by_installing() {
     let info = user.qhost(&["plugins", "info", "nibble"]).fail_with(7);
     assert!(info["message"].as_str().unwrap().contains("missing"), "{info}");
     assert_eq!(user.install(&user.got()).json()["status"], "ok");
-    assert_eq!(user.row().unwrap()["status"], "ready");
+    assert_eq!(user.row().unwrap()["status"], "ok");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn an_archive_with_one_library_is_as_good() {
     let archive = user.folder.path().join("nibble.tar.gz");
     let packed = Command::new("tar").arg("czf").arg(&archive).arg("-C").arg(user.folder.path()).arg("got").status();
     assert!(packed.unwrap().success());
-    assert_eq!(user.install(&archive).json()["plugin"]["status"], "ready");
+    assert_eq!(user.install(&archive).json()["plugin"]["status"], "ok");
     assert_eq!(user.plan().json()["format"], "nibble");
 }
 
@@ -223,7 +223,7 @@ fn folders_that_anybody_may_write_to_are_refused() {
     let user = User::new();
     let folder = user.got().parent().unwrap().to_owned();
     let list = || user.qhost(&["plugins", "list", "--plugin-dir"]).arg(&folder).json()["plugins"][0].clone();
-    assert_eq!(list()["status"], "ready");
+    assert_eq!(list()["status"], "ok");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     let row = list();
     assert_eq!(row["usable"], false, "{row}");

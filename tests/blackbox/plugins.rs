@@ -56,7 +56,7 @@ fn the_plugins_of_the_distribution_are_listed_with_their_levels() {
         ("safetensors", "BF16"),
     ] {
         let row = document["plugins"].as_array().unwrap().iter().find(|row| row["id"] == id).unwrap();
-        assert_eq!(row["status"], "ready", "{row}");
+        assert_eq!(row["status"], "ok", "{row}");
         assert_eq!(row["version"], env!("CARGO_PKG_VERSION"));
         assert_eq!(row["api"], "^1.0");
         assert_eq!(row["formats"], serde_json::json!([id]));
@@ -64,7 +64,7 @@ fn the_plugins_of_the_distribution_are_listed_with_their_levels() {
         assert_eq!(Path::new(row["path"].as_str().unwrap()).parent().unwrap(), dist().join("plugins"));
     }
     let human = Qhost::new(["plugins", "list"]).succeed().stdout;
-    assert!(human.contains("gguf 0.1.0  ready") && human.contains("Q4_K_M"), "{human}");
+    assert!(human.contains("gguf 0.1.0  ok") && human.contains("Q4_K_M"), "{human}");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_cut_library_is_a_row_with_a_reason_at_any_length() {
         let row = row_of(&whole[..length]);
         assert_unusable(&row, "invalid", "");
     }
-    assert_eq!(row_of(&whole)["status"], "ready");
+    assert_eq!(row_of(&whole)["status"], "ok");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn of_two_copies_the_first_is_used_and_the_other_reported() {
     for (first, second) in [(one.path(), two.path()), (two.path(), one.path())] {
         let document = list(first, second);
         let rows = document["plugins"].as_array().unwrap();
-        assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&"ready".into(), &"shadowed".into()), "{document}");
+        assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&"ok".into(), &"shadowed".into()), "{document}");
         assert!(rows[1]["reason"].as_str().unwrap().contains(first.to_str().unwrap()), "{document}");
     }
     // The same folder twice is one folder.

@@ -63,7 +63,7 @@ impl Status {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Ready => "ready",
+            Self::Ready => "ok",
             Self::Shadowed => "shadowed",
             Self::Incompatible => "incompatible",
             Self::Invalid => "invalid",
