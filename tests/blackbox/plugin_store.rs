@@ -255,6 +255,13 @@ fn the_suite_is_run_in_full_and_finds_what_is_wrong() {
     let full = Qhost::new(["plugins", "check", "--full"]).arg(test_plugin("nibble")).json();
     let checks = full["checks"].as_array().unwrap();
     assert!(checks.len() > 20 && checks.iter().all(|check| check["verdict"] != "failed"), "{full}");
+    // Formats that need activations are tried like any others: these are drawn.
+    for plugin in ["gptq", "awq", "compressed-tensors"] {
+        let full = Qhost::new(["plugins", "check", "--full", plugin]).json();
+        let checks = full["checks"].as_array().unwrap();
+        let all_passed = checks.iter().all(|check| check["verdict"] == "passed");
+        assert!(checks.len() > 18 && all_passed, "{full}");
+    }
     // It passes over options that it does not know.
     let failed = check("well", &["--full"]).fail_with(8);
     let checks = failed["details"]["checks"].as_array().unwrap();

@@ -37,7 +37,7 @@ pub(super) fn run(session: &Session, arguments: ConvertArguments) -> CommandResu
         device: make.device,
     };
     let model = ModelSource { name: model, revision, hub: hub::Settings::of_process() };
-    stop_on_signal(cancel.clone());
+    stop_on_signal(cancel.clone(), session.json);
     let progress = Progress::start(style(session));
     let fetched = run::fetch_whole(&model, &cancel, &progress.events())?;
     let _ = progress.finish();

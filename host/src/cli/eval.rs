@@ -24,7 +24,7 @@ use crate::{
 
 pub(super) fn run(session: &Session, arguments: EvalArguments) -> CommandResult {
     let cancel = CancelFlag::default();
-    stop_on_signal(cancel.clone());
+    stop_on_signal(cancel.clone(), session.json);
     let resources = Resources {
         threads: arguments.threads.map_or_else(all_cores, usize::from),
         max_memory: arguments.max_memory.map(|size| size.as_u64()),

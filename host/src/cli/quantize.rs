@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     num::NonZero,
     path::{Path, PathBuf},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +27,7 @@ use crate::{
 pub(super) fn plan(session: &Session, arguments: QuantizeArguments) -> CommandResult {
     let QuantizeArguments { model, make } = arguments;
     let (source, cancel) = (Source { model: model.source(), fetched: None }, CancelFlag::default());
-    stop_on_signal(cancel.clone());
+    stop_on_signal(cancel.clone(), session.json);
     let runs = prepare(session, source, Wanted::Any, make, cancel)?;
     show_plan(session, &runs)
 }
@@ -35,7 +36,7 @@ pub(super) fn quantize(session: &Session, arguments: QuantizeArguments) -> Comma
     let QuantizeArguments { model, make } = arguments;
     let (dry_run, no_report) = (make.dry_run, make.no_report);
     let (source, cancel) = (Source { model: model.source(), fetched: None }, CancelFlag::default());
-    stop_on_signal(cancel.clone());
+    stop_on_signal(cancel.clone(), session.json);
     let runs = prepare(session, source, Wanted::Checkpoint, make, cancel)?;
     if dry_run {
         return show_plan(session, &runs);
@@ -211,9 +212,18 @@ pub(super) fn all_cores() -> usize {
 
 /// The first signal asks the run to stop after what it is at; a second one ends the process at once,
 /// which is safe too, and costs no more than the unit at work.
-pub(super) fn stop_on_signal(cancel: CancelFlag) {
+pub(super) fn stop_on_signal(cancel: CancelFlag, as_json: bool) {
     let handler = move || {
         if cancel.is_cancelled() {
+            // Whoever should hear of it may not be listening.
+            let (told, hears) = mpsc::channel();
+            thread::spawn(move || {
+                let hint = "run the same command again to go on from what is finished";
+                let problem = Problem::new(ExitCode::Interrupted, "interrupted in the midst of the work", hint);
+                report::show_problem(&problem, as_json);
+                let _ = told.send(());
+            });
+            let _ = hears.recv_timeout(Duration::from_secs(1));
             #[expect(clippy::exit, reason = "the user insists")]
             std::process::exit(ExitCode::Interrupted as i32);
         }

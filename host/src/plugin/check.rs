@@ -2,11 +2,11 @@
 //!
 //! It runs the plugin's code in this very process, so whoever does not trust it does that in another one.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use qhost_plugin_api::{
     documents::{Document, Manifest},
-    sdk::testing::conformance::{self, Outcome, Verdict},
+    sdk::testing::conformance::{self, ComputeService, Outcome, Verdict},
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +87,7 @@ pub fn load_and_describe(found: &Found, manifest: &Manifest, settings: &ConnectS
 
 /// Loads a plugin and runs the conformance suite over it; it cannot be loaded for anything else afterwards.
 #[must_use]
-pub fn conformance_of(found: &Found, manifest: &Manifest) -> Vec<Trial> {
+pub fn conformance_of(found: &Found, manifest: &Manifest, settings: &ConnectSettings) -> Vec<Trial> {
     let sha256 = fs::read(&found.path).map(|bytes| digest(&bytes)).unwrap_or_default();
     let caller = Caller::new(manifest, &sha256, &found.path);
     let module = match library::load_module(caller, &found.path) {
@@ -95,7 +95,8 @@ pub fn conformance_of(found: &Found, manifest: &Manifest) -> Vec<Trial> {
         Err(error) => return vec![Trial::failed("load", error.to_string())],
     };
     let report = caller.call("while it was checked", || {
-        conformance::run(manifest, &conformance::Settings::default(), |host| {
+        let compute = Some(ComputeService(Arc::clone(&settings.compute)));
+        conformance::run(manifest, &conformance::Settings { compute, ..Default::default() }, |host| {
             let facts = host.facts().to_json()?;
             module.connect()(host.object(), facts.as_str().into()).into_result()
         })

@@ -1,5 +1,7 @@
 //! Showing what went wrong, with what to do about it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 
 use super::{
@@ -38,8 +40,13 @@ impl<E: Fault> From<E> for Problem {
     }
 }
 
-/// Shows an error: as a JSON document on standard output, or in words on standard error.
+/// Shows the error that the process ends with: as a JSON document on standard output, or in words on standard error. Of two
+/// threads that end it at the same time the first is heard.
 pub fn show_problem(problem: &Problem, as_json: bool) {
+    static SHOWN: AtomicBool = AtomicBool::new(false);
+    if SHOWN.swap(true, Ordering::Relaxed) {
+        return;
+    }
     let Problem { code, message, .. } = problem;
     tracing::error!(target: LOGGED, code = *code as u8, hint = problem.hint.as_deref(), "{message}");
     if as_json {

@@ -169,10 +169,11 @@ fn try_here(session: &Session, arguments: &CheckArguments) -> CommandResult {
     if let Some(memory) = arguments.max_memory {
         limit_memory(memory.as_u64());
     }
+    let settings = run::connect(&resources(session))?;
     let trials = if arguments.full {
-        plugin::conformance_of(&found, &manifest)
+        plugin::conformance_of(&found, &manifest, &settings)
     } else {
-        plugin::load_and_describe(&found, &manifest, &run::connect(&resources(session))?)
+        plugin::load_and_describe(&found, &manifest, &settings)
     };
     session.print(|| json!(trials), String::new)
 }

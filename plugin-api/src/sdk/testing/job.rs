@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::{
-    Result, TestHost, TestModel, broken,
+    Result, TestHost, TestModel,
+    activations::Activations,
+    broken,
     objects::{self, MemoryUnit, Monitor, Progress},
 };
 use crate::{
@@ -228,16 +230,22 @@ impl TestPlugin {
         progress: &Arc<Mutex<Progress>>,
     ) -> Result<()> {
         let monitor = Arc::new(Monitor::default());
+        let described = Arc::new(model.model.clone());
+        let planned = plan.units.iter().find(|planned| planned.unit == unit).cloned();
+        let planned = planned.unwrap_or_else(|| PlannedUnit::new(unit));
+        let (shared, weights) = (Arc::clone(&described), Arc::clone(&model.weights));
+        let activations = Activations::new(planned, shared, weights, Arc::clone(&monitor));
         let outcome = job.run_unit(
             unit,
             objects::unit_object(MemoryUnit {
                 unit,
                 host: host.clone(),
-                model: Arc::new(model.model.clone()),
+                model: described,
                 weights: Arc::clone(&model.weights),
                 plan: Arc::clone(plan),
                 progress: Arc::clone(progress),
                 monitor: Arc::clone(&monitor),
+                activations,
             }),
         );
         monitor.ended.store(true, Ordering::Relaxed);

@@ -9,6 +9,7 @@
 //!
 //! The crate's `README.md` shows a whole plugin with such a test.
 
+mod activations;
 mod conditions;
 pub mod conformance;
 mod host;

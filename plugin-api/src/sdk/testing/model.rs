@@ -167,15 +167,19 @@ impl TestModel {
 }
 
 impl Weights {
-    /// Values that lie evenly between -0.1 and 0.1; the same in every run.
     fn noise(elements: u64, seed: u64) -> Self {
-        let mut state = seed;
-        let values = (0..elements).map(|_| {
-            // Knuth's MMIX generator; its high bits are the good ones.
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let [.., low, high] = state.to_le_bytes();
-            (f32::from(u16::from_le_bytes([low, high])) / 65_536.0 - 0.5) / 5.0
-        });
+        let values = (0..elements).zip(noise(seed)).map(|(_, value)| value);
         Self { dtype: DType::F32, bytes: values.flat_map(f32::to_le_bytes).collect() }
     }
+}
+
+/// Values without end that lie evenly between -0.1 and 0.1; the same in every run.
+pub(super) fn noise(seed: u64) -> impl Iterator<Item = f32> {
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        // Knuth's MMIX generator; its high bits are the good ones.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let [.., low, high] = state.to_le_bytes();
+        (f32::from(u16::from_le_bytes([low, high])) / 65_536.0 - 0.5) / 5.0
+    })
 }

@@ -13,10 +13,17 @@ use abi_stable::{
     std_types::{RArc, ROption, RResult, RSlice, RSliceMut, RStr, RString, RVec},
 };
 
-use super::{Failure, FailureKind, Metric, Result, TestHost, broken, conditions::Call, model::Weights};
+use super::{
+    Failure, FailureKind, Metric, Result, TestHost,
+    activations::{self, Activations},
+    broken,
+    conditions::Call,
+    model::Weights,
+};
 use crate::{
     abi::{Files, Files_TO, FilesObject, Lease, ServiceObject, Unit, Unit_TO, UnitObject},
     documents::{Model, Plan, SegmentContent, SourceFile},
+    sdk::service::service_object,
 };
 
 pub(super) fn files_object(files: BTreeMap<String, Vec<u8>>) -> FilesObject {
@@ -111,6 +118,7 @@ pub(super) struct MemoryUnit {
     pub(super) plan: Arc<Plan>,
     pub(super) progress: Arc<Mutex<Progress>>,
     pub(super) monitor: Arc<Monitor>,
+    pub(super) activations: Arc<Activations>,
 }
 
 /// What is so of a unit while it is made.
@@ -135,6 +143,10 @@ impl MemoryUnit {
     fn lend(&self, tensor: u32, first_row: u64, rows: u64) -> Result<Lease> {
         drop(self.open()?);
         self.host.meet(Call::Lease)?;
+        if let Some(lent) = self.activations.lend(tensor, first_row, rows) {
+            self.monitor.leases.fetch_add(u64::from(lent.is_ok()), Ordering::Relaxed);
+            return lent;
+        }
         let absent = || broken(format!("it asked for rows of tensor {tensor} that are not there"));
         let index = tensor as usize;
         let (described, stored) = self.model.tensors.get(index).zip(self.weights.get(index)).ok_or_else(absent)?;
@@ -204,6 +216,11 @@ impl Unit for MemoryUnit {
     }
 
     fn query_interface(&self, name: RStr<'_>) -> ROption<ServiceObject> {
-        self.host.find(&name)
+        let found = self.host.find(&name);
+        if found.is_some() || !self.activations.has(&name) {
+            return found;
+        }
+        let service = activations::Service(Arc::clone(&self.activations));
+        ROption::RSome(service_object(Arc::new(service), self.host.handle()))
     }
 }

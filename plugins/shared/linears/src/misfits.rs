@@ -11,7 +11,8 @@ pub(crate) struct Misfits {
     modules: usize,
     /// The greatest common divisor of all inputs.
     divisor: u64,
-    packing: bool,
+    /// Whether the first is of a kind that no other groups mend.
+    unmendable: bool,
 }
 
 impl Misfits {
@@ -20,10 +21,13 @@ impl Misfits {
         self.divisor = greatest_common_divisor(self.divisor, module.columns);
         let size = module.group_size();
         let (name, rows, columns) = (&module.name, module.rows, module.columns);
-        let wrong = if !columns.is_multiple_of(size.max(1)) {
+        let wrong = if rows == 0 || columns == 0 {
+            self.unmendable |= self.first.is_none();
+            format!("{name} has {columns} inputs and {rows} outputs, so there is nothing to quantise")
+        } else if !columns.is_multiple_of(size.max(1)) {
             format!("{name} has {columns} inputs, which groups of {size} do not divide")
         } else if !multiples.fit(rows, columns) {
-            self.packing = self.first.is_none() || self.packing;
+            self.unmendable |= self.first.is_none();
             let (bits, packed) = (module.settings.bits, multiples.words());
             format!("{name} has {columns} inputs and {rows} outputs; {bits}-bit codes are packed {packed}")
         } else {
@@ -45,7 +49,7 @@ impl Misfits {
             .filter(|size| self.divisor.is_multiple_of(*size))
             .map(|s| s.to_string())
             .collect();
-        let hint = if self.packing {
+        let hint = if self.unmendable {
             hints.leave_one.to_owned()
         } else if sizes.is_empty() {
             format!("take whole rows with --group-size -1, or {}", hints.leave_some)

@@ -22,7 +22,7 @@ mod models;
 mod reading;
 mod subject;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ use super::{Failure, FailureKind, Result, TestHost, TestPlugin};
 use crate::{
     abi::PluginObject,
     documents::{Document, FormatDescription, Manifest, Options},
-    sdk::{Format, bridge, panics::contain},
+    sdk::{Format, FormatService, bridge, panics::contain},
 };
 
 /// With what a plugin is tried.
@@ -46,11 +46,29 @@ pub struct Settings {
     pub companions: BTreeMap<String, Vec<u8>>,
     /// How many damaged copies of its files each reader is given.
     pub mutations: u64,
+    /// The service `compute/1`, with which formats are tried that need statistics of activations. Those are drawn.
+    pub compute: Option<ComputeService>,
+}
+
+/// A `compute/1` of whoever tries a plugin.
+#[derive(Clone)]
+pub struct ComputeService(pub Arc<dyn FormatService>);
+
+impl fmt::Debug for ComputeService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ComputeService")
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { options: Options::default(), size: (2, 64, 128, 320), companions: BTreeMap::new(), mutations: 96 }
+        Self {
+            options: Options::default(),
+            size: (2, 64, 128, 320),
+            companions: BTreeMap::new(),
+            mutations: 96,
+            compute: None,
+        }
     }
 }
 
@@ -207,7 +225,7 @@ pub fn run(
     settings: &Settings,
     connect: impl FnOnce(&TestHost) -> Result<PluginObject>,
 ) -> Report {
-    let host = models::host();
+    let host = models::host(settings);
     let mut report = Report { outcomes: Vec::new() };
     let connected = contain(|| connect(&host));
     let object = match connected {

@@ -1,5 +1,7 @@
 //! The host and the models that plugins are tried with.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::{Settings, TestHost};
@@ -14,9 +16,12 @@ pub(super) const THREADS: u32 = 7;
 /// What a plan may need of a host that runs models.
 const TOLD: [&str; 5] = [COMPUTE, REPLAY, STATISTICS, STATISTICS_2, SURVEY];
 
-/// The host of all checks. It says that it runs models, so that plans that need that are made and looked at; it cannot.
-pub(super) fn host() -> TestHost {
-    TestHost::new().threads(THREADS).telling(&TOLD)
+/// The host of all checks. It says that it runs models, so that plans that need that are made and looked at; it has no more
+/// than activations that were drawn, and no arithmetic but what it was given.
+pub(super) fn host(settings: &Settings) -> TestHost {
+    let mut host = TestHost::new().threads(THREADS).telling(&TOLD);
+    host.services.extend(settings.compute.iter().map(|compute| (COMPUTE.to_owned(), Arc::clone(&compute.0))));
+    host
 }
 
 /// The model that a format has to be able to take.

@@ -68,13 +68,14 @@ impl<'a> Target<'a> {
         }
         let default = self.planned.iter().find(|(level, _)| Some(level) == self.format.default_level.as_ref());
         let found = default.into_iter().chain(&self.planned).find_map(|(level, plan)| {
-            let runs = plan.as_ref().is_ok_and(Self::can_run);
+            let runs = plan.as_ref().is_ok_and(|plan| self.can_run(plan));
             runs.then_some(level.as_str())
         });
         match found {
             Some(level) => Ok(level),
             None if self.planned.iter().any(|(_, plan)| plan.is_ok()) => skipped(
-                "every level needs statistics of activations, and this host runs no model; try `qhost quantize`",
+                "every level needs statistics of activations, and this host has no arithmetic; try `qhost plugins check \
+                 --full`",
             ),
             None => skipped("no level can be planned; see `levels`"),
         }
@@ -82,13 +83,14 @@ impl<'a> Target<'a> {
 
     /// The levels that can be made here.
     pub(super) fn levels(&self) -> impl Iterator<Item = &str> {
-        let runs = |plan: &Result<Plan>| plan.as_ref().is_ok_and(Self::can_run);
+        let runs = |plan: &Result<Plan>| plan.as_ref().is_ok_and(|plan| self.can_run(plan));
         self.planned.iter().filter(move |(_, plan)| runs(plan)).map(|(level, _)| level.as_str())
     }
 
-    /// The host in memory runs no model.
-    fn can_run(plan: &Plan) -> bool {
-        plan.survey.is_none() && plan.units.iter().all(|unit| unit.statistics.is_empty())
+    /// The host in memory makes no plan twice, and has activations for formats that bring all else.
+    fn can_run(&self, plan: &Plan) -> bool {
+        let asks_nothing = || plan.units.iter().all(|unit| unit.statistics.is_empty());
+        plan.survey.is_none() && (self.settings.compute.is_some() || asks_nothing())
     }
 
     /// Makes files of the ordinary model at the level that works.
