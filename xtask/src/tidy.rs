@@ -34,7 +34,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("calibrate", &["cancel", "exit_code", "model", "stream"]),
     ("evaluate", &["calibrate", "stream"]),
     ("plan", &["exit_code", "text"]),
-    ("plugin", &["cancel", "exit_code", "stream", "text"]),
+    ("plugin", &["cancel", "exit_code", "memory", "stream", "text"]),
     ("write", &["exit_code", "plan", "stream"]),
     ("card", &["text"]),
     ("dataset", &["cancel", "exit_code", "hub", "text"]),

@@ -212,12 +212,13 @@ fn crash_by(way: &str) {
 
 /// Ends the process on a thread that the host has not made; a stranger has never called the host.
 fn on_own_thread(way: &str, io: &UnitHandle, tensor: u32) -> Result<()> {
-    let work = || match way.strip_suffix("-thread") {
-        Some(way) => io.rows(tensor, 0, 1).map(|_| crash_by(way)),
-        None => {
-            crash_by(way.trim_end_matches("-stranger"));
-            Ok(())
+    let work = || {
+        let stranger = way.strip_suffix("-stranger");
+        if stranger.is_none() {
+            drop(io.rows(tensor, 0, 1)?);
         }
+        crash_by(stranger.unwrap_or_else(|| way.trim_end_matches("-thread")));
+        Ok(())
     };
     std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -296,7 +297,7 @@ impl FormatJob for Rows {
                         Ok(())
                     })?,
                     None if crash.ends_with("-thread") || crash.ends_with("-stranger") => {
-                        on_own_thread(crash, io, tensor)?
+                        on_own_thread(crash, io, tensor)?;
                     }
                     None => crash_by(crash),
                 }
