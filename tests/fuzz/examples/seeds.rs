@@ -6,10 +6,11 @@ use qhost_fuzz::seeds;
 
 type Seeds = fn() -> Vec<Vec<u8>>;
 
-const ALL: [(&str, Seeds); 17] = [
+const ALL: [(&str, Seeds); 18] = [
     ("awq", seeds::awq),
     ("card", seeds::cards),
     ("companions", seeds::companions),
+    ("compressed_tensors", seeds::compressed_tensors),
     ("config", seeds::configs),
     ("gguf", seeds::gguf),
     ("gptq", seeds::gptq),

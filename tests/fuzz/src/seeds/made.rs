@@ -214,23 +214,23 @@ fn one_gguf(small: &[Block], [of_output, of_down]: [Block; 2]) -> Vec<u8> {
 /// A folder of packed weights of a llama of one layer: its config with these settings, and a weight file with these
 /// tensors of every linear of 32 inputs and outputs (ending, dtype, shape, bytes).
 #[must_use]
-pub(super) fn packed(settings: &Value, parts: &[(&str, &str, &[u64], usize)]) -> Vec<u8> {
+pub(super) fn packed(settings: &Value, parts: &[(&str, &str, &[u64], Vec<u8>)]) -> Vec<u8> {
     let config = json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1,
         "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 1, "num_key_value_heads": 1,
         "vocab_size": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0,
         "tie_word_embeddings": true, "quantization_config": settings});
-    let mut tensors: BTreeMap<String, (&str, &[u64], usize)> = BTreeMap::new();
-    tensors.insert("model.embed_tokens.weight".into(), ("F16", &[4, 32], 256));
+    let mut tensors: BTreeMap<String, (&str, &[u64], Vec<u8>)> = BTreeMap::new();
+    tensors.insert("model.embed_tokens.weight".into(), ("F16", &[4, 32], vec![0; 256]));
     for norm in ["model.norm", "model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm"] {
-        tensors.insert(format!("{norm}.weight"), ("F16", &[32], 64));
+        tensors.insert(format!("{norm}.weight"), ("F16", &[32], vec![0; 64]));
     }
     let linears = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"];
     for linear in linears {
         for (ending, dtype, shape, bytes) in parts {
-            tensors.insert(format!("model.layers.0.{linear}_proj.{ending}"), (dtype, shape, *bytes));
+            tensors.insert(format!("model.layers.0.{linear}_proj.{ending}"), (dtype, shape, bytes.clone()));
         }
     }
     let tensors: Vec<_> =
-        tensors.iter().map(|(name, (dtype, shape, bytes))| (name.as_str(), *dtype, *shape, vec![0; *bytes])).collect();
+        tensors.iter().map(|(name, (dtype, shape, bytes))| (name.as_str(), *dtype, *shape, bytes.clone())).collect();
     joined(&[config.to_string().as_bytes(), b"", &weights(&tensors)])
 }

@@ -248,17 +248,20 @@ pub fn companions() -> Vec<Vec<u8>> {
 pub fn gptq() -> Vec<Vec<u8>> {
     let settings = json!({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": false, "desc_act": true,
         "dynamic": {"+:.*o_proj": {"bits": 4, "group_size": 32}}});
-    let parts: [(&str, &str, &[u64], usize); 4] = [
-        ("qweight", "I32", &[4, 32], 512),
-        ("qzeros", "I32", &[1, 4], 16),
-        ("scales", "F16", &[1, 32], 64),
-        ("g_idx", "I32", &[32], 128),
+    let parts: [(&str, &str, &[u64], Vec<u8>); 4] = [
+        ("qweight", "I32", &[4, 32], vec![0; 512]),
+        ("qzeros", "I32", &[1, 4], vec![0; 16]),
+        ("scales", "F16", &[1, 32], vec![0; 64]),
+        ("g_idx", "I32", &[32], vec![0; 128]),
     ];
     let small = packed(&settings, &parts);
     let mut planar = settings;
     (planar["bits"], planar["checkpoint_format"]) = (3.into(), "gptq_p".into());
-    let parts =
-        [("qweight", "I32", &[3, 32][..], 384), ("qzeros", "I32", &[1, 3], 12), ("scales", "BF16", &[1, 32], 64)];
+    let parts = [
+        ("qweight", "I32", &[3, 32][..], vec![0; 384]),
+        ("qzeros", "I32", &[1, 3], vec![0; 12]),
+        ("scales", "BF16", &[1, 32], vec![0; 64]),
+    ];
     let of = |name: &str| folder(&format!("gptq/{name}"));
     [small, packed(&planar, &parts)].into_iter().chain(["b4order", "mixed", "planar"].map(of)).collect()
 }
@@ -267,10 +270,30 @@ pub fn gptq() -> Vec<Vec<u8>> {
 #[must_use]
 pub fn awq() -> Vec<Vec<u8>> {
     let settings = json!({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": true, "version": "gemm"});
-    let parts: [(&str, &str, &[u64], usize); 3] =
-        [("qweight", "I32", &[32, 4], 512), ("qzeros", "I32", &[1, 4], 16), ("scales", "F16", &[1, 32], 64)];
+    let parts: [(&str, &str, &[u64], Vec<u8>); 3] = [
+        ("qweight", "I32", &[32, 4], vec![0; 512]),
+        ("qzeros", "I32", &[1, 4], vec![0; 16]),
+        ("scales", "F16", &[1, 32], vec![0; 64]),
+    ];
     let of = |name: &str| folder(&format!("awq/{name}"));
     std::iter::once(packed(&settings, &parts)).chain(["asym", "gemv", "gemv_fast"].map(of)).collect()
+}
+
+/// Folders of compressed-tensors: of fixtures of several packings, and small ones.
+#[must_use]
+pub fn compressed_tensors() -> Vec<Vec<u8>> {
+    let weights = json!({"num_bits": 4, "group_size": 32, "strategy": "group", "symmetric": false, "type": "int"});
+    let settings = json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "format": "pack-quantized"}}});
+    let shape = [32_i64, 32].iter().flat_map(|size| size.to_le_bytes()).collect();
+    let parts: [(&str, &str, &[u64], Vec<u8>); 4] = [
+        ("weight_packed", "I32", &[32, 4], vec![0; 512]),
+        ("weight_scale", "F16", &[32, 1], vec![0; 64]),
+        ("weight_zero_point", "I32", &[4, 1], vec![0; 16]),
+        ("weight_shape", "I64", &[2], shape),
+    ];
+    let of = |name: &str| folder(&format!("compressed-tensors/{name}"));
+    std::iter::once(packed(&settings, &parts)).chain(["mixed", "order", "padded3"].map(of)).collect()
 }
 
 /// A folder of `tests/fixtures`.

@@ -62,6 +62,20 @@ pub fn awq<F: Format>() -> Target {
     }
 }
 
+/// The same of compressed-tensors.
+#[must_use]
+pub fn compressed_tensors<F: Format>() -> Target {
+    Target {
+        name: "compressed_tensors",
+        form: Form::Folder,
+        read: |bytes| folder::<F>("compressed-tensors", bytes),
+        seeds: seeds::compressed_tensors,
+        memory: 16 << 20,
+        memory_per_byte: 200,
+        changes: 1000,
+    }
+}
+
 fn folder<F: Format>(format: &str, bytes: &[u8]) -> Read {
     let [config, settings, weights] = files_of(bytes);
     let files = [("model.safetensors", weights), ("config.json", config), ("quantize_config.json", settings)];
