@@ -63,6 +63,9 @@ fn code_of(line: &str, inode: u64) -> Option<Range<usize>> {
 
 /// What stands for the calls of the plugin whose code is nearest to the top of a stack, if any plugin's is near.
 pub(super) fn of_stack(top: usize) -> Option<&'static Call> {
+    if FIRST.load(Ordering::Acquire).is_null() {
+        return None;
+    }
     let mut words = [0_usize; WORDS];
     let size = size_of_val(&words);
     // Addresses lie at multiples of their size.
