@@ -34,10 +34,10 @@ const FIRST: u32 = 1 << 30;
 
 /// The activations of a unit.
 pub(super) struct Activations {
-    pub(super) planned: PlannedUnit,
-    pub(super) model: Arc<Model>,
-    pub(super) weights: Arc<Vec<Weights>>,
-    pub(super) monitor: Arc<Monitor>,
+    planned: PlannedUnit,
+    model: Arc<Model>,
+    weights: Arc<Vec<Weights>>,
+    monitor: Arc<Monitor>,
     lent: Mutex<Vec<Arc<Numbers>>>,
     substitutes: Mutex<BTreeMap<u32, Vec<f32>>>,
 }
@@ -85,7 +85,7 @@ impl Activations {
         let index = usize::try_from(tensor.checked_sub(FIRST)?).ok()?;
         let numbers = lock(&self.lent).get(index).cloned();
         Some(numbers.and_then(|numbers| numbers.lend(first_row, rows)).ok_or_else(|| {
-            broken(format!("it asked for rows {first_row} to {} of a statistic that are not there", first_row + rows))
+            broken(format!("it asked for {rows} rows from {first_row} on of a statistic, which are not there"))
         }))
     }
 
@@ -94,8 +94,7 @@ impl Activations {
         let asks = |need: &&StatisticsNeed| need.group == *group && need.what.contains(what);
         let need = self.planned.statistics.iter().find(asks);
         let need = need.ok_or_else(|| broken(format!("it asked for {what:?} of {group}, and its plan does not")))?;
-        let mut readers = self.readers(group);
-        let (_, reader) = readers.next().ok_or_else(|| broken(format!("its unit has nothing that reads {group}")))?;
+        let reader = self.reader(group).ok_or_else(|| broken(format!("its unit has nothing that reads {group}")))?;
         let width = inputs_of(reader);
         let inputs = self.inputs(group, *expert, width);
         let stream = usize::try_from(self.model.hyperparameters.hidden_size).unwrap_or(0);
@@ -125,11 +124,10 @@ impl Activations {
         Ok(StatisticsAnswer::new(tensor, rows, row_elements, TOKENS as u64))
     }
 
-    /// The unit's tensors that read a group.
-    fn readers(&self, group: &InputGroup) -> impl Iterator<Item = (u32, &SourceTensor)> {
-        let of_unit = (0..).zip(&self.model.tensors).filter(|(_, tensor)| tensor.unit == self.planned.unit);
-        let group = group.clone();
-        of_unit.filter(move |(_, tensor)| InputGroup::of(&tensor.role.kind).as_ref() == Some(&group))
+    /// One of the unit's tensors that read a group; all of them have as many inputs.
+    fn reader(&self, group: &InputGroup) -> Option<&SourceTensor> {
+        let mut of_unit = self.model.tensors.iter().filter(|tensor| tensor.unit == self.planned.unit);
+        of_unit.find(|tensor| InputGroup::of(&tensor.role.kind).as_ref() == Some(group))
     }
 
     /// What a group reads, a row for each token: some columns are larger than others.

@@ -7,7 +7,8 @@ use crate::random::Random;
 /// JSON is rarely nested deeper, and readers stop at 128.
 const DEEPEST: usize = 100;
 
-/// What copies of an element or of a text may take together as text: a document is changed several times, and each may copy the copies.
+/// What copies of an element or of a text may take together as text: a document is changed several times, and each may copy
+/// the copies.
 const MOST_COPIED: usize = 16 << 10;
 
 /// Changes a document in one to four places.
